@@ -1,0 +1,109 @@
+"""The registry of model families: one record each, and nothing else in the project knows them by name.
+
+Classes are named as ``module:attribute`` and imported on first use, so that reading a record costs no framework import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ms_impl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the project needs to know of one model family.
+
+    ``groups`` maps the words fine-tuners use (``language_model``, ``vision_tower``, ``aligner``, ``generator``) to
+    patterns on Hugging Face parameter names; the first group that matches a name owns it.
+    """
+
+    name: str
+    model_types: tuple[str, ...]  # config.json's "model_type"
+    config_keys: tuple[str, ...]  # keys a config.json of this family always has
+    config: str
+    model: str
+    reference: str
+    processor: str
+    weights: str  # the declared conversion table
+    groups: Mapping[str, tuple[str, ...]]
+
+    def resolve(self, field: str) -> Any:
+        """Import and return the object that ``field`` names."""
+        module, _, attribute = getattr(self, field).partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Whether a parsed config.json describes a model of this family."""
+        model_type = config.get("model_type")
+        return (model_type is None or model_type in self.model_types) and all(k in config for k in self.config_keys)
+
+    def group_of(self, parameter: str) -> str:
+        """The module group that owns a parameter name."""
+        for group, patterns in self.groups.items():
+            if any(fnmatchcase(parameter, pattern) for pattern in patterns):
+                return group
+        raise InputError(f"parameter '{parameter}' belongs to no module group of family '{self.name}'")
+
+    def frozen_names(self, names: Iterable[str], frozen_groups: Iterable[str]) -> set[str]:
+        """Those of ``names`` that lie in one of ``frozen_groups``."""
+        frozen = set(frozen_groups)
+        if unknown := frozen - set(self.groups):
+            raise InputError(f"family '{self.name}' has no module group {sorted(unknown)}; it has {sorted(self.groups)}")
+        return {name for name in names if self.group_of(name) in frozen}
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Add a family. Registering the same record twice is harmless; another record of the same name is an error."""
+    if _FAMILIES.setdefault(family.name, family) != family:
+        raise ValueError(f"a different family named '{family.name}' is already registered")
+    return family
+
+
+def get(name: str) -> Family:
+    """The family of that name (the ``--model`` of the commands)."""
+    if name not in _FAMILIES:
+        raise InputError(f"unknown model '{name}'; known: {', '.join(sorted(_FAMILIES))}")
+    return _FAMILIES[name]
+
+
+def names() -> list[str]:
+    """The names of all families, sorted."""
+    return sorted(_FAMILIES)
+
+
+def find(config: Mapping[str, Any], source: str) -> Family:
+    """The family that a parsed config.json belongs to. ``source`` is the file named in the error."""
+    for family in _FAMILIES.values():
+        if family.recognises(config):
+            return family
+    raise InputError(
+        f"{source}: no known model family has model_type={config.get('model_type')!r}, "
+        f"architectures={config.get('architectures')!r}; known: {', '.join(sorted(_FAMILIES))}"
+    )
+
+
+register(
+    Family(
+        name="qwenvl",
+        model_types=("qwen",),
+        config_keys=("visual", "kv_channels", "intermediate_size", "seq_length"),
+        config="ms_impl.qwenvl.config:QwenVLConfig",
+        model="ms_impl.qwenvl.model:QwenVL",
+        reference="torch_ref.qwenvl.model:QwenVL",
+        processor="ms_impl.qwenvl.processor:QwenVLProcessor",
+        weights="convert.qwenvl:WEIGHTS",
+        groups={
+            "aligner": ("transformer.visual.attn_pool.*",),
+            "vision_tower": ("transformer.visual.*",),
+            "language_model": ("transformer.wte.*", "transformer.h.*", "transformer.ln_f.*", "lm_head.*"),
+        },
+    )
+)

@@ -1,0 +1,164 @@
+"""Qwen-VL's configuration, read from Hugging Face's config.json. No framework is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_impl.errors import InputError
+
+RESAMPLER_HEAD_DIM = 128  # visual.py of the original: num_heads = output_dim // 128
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The ``visual`` section of config.json. Sizes in pixels or in features."""
+
+    heads: int
+    image_size: int
+    image_start_id: int
+    layers: int
+    mlp_ratio: float
+    output_dim: int
+    patch_size: int
+    width: int
+    n_queries: int = 256
+    n_positions: int = 256  # rows of positional_embedding before it is resized to the patch grid
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def resampler_heads(self) -> int:
+        return self.output_dim // RESAMPLER_HEAD_DIM
+
+
+@dataclass(frozen=True)
+class QwenVLConfig:
+    """Qwen-VL as in ``configuration_qwen.py`` of the original.
+
+    ``intermediate_size`` is twice the width of the feed-forward layer, as in the released file; use ``ffn_size``.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    kv_channels: int
+    intermediate_size: int
+    seq_length: int
+    visual: VisionConfig
+    layer_norm_epsilon: float = 1e-6
+    max_position_embeddings: int = 8192
+    rotary_emb_base: float = 10000.0
+    use_dynamic_ntk: bool = True
+    use_logn_attn: bool = True
+    initializer_range: float = 0.02
+
+    @property
+    def ffn_size(self) -> int:
+        return self.intermediate_size // 2
+
+    @property
+    def projection_size(self) -> int:
+        """Width of all attention heads together."""
+        return self.kv_channels * self.num_attention_heads
+
+    @property
+    def image_start_id(self) -> int:
+        return self.visual.image_start_id
+
+    @property
+    def image_end_id(self) -> int:
+        return self.visual.image_start_id + 1
+
+    @property
+    def image_pad_id(self) -> int:
+        return self.visual.image_start_id + 2
+
+    @property
+    def num_queries(self) -> int:
+        """Slots of one image in the token stream."""
+        return self.visual.n_queries
+
+    def ntk_alpha(self, length: int) -> float:
+        """The dynamic NTK factor of a prefill of ``length`` columns (``modeling_qwen.py``, QWenModel.forward)."""
+        if not self.use_dynamic_ntk:
+            return 1.0
+        return max(2.0 ** math.ceil(math.log2(length / self.seq_length) + 1) - 1, 1.0)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], source: str = "config") -> "QwenVLConfig":
+        """Read a parsed config.json; keys that do not change what the model computes are passed over."""
+        visual = raw.get("visual")
+        if not isinstance(visual, dict):
+            raise InputError(f"{source}: 'visual' is missing; this is not the configuration of a Qwen-VL model")
+        config = cls(**_take(cls, {**raw, "visual": VisionConfig(**_take(VisionConfig, visual, f"{source}: visual"))}, source))
+        _check(config, raw, source)
+        return config
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "QwenVLConfig":
+        """Read a config.json, or the one inside a directory."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); a checkpoint directory needs a config.json") from error
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
+        return cls.from_dict(raw, str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Hugging Face's config.json writes it."""
+        return {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", **dataclasses.asdict(self), **_FIXED}
+
+
+# What this implementation computes; a checkpoint that says otherwise is refused rather than miscomputed.
+_FIXED = {
+    "no_bias": True, "rotary_pct": 1.0, "tie_word_embeddings": False, "scale_attn_weights": True,
+    "emb_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
+}  # fmt: skip
+
+
+def _take(cls: type, raw: dict[str, Any], source: str) -> dict[str, Any]:
+    fields = dataclasses.fields(cls)
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in raw]
+    if missing:
+        raise InputError(f"{source}: missing {', '.join(missing)}")
+    return {f.name: raw[f.name] for f in fields if f.name in raw}
+
+
+def _check(config: QwenVLConfig, raw: dict[str, Any], source: str) -> None:
+    for key, value in _FIXED.items():
+        if raw.get(key, value) != value:
+            raise InputError(f"{source}: {key}={raw[key]!r} is not implemented; Qwen-VL has {value!r}")
+    visual = config.visual
+    rules = {
+        "visual.output_dim must equal hidden_size": visual.output_dim == config.hidden_size,
+        f"visual.output_dim must be a multiple of {RESAMPLER_HEAD_DIM}": visual.output_dim % RESAMPLER_HEAD_DIM == 0,
+        "visual.width must be a multiple of visual.heads": visual.width % visual.heads == 0,
+        "visual.image_size must be a multiple of visual.patch_size": visual.image_size % visual.patch_size == 0,
+        "visual.n_queries must be a square": math.isqrt(visual.n_queries) ** 2 == visual.n_queries,
+        "visual.n_positions must be a square": math.isqrt(visual.n_positions) ** 2 == visual.n_positions,
+        "visual.image_start_id + 2 must be below vocab_size": visual.image_start_id + 2 < config.vocab_size,
+        "kv_channels must be even": config.kv_channels % 2 == 0,
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise InputError(f"{source}: {'; '.join(broken)}")
