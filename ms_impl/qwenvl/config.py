@@ -43,6 +43,11 @@ class VisionConfig:
         return self.width // self.heads
 
     @property
+    def has_kv_proj(self) -> bool:
+        """The resampler projects the patches only where the widths differ (visual.py of the original)."""
+        return self.width != self.output_dim
+
+    @property
     def resampler_heads(self) -> int:
         return self.output_dim // RESAMPLER_HEAD_DIM
 
@@ -150,6 +155,7 @@ def _check(config: QwenVLConfig, raw: dict[str, Any], source: str) -> None:
             raise InputError(f"{source}: {key}={raw[key]!r} is not implemented; Qwen-VL has {value!r}")
     visual = config.visual
     rules = {
+        "kv_channels × num_attention_heads must equal hidden_size": config.projection_size == config.hidden_size,
         "visual.output_dim must equal hidden_size": visual.output_dim == config.hidden_size,
         f"visual.output_dim must be a multiple of {RESAMPLER_HEAD_DIM}": visual.output_dim % RESAMPLER_HEAD_DIM == 0,
         "visual.width must be a multiple of visual.heads": visual.width % visual.heads == 0,

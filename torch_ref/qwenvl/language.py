@@ -1,0 +1,116 @@
+"""Qwen-VL's language model in PyTorch (``modeling_qwen.py`` of the original: RMSNorm, QWenAttention, QWenMLP, QWenBlock)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_impl.qwenvl.config import QwenVLConfig
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm: normalised in fp32, cast back, then scaled."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, width] → […, width], in x's dtype."""
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y.to(x.dtype) * self.weight
+
+
+def rotary_tables(config: QwenVLConfig, positions: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, T, head_dim] in fp32 for positions [B, T]; ``alpha`` is the dynamic NTK factor."""
+    dim = config.kv_channels
+    base = config.rotary_emb_base * alpha ** (dim / (dim - 2))
+    inv_freq = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    angles = positions[:, None, :, None].float() * torch.cat((inv_freq, inv_freq))
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate [B, heads, T, head_dim] (NeoX halves) in fp32 and cast back."""
+    y = x.float()
+    first, second = y.chunk(2, -1)
+    return (y * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values [layers, B, heads, length, head_dim], allocated once and filled from the left."""
+
+    def __init__(self, config: QwenVLConfig, batch: int, length: int, dtype: torch.dtype):
+        shape = (config.num_hidden_layers, batch, config.num_attention_heads, length, config.kv_channels)
+        self.keys = torch.zeros(shape, dtype=dtype)
+        self.values = torch.zeros(shape, dtype=dtype)
+
+    def update(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v [B, heads, T, head_dim] at column ``start``; return all columns up to their end."""
+        end = start + k.shape[2]
+        self.keys[layer, :, :, start:end] = k
+        self.values[layer, :, :, start:end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; ``c_attn`` rows are [Q|K|V], head-major inside."""
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.head_dim = config.kv_channels
+        self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, visible: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None, store=None) -> Tensor:
+        """x [B, T, D]; visible bool [B, 1, T, S]; cos, sin [B, 1, T, head_dim]; q_scale [B, 1, T, 1] or None → [B, T, D].
+
+        ``store(k, v)`` puts keys and values into a cache and returns all S of them.
+        """
+        b, t, width = x.shape
+        q, k, v = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if q_scale is not None:
+            q = q * q_scale.to(q.dtype)
+        if store is not None:
+            k, v = store(k, v)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        y = (scores.softmax(-1) @ v).transpose(1, 2)
+        return self.c_proj(y.reshape(b, t, width))
+
+
+class MLP(nn.Module):
+    """Gated feed-forward layer; **w2** is the gate."""
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.w1 = nn.Linear(config.hidden_size, config.ffn_size, bias=False)
+        self.w2 = nn.Linear(config.hidden_size, config.ffn_size, bias=False)
+        self.c_proj = nn.Linear(config.ffn_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] → [B, T, D]."""
+        return self.c_proj(self.w1(x) * F.silu(self.w2(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm decoder layer."""
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.ln_1 = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.attn = Attention(config)
+        self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, visible: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None, store=None) -> Tensor:
+        """[B, T, D] → [B, T, D]; the other arguments as in ``Attention``."""
+        x = x + self.attn(self.ln_1(x), visible, cos, sin, q_scale, store)
+        return x + self.mlp(self.ln_2(x))

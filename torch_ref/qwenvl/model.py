@@ -1,0 +1,163 @@
+"""Qwen-VL whole, in PyTorch (``modeling_qwen.py`` of the original: QWenModel, QWenLMHeadModel)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ms_impl import families
+from ms_impl.qwenvl.config import QwenVLConfig
+from torch_ref.checkpoint import load_checkpoint
+from torch_ref.qwenvl.language import Block, KVCache, RMSNorm, rotary_tables
+from torch_ref.qwenvl.vision import VisionTower
+
+IGNORED_LABEL = -100
+
+
+class Transformer(nn.Module):
+    """Embeddings, decoder layers and the vision tower: all that the checkpoint names ``transformer``."""
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.visual = VisionTower(config.visual)
+
+    def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+        """Token embeddings [B, T, D] with the image features laid over their slots."""
+        hidden = self.wte(input_ids.long())
+        if images is None:
+            return hidden
+        batch, length, width = hidden.shape
+        features = self.visual(images.flatten(0, 1)).reshape(batch, -1, width)
+        # Column T takes the features of absent images and is cut off again: their gradients are zeros, not missing.
+        rows = torch.arange(batch)[:, None]
+        padded = F.pad(hidden, (0, 0, 0, 1)).index_put((rows, image_context_pos.long().flatten(1)), features)
+        return padded[:, :length]
+
+
+class QwenVL(nn.Module):
+    """Qwen-VL with its language model head. Parameters carry the checkpoint's names.
+
+    In training mode there is neither dynamic NTK nor log-n scaling, as in the original.
+    """
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> "QwenVL":
+        """Load a Hugging Face checkpoint directory (safetensors or ``pytorch_model*.bin``) in eval mode."""
+        with torch.device("meta"):
+            model = cls(QwenVLConfig.from_file(directory))
+        load_checkpoint(model, directory, dtype)
+        return model.eval()
+
+    def freeze(self, groups: tuple[str, ...]) -> None:
+        """Train nothing in these module groups; stage 3 is ``("vision_tower",)``."""
+        frozen = families.get("qwenvl").frozen_names(dict(self.named_parameters()), groups)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
+        return self.transformer.visual(images)
+
+    def visible(self, input_ids: Tensor, segment_ids: Tensor | None) -> Tensor:
+        """Which key each query may attend to: bool [B, 1, T, T], causal and within one non-zero segment."""
+        length = input_ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        if segment_ids is None:
+            return causal.expand(input_ids.shape[0], 1, -1, -1)
+        same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+        return causal & same & (segment_ids != 0)[:, None, None, :]
+
+    def positions(self, input_ids: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] (None where it does not apply)."""
+        length = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = torch.arange(length)[None]
+        alpha = 1.0 if self.training else self.config.ntk_alpha(length)
+        return *rotary_tables(self.config, position_ids, alpha), self.log_n(position_ids)
+
+    def log_n(self, position_ids: Tensor) -> Tensor | None:
+        """log(i) / log(seq_length) for 1-based positions i past seq_length, else 1: [B, 1, T, 1]."""
+        if self.training or not self.config.use_logn_attn:
+            return None
+        scale = torch.log(position_ids + 1.0) / torch.log(torch.tensor(float(self.config.seq_length)))
+        return scale.clamp(min=1.0)[:, None, :, None]
+
+    def hidden_states(
+        self, input_ids, images=None, image_context_pos=None, segment_ids=None, position_ids=None
+    ) -> list[Tensor]:
+        """The embeddings, each decoder layer's output, and the last one normalised: [B, T, D] each."""
+        hidden = self.transformer.embed(input_ids, images, image_context_pos)
+        visible = self.visible(input_ids, segment_ids)
+        cos, sin, q_scale = self.positions(input_ids, position_ids)
+        states = [hidden]
+        for block in self.transformer.h:
+            states.append(block(states[-1], visible, cos, sin, q_scale))
+        return [*states, self.transformer.ln_f(states[-1])]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Shifted cross entropy, the mean over labels ≠ −100: a scalar in fp32."""
+        targets = labels[:, 1:].long().flatten()
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED_LABEL)
+
+    def forward(
+        self, input_ids, images=None, image_context_pos=None, labels=None, segment_ids=None, position_ids=None
+    ) -> Tensor:
+        """The loss where ``labels`` are given, else logits [B, T, vocab].
+
+        Args:
+            input_ids: int [B, T].
+            images: pixels [B, M, 3, S, S], zeros in absent slots.
+            image_context_pos: int [B, M, Q]: the column of each query feature; T for an absent image.
+            labels: int [B, T], −100 where nothing is learnt.
+            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: nothing is masked but the future.
+            position_ids: int [B, T]. None: the column index, as in the original, also under left padding.
+        """
+        hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
+        logits = self.lm_head(hidden)
+        return logits if labels is None else self.loss(logits, labels)
+
+    def step(self, hidden: Tensor, segment_ids: Tensor, start: int, alpha: float, cache: KVCache) -> Tensor:
+        """Run the columns ``start`` … of hidden [B, T, D] through the cache; logits [B, vocab] of the last one.
+
+        ``segment_ids`` [B, start + T] marks padding in all columns so far with 0.
+        """
+        columns = torch.arange(start, start + hidden.shape[1])[None]
+        cos, sin = rotary_tables(self.config, columns, alpha)
+        visible = (columns[0, :, None] >= torch.arange(segment_ids.shape[1])) & (segment_ids != 0)[:, None, None, :]
+        for layer, block in enumerate(self.transformer.h):
+            hidden = block(hidden, visible, cos, sin, self.log_n(columns), partial(cache.update, layer, start))
+        return self.lm_head(self.transformer.ln_f(hidden[:, -1]))
+
+    @torch.no_grad()
+    def greedy(
+        self, input_ids, max_new_tokens: int, images=None, image_context_pos=None, segment_ids=None
+    ) -> tuple[Tensor, Tensor]:
+        """Greedy decoding with the cache: tokens [B, N], and the logits before each and after the last [B, N + 1, vocab].
+
+        Prompts of different length are padded on the left. The NTK factor is the prefill's throughout.
+        """
+        batch, length = input_ids.shape
+        segment_ids = torch.ones_like(input_ids) if segment_ids is None else segment_ids
+        alpha = self.config.ntk_alpha(length)
+        cache = KVCache(self.config, batch, length + max_new_tokens, self.lm_head.weight.dtype)
+        hidden = self.transformer.embed(input_ids, images, image_context_pos)
+        logits = [self.step(hidden, segment_ids, 0, alpha, cache)]
+        tokens = []
+        for start in range(length, length + max_new_tokens):
+            tokens.append(logits[-1].argmax(-1))
+            segment_ids = F.pad(segment_ids, (0, 1), value=1)
+            logits.append(self.step(self.transformer.wte(tokens[-1])[:, None], segment_ids, start, alpha, cache))
+        return torch.stack(tokens, 1), torch.stack(logits, 1)
