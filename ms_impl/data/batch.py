@@ -1,0 +1,101 @@
+"""Samples → the arrays that the models take.
+
+A sample is one dialogue, a dict in numpy terms: ``input_ids`` int32 [t]; ``labels`` int32 [t] (−100 = not trained), absent
+for inference; ``image_paths`` list of str; ``image_columns`` list of int, the column of each image's first slot; and,
+where it came from a file, ``record``: how errors name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ms_impl.errors import InputError
+
+IGNORED = -100  # the label of a token that is not trained
+
+Sample = Mapping[str, Any]
+PaddingSide = Literal["right", "left"]
+
+
+def collate(
+    samples: Sequence[Sample],
+    *,
+    pad_id: int,
+    num_queries: int,
+    load_pixels: Callable[[Sequence[str]], np.ndarray],
+    padding_side: PaddingSide = "right",
+    length: int | None = None,
+    image_slots: int | None = None,
+) -> dict[str, np.ndarray | None]:
+    """One batch of B samples padded to T = ``length`` columns (the longest sample where None).
+
+    Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads paths
+    into float32 [n, 3, S, S].
+
+    Returns ``input_ids`` int32 [B, T]; ``labels`` int32 [B, T] if the samples have labels; ``segment_ids`` int32 [B, T],
+    1 on the sample and 0 on padding; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos``
+    int32 [B, M, Q], the column of each query feature, or T in unused places. The last two are None if M is 0.
+
+    Raises InputError naming the record that is too long or has too many images.
+    """
+    if not samples:
+        raise InputError("a batch needs at least one sample")
+    length = length or max(len(sample["input_ids"]) for sample in samples)
+    slots = max(len(sample["image_paths"]) for sample in samples) if image_slots is None else image_slots
+    for row, sample in enumerate(samples):
+        _check_fits(sample, name_of(sample, row), length, slots)
+    offsets = [length - len(sample["input_ids"]) if padding_side == "left" else 0 for sample in samples]
+    batch = {
+        "input_ids": _pad([sample["input_ids"] for sample in samples], offsets, length, pad_id),
+        "segment_ids": _pad([np.ones(len(sample["input_ids"])) for sample in samples], offsets, length, 0),
+        "images": _images(samples, slots, load_pixels) if slots else None,
+        "image_context_pos": _positions(samples, offsets, length, slots, num_queries) if slots else None,
+    }
+    if all("labels" in sample for sample in samples):
+        batch["labels"] = _pad([sample["labels"] for sample in samples], offsets, length, IGNORED)
+    return batch
+
+
+def name_of(sample: Sample, row: int) -> str:
+    """How errors name a sample: its record, or its place in the batch."""
+    return sample.get("record") or f"sample {row} of the batch"
+
+
+def _check_fits(sample: Sample, name: str, length: int, slots: int) -> None:
+    if len(sample["input_ids"]) > length:
+        raise InputError(f"{name}: {len(sample['input_ids'])} tokens do not fit in {length}")
+    if len(sample["image_paths"]) > slots:
+        raise InputError(f"{name}: {len(sample['image_paths'])} images do not fit in {slots} image slots a row")
+
+
+def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value: int) -> np.ndarray:
+    padded = np.full((len(rows), length), value, dtype=np.int32)
+    for target, row, offset in zip(padded, rows, offsets):
+        target[offset : offset + len(row)] = row
+    return padded
+
+
+def _images(
+    samples: Sequence[Sample], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
+) -> np.ndarray:
+    pixels = load_pixels([path for sample in samples for path in sample["image_paths"]])
+    images = np.zeros((len(samples), slots, *pixels.shape[1:]), dtype=np.float32)
+    first = 0
+    for row, sample in zip(images, samples):
+        count = len(sample["image_paths"])
+        row[:count] = pixels[first : first + count]
+        first += count
+    return images
+
+
+def _positions(
+    samples: Sequence[Sample], offsets: Sequence[int], length: int, slots: int, num_queries: int
+) -> np.ndarray:
+    positions = np.full((len(samples), slots, num_queries), length, dtype=np.int32)
+    for row, sample, offset in zip(positions, samples, offsets):
+        for place, column in zip(row, sample["image_columns"]):
+            place[:] = np.arange(num_queries) + column + offset
+    return positions

@@ -1,0 +1,73 @@
+"""Image files → pixel values, safely: local files only, nothing decoded before its size is known."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ms_impl.errors import InputError
+
+# CLIP's normalisation, by channel R, G, B (``visual.py`` of the original).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 178_956_970  # Pillow's own hard limit at its default setting: 0.7 GB once decoded
+# Raster formats that Pillow decodes itself. Others (EPS) would start programs at a data set's word.
+_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None) -> Path:
+    """The file an image tag means: ``dataset_dir`` + path, or an absolute path by itself.
+
+    Raises InputError for a URL: nothing is fetched because data names it.
+    """
+    if path.lower().startswith(("http://", "https://")):
+        raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")
+    return Path(dataset_dir or "", path)
+
+
+def load_image(path: str | os.PathLike, image_size: int) -> Image.Image:
+    """Read a file as RGB, resized to ``image_size`` × ``image_size`` (bicubic; the aspect ratio is not kept).
+
+    The first frame of an animation counts; transparency and EXIF orientation are ignored, as in the original.
+    Raises InputError naming the file when it is missing, not an image, damaged, or has more than MAX_PIXELS.
+    """
+    return read_image(path).resize((image_size, image_size), Image.Resampling.BICUBIC)
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """Read a file as RGB at its own size. Raises InputError as ``load_image`` does."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"image '{path}' {'is not a file' if path.exists() else 'does not exist'}")
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_size(image.size, path)
+            return image.convert("RGB")
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"image '{path}' is not an image file (known: {', '.join(_FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"image '{path}' has more than {MAX_PIXELS:,} pixels; make it smaller") from error
+    except Exception as error:  # Pillow's decoders raise many kinds for one cause: the file is damaged.
+        raise InputError(f"image '{path}' cannot be decoded: {error}") from error
+
+
+def to_pixels(
+    image: Image.Image, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float, ...] = CLIP_STD
+) -> np.ndarray:
+    """Pixel values [3, height, width], float32: levels / 255, minus mean, over standard deviation, by channel."""
+    levels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    mean_column, std_column = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+    return np.ascontiguousarray((levels - mean_column) / std_column)
+
+
+def _check_size(size: tuple[int, int], path: Path) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"image '{path}' has {width}×{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
+        )

@@ -1,0 +1,101 @@
+"""Everything on the host's side of Qwen-VL: prompts and images in, the model's input arrays out. numpy only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_impl.data.batch import PaddingSide, Sample, collate
+from ms_impl.data.images import load_image, resolve_path, to_pixels
+from ms_impl.errors import InputError
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.prompt import MAX_WINDOW_SIZE, SYSTEM_MESSAGE, History, make_context
+from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
+
+
+class QwenVLProcessor:
+    """Tokenizer and image reader of one model. Raises InputError if the vocabulary is not the model's."""
+
+    def __init__(self, tokenizer: QwenVLTokenizer, config: QwenVLConfig):
+        if tokenizer.image_start_id != config.image_start_id:
+            raise InputError(
+                f"{tokenizer.vocab_file}: wrong vocabulary file: its {IMAGE_START} has id {tokenizer.image_start_id}, "
+                f"the model's configuration says {config.image_start_id} (visual.image_start_id)"
+            )
+        if tokenizer.num_queries != config.num_queries:
+            raise InputError(
+                f"the tokenizer has {tokenizer.num_queries} slots an image, the model {config.num_queries} "
+                "(visual.n_queries)"
+            )
+        self.tokenizer = tokenizer
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, config: QwenVLConfig | None = None) -> "QwenVLProcessor":
+        """Read the ``*.tiktoken`` file, and config.json unless ``config`` is given, of a checkpoint directory."""
+        config = config or QwenVLConfig.from_file(directory)
+        return cls(QwenVLTokenizer(_vocabulary_in(Path(directory)), config.num_queries), config)
+
+    def pixels(self, paths: Sequence[str], dataset_dir: str | os.PathLike | None = None) -> np.ndarray:
+        """Pixel values float32 [N, 3, S, S] of N image files; ``dataset_dir`` stands before relative paths."""
+        size = self.config.visual.image_size
+        values = np.empty((len(paths), 3, size, size), dtype=np.float32)
+        for row, path in zip(values, paths):
+            row[:] = to_pixels(load_image(resolve_path(path, dataset_dir), size))
+        return values
+
+    def encode_prompt(self, text: str) -> dict[str, Any]:
+        """Sample of a raw prompt (base model); every special token in it counts."""
+        return self._sample(self.tokenizer.encode(text))
+
+    def encode_chat(
+        self,
+        query: str,
+        history: History | None = None,
+        system: str = SYSTEM_MESSAGE,
+        max_window_size: int = MAX_WINDOW_SIZE,
+    ) -> dict[str, Any]:
+        """Sample of a ChatML conversation (chat model) up to where the answer begins; see ``make_context``."""
+        return self._sample(make_context(self.tokenizer, query, history, system, max_window_size))
+
+    def collate(
+        self,
+        samples: Sequence[Sample],
+        padding_side: PaddingSide = "right",
+        length: int | None = None,
+        image_slots: int | None = None,
+        dataset_dir: str | os.PathLike | None = None,
+    ) -> dict[str, np.ndarray | None]:
+        """One batch of samples, images read: see ``ms_impl.data.batch.collate`` for its arrays and errors."""
+        return collate(
+            samples,
+            pad_id=self.tokenizer.pad_id,
+            num_queries=self.config.num_queries,
+            load_pixels=lambda paths: self.pixels(paths, dataset_dir),
+            padding_side=padding_side,
+            length=length,
+            image_slots=image_slots,
+        )
+
+    def _sample(self, ids: list[int]) -> dict[str, Any]:
+        limit = self.config.max_position_embeddings
+        if len(ids) > limit:
+            raise InputError(f"the prompt has {len(ids)} tokens, the model takes at most {limit}; shorten it")
+        images = self.tokenizer.find_images(ids)
+        return {
+            "input_ids": np.array(ids, dtype=np.int32),
+            "image_paths": [image.path for image in images],
+            "image_columns": [image.column for image in images],
+        }
+
+
+def _vocabulary_in(directory: Path) -> Path:
+    files = sorted(directory.glob("*.tiktoken"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{directory}: expected one vocabulary file (qwen.tiktoken), found {found}")
+    return files[0]

@@ -1,0 +1,224 @@
+"""Qwen-VL's tokenizer: byte-pair encoding from a ``qwen.tiktoken`` file, special tokens, and image paths as bytes.
+
+The vocabulary may be the released one or its first ranks only: the special tokens follow whatever ranks there are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import tiktoken
+
+from ms_impl.errors import InputError
+
+END_OF_TEXT, MESSAGE_START, MESSAGE_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_END, IMAGE_PAD = "<img>", "</img>", "<imgpad>"
+# The tags that stay special inside a message, in the order of their ids.
+IMAGE_TAGS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", IMAGE_START, IMAGE_END, IMAGE_PAD)
+SPECIAL_TOKENS = (
+    END_OF_TEXT,
+    MESSAGE_START,
+    MESSAGE_END,
+    *(f"<|extra_{number}|>" for number in range(205)),
+    *IMAGE_TAGS,
+)
+
+# How text is cut into words before byte-pair encoding; digits stand alone (``tokenization_qwen.py``, PAT_STR).
+_WORDS = "|".join(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+_IMAGE = re.compile(f"{IMAGE_START}(.*?){IMAGE_END}", re.DOTALL)
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+_BYTES = 256
+
+
+class ImageSlots(NamedTuple):
+    """One image in a token sequence: the column of its first slot (the one after ``<img>``), and its path."""
+
+    column: int
+    path: str
+
+
+class QwenVLTokenizer:
+    """Text to token ids and back, as ``tokenization_qwen.py`` of the original does it.
+
+    Args:
+        vocab_file: lines of base64 token, space, rank; the ranks count up from 0 (``qwen.tiktoken``).
+        num_queries: slots of one image in the token stream.
+
+    Raises InputError naming file and line when the vocabulary cannot be used.
+    """
+
+    def __init__(self, vocab_file: str | Path, num_queries: int):
+        self.vocab_file = str(vocab_file)
+        self.num_queries = num_queries
+        ranks = _read_ranks(Path(vocab_file))
+        self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
+        self._bpe = tiktoken.Encoding(
+            "qwen", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
+        )
+        self._image_tag_ids = frozenset(self.special_tokens[tag] for tag in IMAGE_TAGS)
+        self.eod_id = self.special_tokens[END_OF_TEXT]
+        self.pad_id = self.eod_id
+        self.im_start_id = self.special_tokens[MESSAGE_START]
+        self.im_end_id = self.special_tokens[MESSAGE_END]
+        self.image_start_id = self.special_tokens[IMAGE_START]
+        self.image_end_id = self.special_tokens[IMAGE_END]
+        self.image_pad_id = self.special_tokens[IMAGE_PAD]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; a model may have more embedding rows."""
+        return self._bpe.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of NFC-normalised text in which every special token counts: for raw prompts.
+
+        Raises InputError for an image tag that is unclosed or nested, or a path longer than the slots.
+        """
+        return self._encode(text, SPECIAL_TOKENS)
+
+    def encode_message(self, text: str) -> list[int]:
+        """The same for the content of one message: only the image, ref, box and quad tags count.
+
+        A literal ``<|im_end|>`` stays plain text, so that no content can end its own message.
+        """
+        return self._encode(text, IMAGE_TAGS)
+
+    def decode(
+        self, ids: Iterable[int], skip_special_tokens: bool = False, keep_image_special: bool = False
+    ) -> str:
+        """Text of token ids; an image's slots become its path.
+
+        Bytes that are not UTF-8, and ids that no token has, become U+FFFD. ``keep_image_special`` exempts the image,
+        ref, box and quad tags from ``skip_special_tokens``. Two departures from the original, which raises: a path that
+        fills all slots is decoded, and tags that enclose no path (a model may generate any) are decoded one by one.
+        """
+        kept = self._image_tag_ids if keep_image_special else frozenset()
+        pieces = (
+            piece
+            for token, piece in self._pieces([int(token) for token in ids])
+            if token < self.eod_id or token in kept or not skip_special_tokens
+        )
+        return b"".join(pieces).decode("utf-8", errors="replace")
+
+    def find_images(self, ids: Sequence[int]) -> list[ImageSlots]:
+        """The images of a token sequence, in order. Raises InputError where ``<img>`` is not followed by its slots."""
+        images = []
+        for column, token in enumerate(ids, start=1):
+            if token == self.image_start_id:
+                path = self._path_at(ids, column)
+                if path is None:
+                    raise InputError(
+                        f"Unclosed image token: {IMAGE_START} at column {column - 1} is not followed by "
+                        f"{self.num_queries} slots and {IMAGE_END}"
+                    )
+                images.append(ImageSlots(column, path.decode("utf-8", errors="replace")))
+        return images
+
+    def _encode(self, text: str, special: Collection[str]) -> list[int]:
+        text = unicodedata.normalize("NFC", text)
+        ids: list[int] = []
+        end = 0
+        for image in _IMAGE.finditer(text):
+            ids += self._encode_words(text[end : image.start()], special)
+            ids += self._encode_image(image[1])
+            end = image.end()
+        if IMAGE_START in text[end:]:
+            raise InputError(f"Unclosed image token: {IMAGE_START} without {IMAGE_END} in {_shorten(text[end:])!r}")
+        return ids + self._encode_words(text[end:], special)
+
+    def _encode_words(self, text: str, special: Collection[str]) -> list[int]:
+        return self._bpe.encode(text, allowed_special=set(special), disallowed_special=())
+
+    def _encode_image(self, path: str) -> list[int]:
+        """``<img>``, the path as one id per UTF-8 byte, padding up to ``num_queries`` slots, ``</img>``."""
+        if IMAGE_START in path:
+            raise InputError(f"nested image token: {IMAGE_START} inside {IMAGE_START} in {_shorten(path)!r}")
+        if not path:
+            raise InputError(f"no image path between {IMAGE_START} and {IMAGE_END}")
+        slots = path.encode("utf-8", errors="replace")
+        padding = self.num_queries - len(slots)
+        if padding < 0:
+            raise InputError(
+                f"The content in {IMAGE_START}..{IMAGE_END} is too long: path {path!r} has {len(slots)} bytes, "
+                f"the limit is {self.num_queries}; use a shorter path, for instance one relative to the data directory"
+            )
+        return [self.image_start_id, *slots, *[self.image_pad_id] * padding, self.image_end_id]
+
+    def _path_at(self, ids: Sequence[int], column: int) -> bytes | None:
+        """The path in the slots that begin at ``column``, or None if they are not an image's slots."""
+        end = column + self.num_queries
+        if end >= len(ids) or ids[end] != self.image_end_id:
+            return None
+        slots = list(ids[column:end])
+        length = slots.index(self.image_pad_id) if self.image_pad_id in slots else len(slots)
+        path, padding = slots[:length], slots[length:]
+        if any(not 0 <= slot < _BYTES for slot in path) or any(slot != self.image_pad_id for slot in padding):
+            return None
+        return bytes(path)
+
+    def _pieces(self, ids: list[int]) -> Iterator[tuple[int, bytes]]:
+        """Token ids with their bytes; an image path comes in one piece, under the id of its first byte."""
+        position = 0
+        while position < len(ids):
+            token = ids[position]
+            position += 1
+            yield token, self._bytes_of(token)
+            path = self._path_at(ids, position) if token == self.image_start_id else None
+            if path:
+                yield path[0], path
+                position += self.num_queries
+
+    def _bytes_of(self, token: int) -> bytes:
+        return self._bpe.decode_single_token_bytes(token) if 0 <= token < self.vocab_size else _UNKNOWN
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """The tokens of a rank file, in order of rank."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: the vocabulary file cannot be read ({error.strerror})") from error
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line:
+            _add_rank(ranks, line, f"{path}: line {number}")
+    missing = [byte for byte in range(_BYTES) if bytes([byte]) not in ranks]
+    if missing:
+        raise InputError(
+            f"{path}: line {len(lines)}: the file ends after {len(ranks)} tokens, without a token for each of the "
+            f"{_BYTES} bytes ({len(missing)} missing); it is not a whole vocabulary file"
+        )
+    return ranks
+
+
+def _add_rank(ranks: dict[bytes, int], line: bytes, source: str) -> None:
+    try:
+        token, rank = line.split()
+        token, rank = base64.b64decode(token, validate=True), int(rank)
+    except (ValueError, binascii.Error) as error:
+        raise InputError(f"{source}: not a base64 token and its rank: {_shorten(line.decode('latin-1'))!r}") from error
+    if rank != len(ranks):
+        raise InputError(f"{source}: rank {rank} where {len(ranks)} is due; ranks count up from 0 without gaps")
+    if token in ranks:
+        raise InputError(f"{source}: the token {token!r} already has rank {ranks[token]}")
+    ranks[token] = rank
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[:length] + "…"
