@@ -1,0 +1,10 @@
+"""The one place that asks which device the cells are built for."""
+
+from __future__ import annotations
+
+import mindspore as ms
+
+
+def on_ascend() -> bool:
+    """Whether cells built now will run on an Ascend NPU."""
+    return ms.get_context("device_target") == "Ascend"

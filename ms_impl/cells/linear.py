@@ -1,0 +1,48 @@
+"""Linear and embedding layers whose parameters keep PyTorch's names and layouts."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+INIT_SIGMA = 0.02  # initializer_range of the original
+
+
+def parameter(name: str, shape: tuple[int, ...], dtype: ms.Type, init="zeros") -> Parameter:
+    """A trainable parameter; ``init`` is what MindSpore's ``initializer`` takes."""
+    return Parameter(initializer(init, shape, dtype), name=name)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times weight [out, in] transposed, plus bias [out]: [..., out], in x's dtype."""
+    # MatMul on two dimensions: on CPU it is three times as fast as ops.dense.
+    y = ops.MatMul(transpose_b=True)(x.reshape(-1, x.shape[-1]), ops.cast(weight, x.dtype))
+    if bias is not None:
+        y = ops.BiasAdd()(y, ops.cast(bias, x.dtype))
+    return y.reshape(*x.shape[:-1], -1)
+
+
+class Linear(nn.Cell):
+    """y = x·Wᵀ + b with ``weight`` [out, in] and ``bias`` [out]. Parameters are cast to x's dtype."""
+
+    def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
+        super().__init__()
+        self.weight = parameter("weight", (out_size, in_size), dtype, Normal(INIT_SIGMA))
+        self.bias = parameter("bias", (out_size,), dtype) if bias else None
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[..., in] → [..., out]."""
+        return linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Cell):
+    """Rows of ``weight`` [vocabulary, width]."""
+
+    def __init__(self, vocab_size: int, width: int, dtype: ms.Type = ms.float32):
+        super().__init__()
+        self.weight = parameter("weight", (vocab_size, width), dtype, Normal(INIT_SIGMA))
+
+    def construct(self, ids: Tensor) -> Tensor:
+        """int ids [...] → [..., width]."""
+        return ops.gather(self.weight, ids, 0)

@@ -1,0 +1,93 @@
+"""Qwen-VL's language model in MindSpore (``modeling_qwen.py`` of the original: QWenAttention, QWenMLP, QWenBlock)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_impl.cells.attention import attention
+from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.cells.linear import Linear
+from ms_impl.cells.norms import RMSNorm
+from ms_impl.cells.rotary import rotation
+from ms_impl.qwenvl.config import QwenVLConfig
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention; ``c_attn`` rows are [Q|K|V], head-major inside."""
+
+    def __init__(self, config: QwenVLConfig, dtype: ms.Type):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.head_dim = config.kv_channels
+        self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size, dtype=dtype)
+        self.c_proj = Linear(config.hidden_size, config.hidden_size, bias=False, dtype=dtype)
+        self.attention = attention()
+        self.rotate = rotation()
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        q_scale: Tensor | None = None,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, T, D] → [B, T, D].
+
+        Args:
+            mask: what the attention cell's ``mask`` made of bool [B, 1, T, S].
+            cos, sin: fp32 [B or 1, 1, T, head_dim].
+            q_scale: log-n factors [B or 1, 1, T, 1], or None.
+            cache, columns: take keys and values of all S columns from the cache after writing these T ``columns`` to it.
+        """
+        b, t, width = x.shape
+        qkv = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        q, k, v = self.rotate(qkv[0], cos, sin), self.rotate(qkv[1], cos, sin), qkv[2]
+        if q_scale is not None:
+            q = q * q_scale.astype(q.dtype)
+        if cache is not None:
+            k, v = cache(k, v, columns)
+        y = self.attention(q, k, v, mask).transpose(0, 2, 1, 3)
+        return self.c_proj(y.reshape(b, t, width))
+
+
+class MLP(nn.Cell):
+    """Gated feed-forward layer; **w2** is the gate."""
+
+    def __init__(self, config: QwenVLConfig, dtype: ms.Type):
+        super().__init__()
+        self.w1 = Linear(config.hidden_size, config.ffn_size, bias=False, dtype=dtype)
+        self.w2 = Linear(config.hidden_size, config.ffn_size, bias=False, dtype=dtype)
+        self.c_proj = Linear(config.ffn_size, config.hidden_size, bias=False, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[B, T, D] → [B, T, D]."""
+        return self.c_proj(self.w1(x) * ops.silu(self.w2(x)))
+
+
+class Block(nn.Cell):
+    """Pre-norm decoder layer."""
+
+    def __init__(self, config: QwenVLConfig, dtype: ms.Type):
+        super().__init__()
+        self.ln_1 = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
+        self.attn = Attention(config, dtype)
+        self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
+        self.mlp = MLP(config, dtype)
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        q_scale: Tensor | None = None,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] → [B, T, D]; the other arguments as in ``Attention``."""
+        x = x + self.attn(self.ln_1(x), mask, cos, sin, q_scale, cache, columns)
+        return x + self.mlp(self.ln_2(x))

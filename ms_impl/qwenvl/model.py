@@ -1,0 +1,170 @@
+"""Qwen-VL whole, in MindSpore (``modeling_qwen.py`` of the original: QWenModel, QWenLMHeadModel)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_impl import families
+from ms_impl.cells.attention import attention, visible_keys
+from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.cells.linear import Embedding, Linear
+from ms_impl.cells.loss import causal_cross_entropy
+from ms_impl.cells.norms import RMSNorm
+from ms_impl.cells.rotary import ntk_base, rotary_tables
+from ms_impl.errors import InputError
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.language import Block
+from ms_impl.qwenvl.vision import VisionTower
+
+
+class Transformer(nn.Cell):
+    """Embeddings, decoder layers and the vision tower: all that the checkpoint names ``transformer``."""
+
+    def __init__(self, config: QwenVLConfig, compute_dtype: ms.Type, dtype: ms.Type):
+        super().__init__()
+        self.compute_dtype = compute_dtype
+        self.wte = Embedding(config.vocab_size, config.hidden_size, dtype)
+        self.h = nn.CellList([Block(config, dtype) for _ in range(config.num_hidden_layers)])
+        self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
+        self.visual = VisionTower(config.visual, compute_dtype, dtype)
+
+    def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+        """Token embeddings [B, T, D] with the image features laid over their slots."""
+        hidden = self.wte(input_ids).astype(self.compute_dtype)
+        if images is None:
+            return hidden
+        batch, length, width = hidden.shape
+        features = self.visual(images.reshape(-1, *images.shape[2:]))
+        # Column T takes the features of absent images and is cut off again: their gradients are zeros, not missing.
+        padded = ops.concat((hidden, ops.zeros((batch, 1, width), hidden.dtype)), 1).reshape(-1, width)
+        rows = ops.arange(batch).astype(ms.int32).reshape(-1, 1) * (length + 1)
+        index = (image_context_pos.reshape(batch, -1) + rows).reshape(-1, 1)
+        padded = ops.tensor_scatter_update(padded, index, features.reshape(-1, width))
+        return padded.reshape(batch, length + 1, width)[:, :length]
+
+
+class QwenVL(nn.Cell):
+    """Qwen-VL with its language model head. Parameters carry the checkpoint's names.
+
+    In training mode there is neither dynamic NTK nor log-n scaling, as in the original.
+
+    Args:
+        compute_dtype: dtype of activations. CPU computes in float32 and float16, Ascend also in bfloat16.
+        param_dtype: dtype of the parameters; they are cast in the graph where it differs.
+    """
+
+    def __init__(self, config: QwenVLConfig, compute_dtype: ms.Type = ms.float32, param_dtype: ms.Type | None = None):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        dtype = param_dtype or compute_dtype
+        self.transformer = Transformer(config, compute_dtype, dtype)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
+        self.attention = attention()
+        self.tables = self.rotary_stack()
+
+    def freeze(self, groups: tuple[str, ...]) -> None:
+        """Train nothing in these module groups; stage 3 is ``("vision_tower",)``."""
+        parameters = self.parameters_dict()
+        frozen = families.get("qwenvl").frozen_names(parameters, groups)
+        for name, parameter in parameters.items():
+            parameter.requires_grad = name not in frozen
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
+        return self.transformer.visual(images)
+
+    def rotary_stack(self) -> Tensor:
+        """cos and sin for every NTK factor up to the longest prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
+        config, dim = self.config, self.config.kv_channels
+        longest = config.max_position_embeddings
+        alphas = [config.ntk_alpha(config.seq_length * 2**i) for i in range(self.alpha_index(longest) + 1)]
+        bases = [ntk_base(dim, config.rotary_emb_base, alpha) for alpha in alphas]
+        return Tensor(np.stack([np.stack(rotary_tables(dim, base, longest)) for base in bases]))
+
+    def alpha_index(self, length: int) -> int:
+        """Which NTK factor a prefill of ``length`` columns takes: how often seq_length doubles to hold it."""
+        index, reach = 0, self.config.seq_length
+        while self.config.use_dynamic_ntk and reach < length:
+            index, reach = index + 1, reach * 2
+        return index
+
+    def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
+        cos = ops.gather(self.tables[alpha_index, 0], position_ids, 0).expand_dims(1)
+        sin = ops.gather(self.tables[alpha_index, 1], position_ids, 0).expand_dims(1)
+        return cos, sin, self.log_n(position_ids)
+
+    def log_n(self, position_ids: Tensor) -> Tensor | None:
+        """log(i) / log(seq_length) for 1-based positions i past seq_length, else 1: [B, 1, T, 1]."""
+        if self.training or not self.config.use_logn_attn:
+            return None
+        scale = ops.log(position_ids.astype(ms.float32) + 1.0) / float(np.log(self.config.seq_length))
+        return ops.maximum(scale, ops.ones_like(scale)).expand_dims(1).expand_dims(-1)
+
+    def hidden_states(
+        self, input_ids, images=None, image_context_pos=None, segment_ids=None, position_ids=None
+    ) -> list[Tensor]:
+        """The embeddings, each decoder layer's output, and the last one normalised: [B, T, D] each."""
+        length = input_ids.shape[1]
+        hidden = self.transformer.embed(input_ids, images, image_context_pos)
+        columns = ops.arange(length).astype(ms.int32)
+        if segment_ids is None:
+            segment_ids = ops.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = columns.expand_dims(0)
+        mask = self.attention.mask(visible_keys(segment_ids, columns), self.config.num_attention_heads, hidden.dtype)
+        cos, sin, q_scale = self.positions(position_ids, 0 if self.training else self.alpha_index(length))
+        states = [hidden]
+        for block in self.transformer.h:
+            states.append(block(states[-1], mask, cos, sin, q_scale))
+        return states + [self.transformer.ln_f(states[-1])]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Shifted cross entropy, the mean over labels ≠ −100: a scalar in fp32."""
+        return causal_cross_entropy(logits, labels)
+
+    def construct(
+        self, input_ids, images=None, image_context_pos=None, labels=None, segment_ids=None, position_ids=None
+    ) -> Tensor:
+        """The loss where ``labels`` are given, else logits [B, T, vocab].
+
+        Args:
+            input_ids: int [B, T].
+            images: pixels [B, M, 3, S, S], zeros in absent slots.
+            image_context_pos: int [B, M, Q]: the column of each query feature; T for an absent image.
+            labels: int [B, T], −100 where nothing is learnt.
+            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: nothing is masked but the future.
+            position_ids: int [B, T]. None: the column index, as in the original, also under left padding.
+        """
+        hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
+        logits = self.lm_head(hidden)
+        return logits if labels is None else self.loss(logits, labels)
+
+    def new_cache(self, batch: int, length: int) -> nn.CellList:
+        """An empty cache of ``length`` columns for every layer."""
+        config = self.config
+        if length > config.max_position_embeddings:
+            raise InputError(f"{length} tokens are more than the model's {config.max_position_embeddings}")
+        shape = (batch, config.num_attention_heads, length, config.kv_channels)
+        return nn.CellList([LayerCache(*shape, self.compute_dtype) for _ in range(config.num_hidden_layers)])
+
+    def step(
+        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, tables: Tensor, cache: nn.CellList, last: Tensor
+    ) -> Tensor:
+        """Run the ``columns`` [T] of hidden [B, T, D] through the cache of S columns; logits [B, vocab] after one of them.
+
+        Args:
+            segment_ids: int [B, S], 0 for padding and for columns not filled yet.
+            tables: cos and sin of the prefill's NTK factor: fp32 [2, max_position_embeddings, head_dim].
+            last: int [1], which of the T columns to take the logits of.
+        """
+        mask = self.attention.mask(visible_keys(segment_ids, columns), self.config.num_attention_heads, hidden.dtype)
+        cos = ops.gather(tables[0], columns, 0).expand_dims(0).expand_dims(0)
+        sin = ops.gather(tables[1], columns, 0).expand_dims(0).expand_dims(0)
+        q_scale = self.log_n(columns.expand_dims(0))
+        for block, layer in zip(self.transformer.h, cache):
+            hidden = block(hidden, mask, cos, sin, q_scale, layer, columns)
+        return self.lm_head(self.transformer.ln_f(ops.gather(hidden, last, 1)))[:, 0]

@@ -1,0 +1,120 @@
+"""Qwen-VL's vision tower in MindSpore (``visual.py`` of the original: VisionTransformer and its parts)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import Normal
+
+from ms_impl.cells.attention import attention
+from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
+from ms_impl.cells.norms import LayerNorm
+from ms_impl.qwenvl.config import VisionConfig
+from ms_impl.qwenvl.resampler import LAYER_NORM_EPS, PositionResizer, Resampler
+
+
+class VisionAttention(nn.Cell):
+    """Self-attention whose ``in_proj`` is packed per head: [heads][q, k, v][head_dim]."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type):
+        super().__init__()
+        self.heads = config.heads
+        self.head_dim = config.head_dim
+        self.in_proj = Linear(config.width, 3 * config.width, dtype=dtype)
+        self.out_proj = Linear(config.width, config.width, dtype=dtype)
+        self.attention = attention()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[N, L, width] → [N, L, width]."""
+        n, length, width = x.shape
+        qkv = self.in_proj(x).reshape(n, length, self.heads, 3, self.head_dim).transpose(3, 0, 2, 1, 4)
+        y = self.attention(qkv[0], qkv[1], qkv[2]).transpose(0, 2, 1, 3)
+        return self.out_proj(y.reshape(n, length, width))
+
+
+class VisionMLP(nn.Cell):
+    """Two linear layers around the exact (erf) GELU."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type):
+        super().__init__()
+        self.c_fc = Linear(config.width, config.mlp_width, dtype=dtype)
+        self.c_proj = Linear(config.mlp_width, config.width, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[N, L, width] → [N, L, width]."""
+        return self.c_proj(ops.gelu(self.c_fc(x), approximate="none"))
+
+
+class VisionBlock(nn.Cell):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type):
+        super().__init__()
+        self.ln_1 = LayerNorm(config.width, LAYER_NORM_EPS, dtype)
+        self.attn = VisionAttention(config, dtype)
+        self.ln_2 = LayerNorm(config.width, LAYER_NORM_EPS, dtype)
+        self.mlp = VisionMLP(config, dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[N, L, width] → [N, L, width]."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class VisionBlocks(nn.Cell):
+    """The stack of blocks; a cell of its own because the checkpoint names it ``transformer.resblocks``."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type):
+        super().__init__()
+        self.resblocks = nn.CellList([VisionBlock(config, dtype) for _ in range(config.layers)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[N, L, width] → [N, L, width]."""
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class PatchEmbedding(nn.Cell):
+    """The patch convolution; kernel and stride are equal, so it is one matrix product over the patches."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type):
+        super().__init__()
+        self.patch = config.patch_size
+        shape = (config.width, 3, config.patch_size, config.patch_size)
+        self.weight = parameter("weight", shape, dtype, Normal(INIT_SIGMA))
+
+    def construct(self, images: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] → patches [N, grid², width], row by row."""
+        n, channels, size, _ = images.shape
+        grid, patch = size // self.patch, self.patch
+        x = images.reshape(n, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        return linear(x.reshape(n, grid * grid, channels * patch * patch), self.weight.reshape(self.weight.shape[0], -1))
+
+
+class VisionTower(nn.Cell):
+    """Patches → transformer → resampler → ``num_queries`` features an image."""
+
+    def __init__(self, config: VisionConfig, compute_dtype: ms.Type, dtype: ms.Type):
+        super().__init__()
+        self.compute_dtype = compute_dtype
+        self.conv1 = PatchEmbedding(config, dtype)
+        self.positional_embedding = parameter(
+            "positional_embedding", (config.n_positions, config.width), dtype, Normal(INIT_SIGMA)
+        )
+        self.resize = PositionResizer(config.n_positions, config.grid)
+        self.ln_pre = LayerNorm(config.width, LAYER_NORM_EPS, dtype)
+        self.transformer = VisionBlocks(config, dtype)
+        self.attn_pool = Resampler(config, dtype)
+        self.ln_post = LayerNorm(config.output_dim, LAYER_NORM_EPS, dtype)
+        self.proj = parameter("proj", (config.output_dim, config.output_dim), dtype, Normal(config.output_dim**-0.5))
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] → embedded patches with positions [N, grid², width]."""
+        x = self.conv1(images.astype(self.compute_dtype))
+        return self.ln_pre(x + self.resize(self.positional_embedding).astype(x.dtype).expand_dims(0))
+
+    def construct(self, images: Tensor) -> Tensor:
+        """Pixels [N, 3, S, S] → features [N, num_queries, output_dim]."""
+        x = self.ln_post(self.attn_pool(self.transformer(self.patches(images))))
+        return linear(x, self.proj.T)
