@@ -15,7 +15,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit at its default setting: 0.7 GB once decoded
 # Raster formats that Pillow decodes itself. Others (EPS) would start programs at a data set's word.
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None) -> Path:
@@ -42,6 +42,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"image '{path}' {'is not a file' if path.exists() else 'does not exist'}")
+    Image.init()  # Pillow loads its decoders on demand, but not for a list of formats.
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_size(image.size, path)

@@ -42,20 +42,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (y * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
 
 
-class KVCache:
-    """Keys and values [layers, B, heads, length, head_dim], allocated once and filled from the left."""
+class LayerCache:
+    """Keys and values [B, heads, length, head_dim] of one decoder layer, allocated once and overwritten in place."""
 
-    def __init__(self, config: QwenVLConfig, batch: int, length: int, dtype: torch.dtype):
-        shape = (config.num_hidden_layers, batch, config.num_attention_heads, length, config.kv_channels)
-        self.keys = torch.zeros(shape, dtype=dtype)
-        self.values = torch.zeros(shape, dtype=dtype)
+    def __init__(self, batch: int, heads: int, length: int, head_dim: int, dtype: torch.dtype):
+        self.keys = torch.zeros(batch, heads, length, head_dim, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
 
-    def update(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v [B, heads, T, head_dim] at column ``start``; return all columns up to their end."""
-        end = start + k.shape[2]
-        self.keys[layer, :, :, start:end] = k
-        self.values[layer, :, :, start:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def __call__(self, k: Tensor, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v [B, heads, T, head_dim] at the int ``columns`` [T]; return the whole cache."""
+        self.keys.index_copy_(2, columns, k)
+        self.values.index_copy_(2, columns, v)
+        return self.keys, self.values
 
 
 class Attention(nn.Module):
@@ -68,18 +66,31 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, visible: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None, store=None) -> Tensor:
-        """x [B, T, D]; visible bool [B, 1, T, S]; cos, sin [B, 1, T, head_dim]; q_scale [B, 1, T, 1] or None → [B, T, D].
+    def forward(
+        self,
+        x: Tensor,
+        visible: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        q_scale: Tensor | None = None,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, T, D] → [B, T, D].
 
-        ``store(k, v)`` puts keys and values into a cache and returns all S of them.
+        Args:
+            visible: which key each query may attend to, bool [B, 1, T, S].
+            cos, sin: fp32 [B or 1, 1, T, head_dim].
+            q_scale: log-n factors [B or 1, 1, T, 1], or None.
+            cache, columns: take keys and values of all S columns from the cache after writing these T ``columns`` to it.
         """
         b, t, width = x.shape
         q, k, v = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if q_scale is not None:
             q = q * q_scale.to(q.dtype)
-        if store is not None:
-            k, v = store(k, v)
+        if cache is not None:
+            k, v = cache(k, v, columns)
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
         scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
         y = (scores.softmax(-1) @ v).transpose(1, 2)
@@ -110,7 +121,16 @@ class Block(nn.Module):
         self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, visible: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None, store=None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        visible: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        q_scale: Tensor | None = None,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
         """[B, T, D] → [B, T, D]; the other arguments as in ``Attention``."""
-        x = x + self.attn(self.ln_1(x), visible, cos, sin, q_scale, store)
+        x = x + self.attn(self.ln_1(x), visible, cos, sin, q_scale, cache, columns)
         return x + self.mlp(self.ln_2(x))

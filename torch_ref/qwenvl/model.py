@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +11,23 @@ from torch import Tensor, nn
 from ms_impl import families
 from ms_impl.qwenvl.config import QwenVLConfig
 from torch_ref.checkpoint import load_checkpoint
-from torch_ref.qwenvl.language import Block, KVCache, RMSNorm, rotary_tables
+from torch_ref.qwenvl.language import Block, LayerCache, RMSNorm, rotary_tables
 from torch_ref.qwenvl.vision import VisionTower
 
 IGNORED_LABEL = -100
+
+
+def visible_keys(segment_ids: Tensor, columns: Tensor) -> Tensor:
+    """Which of S keys each of T queries may attend to: bool [B, 1, T, S].
+
+    Args:
+        segment_ids: int [B, S]; 0 is padding, other numbers tell the dialogues of a row apart.
+        columns: int [T], the column in the row at which each query stands; keys further right are hidden.
+    """
+    causal = torch.arange(segment_ids.shape[1]) <= columns[:, None]
+    same = segment_ids[:, columns, None] == segment_ids[:, None, :]
+    real = (segment_ids != 0)[:, None, :]
+    return (same & real & causal)[:, None]
 
 
 class Transformer(nn.Module):
@@ -71,21 +83,8 @@ class QwenVL(nn.Module):
         """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
         return self.transformer.visual(images)
 
-    def visible(self, input_ids: Tensor, segment_ids: Tensor | None) -> Tensor:
-        """Which key each query may attend to: bool [B, 1, T, T], causal and within one non-zero segment."""
-        length = input_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-        if segment_ids is None:
-            return causal.expand(input_ids.shape[0], 1, -1, -1)
-        same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-        return causal & same & (segment_ids != 0)[:, None, None, :]
-
-    def positions(self, input_ids: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] (None where it does not apply)."""
-        length = input_ids.shape[1]
-        if position_ids is None:
-            position_ids = torch.arange(length)[None]
-        alpha = 1.0 if self.training else self.config.ntk_alpha(length)
+    def positions(self, position_ids: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
         return *rotary_tables(self.config, position_ids, alpha), self.log_n(position_ids)
 
     def log_n(self, position_ids: Tensor) -> Tensor | None:
@@ -99,9 +98,15 @@ class QwenVL(nn.Module):
         self, input_ids, images=None, image_context_pos=None, segment_ids=None, position_ids=None
     ) -> list[Tensor]:
         """The embeddings, each decoder layer's output, and the last one normalised: [B, T, D] each."""
+        length = input_ids.shape[1]
         hidden = self.transformer.embed(input_ids, images, image_context_pos)
-        visible = self.visible(input_ids, segment_ids)
-        cos, sin, q_scale = self.positions(input_ids, position_ids)
+        columns = torch.arange(length)
+        if segment_ids is None:
+            segment_ids = torch.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = columns[None]
+        visible = visible_keys(segment_ids, columns)
+        cos, sin, q_scale = self.positions(position_ids, 1.0 if self.training else self.config.ntk_alpha(length))
         states = [hidden]
         for block in self.transformer.h:
             states.append(block(states[-1], visible, cos, sin, q_scale))
@@ -129,16 +134,25 @@ class QwenVL(nn.Module):
         logits = self.lm_head(hidden)
         return logits if labels is None else self.loss(logits, labels)
 
-    def step(self, hidden: Tensor, segment_ids: Tensor, start: int, alpha: float, cache: KVCache) -> Tensor:
-        """Run the columns ``start`` … of hidden [B, T, D] through the cache; logits [B, vocab] of the last one.
+    def new_cache(self, batch: int, length: int) -> list[LayerCache]:
+        """An empty cache of ``length`` columns for every layer."""
+        config = self.config
+        shape = (batch, config.num_attention_heads, length, config.kv_channels)
+        return [LayerCache(*shape, self.lm_head.weight.dtype) for _ in range(config.num_hidden_layers)]
 
-        ``segment_ids`` [B, start + T] marks padding in all columns so far with 0.
+    def step(
+        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, alpha: float, cache: list[LayerCache]
+    ) -> Tensor:
+        """Run the ``columns`` [T] of hidden [B, T, D] through the cache of S columns; logits [B, vocab] after the last.
+
+        Args:
+            segment_ids: int [B, S], 0 for padding and for columns not filled yet.
+            alpha: the prefill's NTK factor.
         """
-        columns = torch.arange(start, start + hidden.shape[1])[None]
-        cos, sin = rotary_tables(self.config, columns, alpha)
-        visible = (columns[0, :, None] >= torch.arange(segment_ids.shape[1])) & (segment_ids != 0)[:, None, None, :]
-        for layer, block in enumerate(self.transformer.h):
-            hidden = block(hidden, visible, cos, sin, self.log_n(columns), partial(cache.update, layer, start))
+        visible = visible_keys(segment_ids, columns)
+        cos, sin, q_scale = self.positions(columns[None], alpha)
+        for block, layer in zip(self.transformer.h, cache):
+            hidden = block(hidden, visible, cos, sin, q_scale, layer, columns)
         return self.lm_head(self.transformer.ln_f(hidden[:, -1]))
 
     @torch.no_grad()
@@ -150,14 +164,16 @@ class QwenVL(nn.Module):
         Prompts of different length are padded on the left. The NTK factor is the prefill's throughout.
         """
         batch, length = input_ids.shape
-        segment_ids = torch.ones_like(input_ids) if segment_ids is None else segment_ids
-        alpha = self.config.ntk_alpha(length)
-        cache = KVCache(self.config, batch, length + max_new_tokens, self.lm_head.weight.dtype)
+        end = length + max_new_tokens
+        segments = torch.zeros(batch, end, dtype=torch.int64)
+        segments[:, :length] = 1 if segment_ids is None else segment_ids
+        alpha, cache = self.config.ntk_alpha(length), self.new_cache(batch, end)
         hidden = self.transformer.embed(input_ids, images, image_context_pos)
-        logits = [self.step(hidden, segment_ids, 0, alpha, cache)]
+        logits = [self.step(hidden, segments, torch.arange(length), alpha, cache)]
         tokens = []
-        for start in range(length, length + max_new_tokens):
+        for column in range(length, end):
             tokens.append(logits[-1].argmax(-1))
-            segment_ids = F.pad(segment_ids, (0, 1), value=1)
-            logits.append(self.step(self.transformer.wte(tokens[-1])[:, None], segment_ids, start, alpha, cache))
+            segments[:, column] = 1
+            hidden = self.transformer.wte(tokens[-1])[:, None]
+            logits.append(self.step(hidden, segments, torch.tensor([column]), alpha, cache))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
