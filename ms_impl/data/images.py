@@ -39,10 +39,8 @@ def load_image(path: str | os.PathLike, image_size: int) -> Image.Image:
 
 def read_image(path: str | os.PathLike) -> Image.Image:
     """Read a file as RGB at its own size. Raises InputError as ``load_image`` does."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"image '{path}' {'is not a file' if path.exists() else 'does not exist'}")
-    Image.init()  # Pillow loads its decoders on demand, but not for a list of formats.
+    if not os.path.isfile(path):
+        raise InputError(f"image '{path}' {'is not a file' if os.path.exists(path) else 'does not exist'}")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_size(image.size, path)
@@ -66,9 +64,7 @@ def to_pixels(
     return np.ascontiguousarray((levels - mean_column) / std_column)
 
 
-def _check_size(size: tuple[int, int], path: Path) -> None:
+def _check_size(size: tuple[int, int], path: str | os.PathLike) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise InputError(
-            f"image '{path}' has {width}×{height} pixels, more than {MAX_PIXELS:,}; make it smaller"
-        )
+        raise InputError(f"image '{path}' has {width}×{height} pixels, more than {MAX_PIXELS:,}; make it smaller")
