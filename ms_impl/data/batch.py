@@ -45,23 +45,19 @@ def collate(
         raise InputError("a batch needs at least one sample")
     length = length or max(len(sample["input_ids"]) for sample in samples)
     slots = max(len(sample["image_paths"]) for sample in samples) if image_slots is None else image_slots
-    for row, sample in enumerate(samples):
-        _check_fits(sample, name_of(sample, row), length, slots)
+    names = [sample.get("record") or f"sample {row} of the batch" for row, sample in enumerate(samples)]
+    for name, sample in zip(names, samples):
+        _check_fits(sample, name, length, slots)
     offsets = [length - len(sample["input_ids"]) if padding_side == "left" else 0 for sample in samples]
     batch = {
         "input_ids": _pad([sample["input_ids"] for sample in samples], offsets, length, pad_id),
         "segment_ids": _pad([np.ones(len(sample["input_ids"])) for sample in samples], offsets, length, 0),
-        "images": _images(samples, slots, load_pixels) if slots else None,
+        "images": _images(samples, names, slots, load_pixels) if slots else None,
         "image_context_pos": _positions(samples, offsets, length, slots, num_queries) if slots else None,
     }
     if all("labels" in sample for sample in samples):
         batch["labels"] = _pad([sample["labels"] for sample in samples], offsets, length, IGNORED)
     return batch
-
-
-def name_of(sample: Sample, row: int) -> str:
-    """How errors name a sample: its record, or its place in the batch."""
-    return sample.get("record") or f"sample {row} of the batch"
 
 
 def _check_fits(sample: Sample, name: str, length: int, slots: int) -> None:
@@ -79,15 +75,17 @@ def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value:
 
 
 def _images(
-    samples: Sequence[Sample], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
+    samples: Sequence[Sample], names: Sequence[str], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
 ) -> np.ndarray:
-    pixels = load_pixels([path for sample in samples for path in sample["image_paths"]])
-    images = np.zeros((len(samples), slots, *pixels.shape[1:]), dtype=np.float32)
-    first = 0
-    for row, sample in zip(images, samples):
-        count = len(sample["image_paths"])
-        row[:count] = pixels[first : first + count]
-        first += count
+    rows = []
+    for name, sample in zip(names, samples):
+        try:
+            rows.append(load_pixels(sample["image_paths"]))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    images = np.zeros((len(rows), slots, *rows[0].shape[1:]), dtype=np.float32)
+    for places, pixels in zip(images, rows):
+        places[: len(pixels)] = pixels
     return images
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ms_impl.data.batch import PaddingSide, Sample, collate
+from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.data.images import load_image, resolve_path, to_pixels
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.prompt import MAX_WINDOW_SIZE, SYSTEM_MESSAGE, History, make_context
+from ms_impl.qwenvl.prompt import MAX_WINDOW_SIZE, History, make_context
 from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
 
 

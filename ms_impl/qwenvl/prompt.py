@@ -7,13 +7,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, message_ids, opening_ids
 from ms_impl.data.tags import split_tags
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.tokenizer import IMAGE_END, IMAGE_START, QwenVLTokenizer
 
 logger = logging.getLogger(__name__)
 
-SYSTEM_MESSAGE = "You are a helpful assistant."
 MAX_WINDOW_SIZE = 6144  # tokens of system message and history; the released generation_config.json
 CHATML, RAW = "chatml", "raw"
 
@@ -30,26 +30,18 @@ def make_context(
     """Token ids of a ChatML conversation that ends where the assistant's answer to ``query`` begins.
 
     ``history`` holds (query, response) pairs, oldest first. The oldest are left out, with a warning, as soon as they and
-    the system message would reach ``max_window_size`` tokens; the query itself is not counted, as in the original.
+    the system message would exceed ``max_window_size`` tokens; the query itself is not counted, as in the original.
     """
-    newline = tokenizer.encode_message("\n")
-    opening = message_ids(tokenizer, "system", system)
+    opening = message_ids(tokenizer, SYSTEM, system)
     turns: list[int] = []
     for kept, (question, answer) in enumerate(reversed(history or ())):
-        turn = newline + message_ids(tokenizer, "user", question) + newline + message_ids(tokenizer, "assistant", answer)
-        if len(opening) + len(turn) + len(turns) >= max_window_size:
+        turn = message_ids(tokenizer, USER, question) + message_ids(tokenizer, ASSISTANT, answer)
+        if len(opening) + len(turn) + len(turns) > max_window_size:
             left_out = len(history) - kept
             logger.warning("left out the oldest %d turns: the window has %d tokens", left_out, max_window_size)
             break
         turns = turn + turns
-    asked = newline + message_ids(tokenizer, "user", query) + newline
-    return opening + turns + asked + [tokenizer.im_start_id] + tokenizer.encode_message("assistant") + newline
-
-
-def message_ids(tokenizer: QwenVLTokenizer, role: str, content: str) -> list[int]:
-    """``<|im_start|>`` role, newline, content, ``<|im_end|>``; in the content only the image tags are special."""
-    head, body = tokenizer.encode_message(f"{role}\n"), tokenizer.encode_message(content)
-    return [tokenizer.im_start_id, *head, *body, tokenizer.im_end_id]
+    return opening + turns + message_ids(tokenizer, USER, query) + opening_ids(tokenizer, ASSISTANT)
 
 
 def stop_words(tokenizer: QwenVLTokenizer, chat_format: str) -> list[list[int]]:

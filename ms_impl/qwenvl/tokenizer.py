@@ -11,10 +11,10 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import tiktoken
 
+from ms_impl.data.chatml import ImageSlots
 from ms_impl.errors import InputError
 
 END_OF_TEXT, MESSAGE_START, MESSAGE_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -44,13 +44,6 @@ _WORDS = "|".join(
 _IMAGE = re.compile(f"{IMAGE_START}(.*?){IMAGE_END}", re.DOTALL)
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 _BYTES = 256
-
-
-class ImageSlots(NamedTuple):
-    """One image in a token sequence: the column of its first slot (the one after ``<img>``), and its path."""
-
-    column: int
-    path: str
 
 
 class QwenVLTokenizer:

@@ -1,0 +1,41 @@
+"""ChatML, the mark-up of conversations that Qwen models share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+SYSTEM_MESSAGE = "You are a helpful assistant."
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+
+
+class ImageSlots(NamedTuple):
+    """One image in a token sequence: the column of its first slot (the one after ``<img>``), and its path."""
+
+    column: int
+    path: str
+
+
+class ChatTokenizer(Protocol):
+    """What conversations ask of a family's tokenizer."""
+
+    im_start_id: int
+    im_end_id: int
+    num_queries: int
+
+    def encode_message(self, text: str) -> list[int]:
+        """Token ids of a message's content, in which no text can end the message."""
+
+    def find_images(self, ids: Sequence[int]) -> list[ImageSlots]:
+        """The images of a token sequence, in order."""
+
+
+def message_ids(tokenizer: ChatTokenizer, role: str, content: str) -> list[int]:
+    """``<|im_start|>`` role, newline, content, ``<|im_end|>``, newline."""
+    head, body, newline = (tokenizer.encode_message(text) for text in (f"{role}\n", content, "\n"))
+    return [tokenizer.im_start_id, *head, *body, tokenizer.im_end_id, *newline]
+
+
+def opening_ids(tokenizer: ChatTokenizer, role: str) -> list[int]:
+    """``<|im_start|>`` role, newline: what stands before a message's content."""
+    return [tokenizer.im_start_id, *tokenizer.encode_message(f"{role}\n")]
