@@ -1,8 +1,8 @@
 """Samples → the arrays that the models take.
 
-A sample is one dialogue, a dict in numpy terms: ``input_ids`` int32 [t]; ``labels`` int32 [t] (−100 = not trained), absent
-for inference; ``image_paths`` list of str; ``image_columns`` list of int, the column of each image's first slot; and,
-where it came from a file, ``record``: how errors name it.
+A sample is one dialogue, a dict in numpy terms: ``input_ids`` int32 [t]; ``labels`` int32 [t] (−100 = not trained),
+absent for inference; ``image_paths`` list of str; ``image_columns`` list of int, the column of each image's first slot;
+and, where it came from a file, ``record``: how errors name it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def collate(
 ) -> dict[str, np.ndarray | None]:
     """One batch of B samples padded to T = ``length`` columns (the longest sample where None).
 
-    Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads paths
-    into float32 [n, 3, S, S].
+    Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads n
+    paths into float32 [n, 3, S, S].
 
     Returns ``input_ids`` int32 [B, T]; ``labels`` int32 [B, T] if the samples have labels; ``segment_ids`` int32 [B, T],
     1 on the sample and 0 on padding; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos``

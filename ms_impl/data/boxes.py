@@ -1,4 +1,7 @@
-"""Boxes in answers: ``<ref>dog</ref><box>(x1,y1),(x2,y2)</box>``, and four-cornered ``<quad>``s. Parsed, drawn, compared."""
+"""Boxes in answers, parsed, drawn and compared.
+
+``<ref>dog</ref><box>(x1,y1),(x2,y2)</box>``, and ``<quad>`` with four corners.
+"""
 
 from __future__ import annotations
 

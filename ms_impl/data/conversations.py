@@ -1,6 +1,6 @@
 """Conversation JSON → training samples with labels, as the official fine-tuning makes them (``finetune.py``).
 
-The file is a list of ``{"id": …, "conversations": [{"from": "user", "value": …}, {"from": "assistant", "value": …}, …]}``.
+The file is a list of ``{"id": …, "conversations": [{"from": "user", "value": …}, {"from": "assistant", …}, …]}``.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def parse_record(record: Any, source: str) -> Conversation:
 class ConversationEncoder:
     """Conversations to samples of at most ``max_length`` tokens.
 
-    In system and user messages only ``<|im_start|>``, ``<|im_end|>`` and the final newline are trained; in an assistant's
-    also the content. A leading turn that is not the user's is left out. One departure from the original: in a message
+    In system and user messages only ``<|im_start|>``, ``<|im_end|>`` and the final newline are trained; in an
+    assistant's also the content. A leading turn that is not the user's is left out. One departure from the original: in a message
     only the image, ref, box and quad tags are special, so that a literal ``<|im_end|>`` in the data stays text.
 
     ``counts`` says how often a conversation was changed or left out, by kind; each is logged as a warning.
@@ -124,8 +124,8 @@ class ConversationEncoder:
     def encode(self, conversation: Conversation) -> Sample:
         """The sample of one conversation: see ``ms_impl.data.batch`` for its keys.
 
-        Raises InputError naming the record: an unknown role, roles that do not alternate, no user turn, a bad image tag,
-        or an image that ``max_length`` would cut in two.
+        Raises InputError naming the record: an unknown role, roles that do not alternate, no user turn, a bad image
+        tag, or an image that ``max_length`` would cut in two.
         """
         try:
             ids, labels = self._encode_turns(self._spoken(conversation))
@@ -182,7 +182,8 @@ class ConversationEncoder:
         for image in self.tokenizer.find_images(ids):
             start, end = image.column - 1, image.column + self.tokenizer.num_queries + 1
             if start < self.max_length < end:
-                raise InputError(f"max_length {self.max_length} cuts image '{image.path}' (columns {start} to {end - 1})")
+                cut = f"image '{image.path}' (columns {start} to {end - 1})"
+                raise InputError(f"max_length {self.max_length} cuts {cut}; raise it or shorten the conversation")
             if end <= self.max_length:
                 kept.append(image)
         return kept

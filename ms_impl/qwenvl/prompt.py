@@ -1,4 +1,4 @@
-"""Qwen-VL's prompts: ChatML contexts, stop words, and the list format (``qwen_generation_utils.py`` of the original)."""
+"""Qwen-VL's prompts: ChatML contexts, stop words, list format (``qwen_generation_utils.py`` of the original)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_context(
 ) -> list[int]:
     """Token ids of a ChatML conversation that ends where the assistant's answer to ``query`` begins.
 
-    ``history`` holds (query, response) pairs, oldest first. The oldest are left out, with a warning, as soon as they and
-    the system message would exceed ``max_window_size`` tokens; the query itself is not counted, as in the original.
+    ``history`` holds (query, response) pairs, oldest first. The oldest are left out, with a warning, as soon as they
+    and the system message would exceed ``max_window_size`` tokens; the query is not counted, as in the original.
     """
     opening = message_ids(tokenizer, SYSTEM, system)
     turns: list[int] = []
