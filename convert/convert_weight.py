@@ -1,0 +1,140 @@
+"""Convert weights from Hugging Face to MindSpore, or with --reverse back.
+
+    python convert/convert_weight.py --model qwenvl --input_path HF_DIR --output_path qwenvl_ms.ckpt --dtype fp16
+    python convert/convert_weight.py --model qwenvl --input_path qwenvl_ms.ckpt --config HF_DIR --output_path DIR/ --reverse
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a file: the repository, not this folder, is where imports begin
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from tqdm import tqdm
+
+from convert.checkpoint import Checkpoint, open_checkpoint, read_json
+from convert.companions import collect, find_config
+from convert.dtypes import FLOATS
+from convert.engine import cast_to, convert
+from convert.output import Output
+from convert.rules import Layout
+from convert.tensors import CastTensor, Tensor
+from ms_impl import families
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion, checked and ready to run."""
+
+    source: Checkpoint
+    tensors: list[Tensor]
+    output: Output
+    companions: dict[str, bytes]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as they will be written."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def __str__(self) -> str:
+        before = sorted({tensor.dtype.name for tensor in self.source.tensors.values()})
+        after = sorted({tensor.dtype.name for tensor in self.tensors})
+        return (
+            f"{self.source.path} ({self.output.layout.other}, {'/'.join(before)}) → "
+            f"{self.output.path} ({self.output.layout}, {'/'.join(after)}): {len(self.tensors)} tensors, "
+            f"{sum(tensor.size for tensor in self.tensors):,} parameters, {self.nbytes:,} bytes"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        job = prepare(options)
+        if options.dry_run:
+            print(f"would convert {job}")
+        else:
+            run(job)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> Job:
+    """Open the input, read its headers and check all that can be checked before the first byte is written."""
+    target = Layout.HUGGING_FACE if options.reverse else Layout.MINDSPORE
+    family = families.get(options.model)
+    output = Output.parse(options.output_path, target)
+    source = open_checkpoint(options.input_path)
+    if source.layout is target:
+        advice = "leave out" if options.reverse else "add"
+        raise InputError(f"{source.path}: already is a {target} checkpoint; {advice} --reverse to convert it")
+    config_path = find_config(source.path, options.config)
+    raw = read_json(config_path)
+    _check_family(family, raw, config_path)
+    entries = family.resolve("weights").expand(family.resolve("config").from_dict(raw, str(config_path)))
+    dtype = FLOATS[options.dtype] if options.dtype else None
+    tensors: list[Tensor] = list(convert(source, entries, target.other, target))
+    job = Job(source, cast_to(tensors, dtype) if dtype else tensors, output, collect(config_path, raw, dtype))
+    output.check(source, job.nbytes)
+    return job
+
+
+def run(job: Job) -> None:
+    """Convert, show the progress and tell what was written and what was lost."""
+    began = time.perf_counter()
+    with tqdm(total=job.nbytes, unit="B", unit_scale=True, disable=None) as bar:
+        job.output.write(job.tensors, job.companions, bar.update)
+    print(f"converted {job} in {time.perf_counter() - began:.1f} s")
+    _report_losses([tensor for tensor in job.tensors if isinstance(tensor, CastTensor)])
+
+
+def _check_family(family: Family, raw: dict, config_path: Path) -> None:
+    if not family.recognises(raw):
+        found = families.find(raw, str(config_path))
+        raise InputError(f"{config_path}: describes a model of family '{found.name}', not '{family.name}'")
+
+
+def _report_losses(tensors: Sequence[CastTensor]) -> None:
+    """Each tensor with values that became infinite, and in one line those that became zero."""
+    for tensor in (tensor for tensor in tensors if tensor.loss.overflow):
+        print(
+            f"warning: {tensor.name}: {tensor.loss.overflow:,} of {tensor.size:,} values lie outside the range of "
+            f"{tensor.dtype} and became infinite",
+            file=sys.stderr,
+        )
+    if vanished := [tensor for tensor in tensors if tensor.loss.underflow]:
+        print(
+            f"note: {sum(tensor.loss.underflow for tensor in vanished):,} values in {len(vanished)} tensors are too "
+            f"small for {vanished[0].dtype} and became zero",
+            file=sys.stderr,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help=f"model family: {', '.join(families.names())}")
+    add("--input_path", required=True, help="checkpoint directory, or one .safetensors, .bin or .ckpt file")
+    add("--output_path", required=True, help="X.ckpt, X.safetensors, or DIR/ for shards and all that goes with them")
+    add("--dtype", choices=sorted(FLOATS), help="element type to write; that of the input if left out")
+    add("--reverse", action="store_true", help="from MindSpore to Hugging Face")
+    add("--config", type=Path, help="config.json, or its directory, if it is not in the input directory")
+    add("--dry_run", action="store_true", help="check names, shapes and free space; write nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

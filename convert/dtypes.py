@@ -1,0 +1,103 @@
+"""The element types of checkpoints, under every name they go by, and the casts between the floating ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DType:
+    """One element type.
+
+    ``carrier`` is the little-endian numpy type that holds its bits. numpy knows no bfloat16: it travels as uint16 bit
+    patterns.
+    """
+
+    name: str
+    safetensors: str
+    mindspore: str
+    torch: str | None  # the storage class in a torch file
+    carrier: np.dtype
+
+    @property
+    def itemsize(self) -> int:
+        return self.carrier.itemsize
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FP32 = DType("fp32", "F32", "Float32", "FloatStorage", np.dtype("<f4"))
+FP16 = DType("fp16", "F16", "Float16", "HalfStorage", np.dtype("<f2"))
+BF16 = DType("bf16", "BF16", "BFloat16", "BFloat16Storage", np.dtype("<u2"))
+
+FLOATS = {dtype.name: dtype for dtype in (FP16, BF16, FP32)}  # the ones that weights may have
+
+# In the order in which the safetensors library stores them.
+ALL = (
+    DType("uint64", "U64", "UInt64", None, np.dtype("<u8")),
+    DType("int64", "I64", "Int64", "LongStorage", np.dtype("<i8")),
+    DType("fp64", "F64", "Float64", "DoubleStorage", np.dtype("<f8")),
+    FP32,
+    DType("uint32", "U32", "UInt32", None, np.dtype("<u4")),
+    DType("int32", "I32", "Int32", "IntStorage", np.dtype("<i4")),
+    BF16,
+    FP16,
+    DType("uint16", "U16", "UInt16", None, np.dtype("<u2")),
+    DType("int16", "I16", "Int16", "ShortStorage", np.dtype("<i2")),
+    DType("int8", "I8", "Int8", "CharStorage", np.dtype("i1")),
+    DType("uint8", "U8", "UInt8", "ByteStorage", np.dtype("u1")),
+    DType("bool", "BOOL", "Bool", "BoolStorage", np.dtype("?")),
+)
+
+_SIGNLESS = {4: 0x7FFFFFFF, 2: 0x7FFF}
+_INFINITY = {FP32: 0x7F800000, FP16: 0x7C00, BF16: 0x7F80}
+
+
+def cast(values: np.ndarray, source: DType, target: DType) -> np.ndarray:
+    """Convert between the types of ``FLOATS``; ties go to even, and too large a value becomes infinite."""
+    return values if source == target else _narrow(_widen(values, source), target)
+
+
+@dataclass
+class Loss:
+    """How many values a cast could not keep even nearly."""
+
+    overflow: int = 0  # finite before, infinite after
+    underflow: int = 0  # not zero before, zero after
+
+    def add(self, before: np.ndarray, source: DType, after: np.ndarray, target: DType) -> None:
+        """Count one block, given before and after ``cast``."""
+        infinite, zero = _extremes(before, source)
+        infinite_after, zero_after = _extremes(after, target)
+        self.overflow += infinite_after - infinite
+        self.underflow += zero_after - zero
+
+
+def _widen(values: np.ndarray, source: DType) -> np.ndarray:
+    if source == BF16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def _narrow(values: np.ndarray, target: DType) -> np.ndarray:
+    if target == BF16:
+        return _round_to_bf16(np.ascontiguousarray(values).view(np.uint32))
+    with np.errstate(over="ignore"):  # overflow is counted, not warned about
+        return values.astype(target.carrier, copy=False)
+
+
+def _round_to_bf16(bits: np.ndarray) -> np.ndarray:
+    """Upper halves of fp32 bit patterns, rounded to nearest even; a NaN stays a (quiet) NaN of the same sign."""
+    upper = bits >> 16
+    rounded = (bits + (0x7FFF + (upper & 1))) >> 16
+    is_nan = (bits & _SIGNLESS[4]) > _INFINITY[FP32]
+    return np.where(is_nan, upper | 0x40, rounded).astype(np.uint16)
+
+
+def _extremes(values: np.ndarray, dtype: DType) -> tuple[int, int]:
+    """How many values are infinite and how many are zero."""
+    bits = values.view(f"<u{dtype.itemsize}") & np.array(_SIGNLESS[dtype.itemsize], f"<u{dtype.itemsize}")
+    return np.count_nonzero(bits == _INFINITY[dtype]), np.count_nonzero(bits == 0)

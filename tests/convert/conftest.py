@@ -1,0 +1,51 @@
+"""What several of the tests of convert/ need."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.convert_weight import main
+from convert.dtypes import DType
+from convert.tensors import Tensor
+
+
+class ArrayTensor(Tensor):
+    """A tensor that lies in memory."""
+
+    def __init__(self, name: str, values: np.ndarray, dtype: DType):
+        self.name, self.shape, self.dtype = name, values.shape, dtype
+        self._values = values
+
+    def array(self) -> np.ndarray:
+        return self._values
+
+
+@pytest.fixture
+def in_memory():
+    """Make a tensor of a name, an array and an element type."""
+    return ArrayTensor
+
+
+@pytest.fixture
+def tiny(golden_dir, tmp_path) -> Path:
+    """The tiny Qwen-VL as a Hugging Face directory, with a vocabulary beside it."""
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(golden_dir / name, directory)
+    (directory / "qwen.tiktoken").write_text("IQ== 0\n")
+    return directory
+
+
+@pytest.fixture
+def convert_weight(capsys):
+    """Run the command for Qwen-VL; returns its exit status and what it wrote to the two streams."""
+
+    def run(*arguments, model: str = "qwenvl"):
+        status = main(["--model", model, *map(str, arguments)])
+        streams = capsys.readouterr()
+        return status, streams.out, streams.err
+
+    return run
