@@ -73,7 +73,6 @@ WEIGHTS = WeightTable(
             [
                 same("query", lambda c: (c.visual.n_queries, c.visual.output_dim)),
                 same("pos_embed", lambda c: (c.visual.n_queries, c.visual.output_dim)),
-                same("kv_proj.weight", lambda c: (c.visual.output_dim, c.visual.width)),
                 same("ln_q.weight", lambda c: (c.visual.output_dim,)),
                 same("ln_q.bias", lambda c: (c.visual.output_dim,)),
                 same("ln_kv.weight", lambda c: (c.visual.output_dim,)),
@@ -83,6 +82,11 @@ WEIGHTS = WeightTable(
                 same("attn.out_proj.weight", lambda c: (c.visual.output_dim, c.visual.output_dim)),
                 same("attn.out_proj.bias", lambda c: (c.visual.output_dim,)),
             ],
+        ),
+        Module(
+            "transformer.visual.attn_pool.kv_proj",
+            [same("weight", lambda c: (c.visual.output_dim, c.visual.width))],
+            count=lambda c: int(c.visual.has_kv_proj),
         ),
     ]
 )

@@ -26,6 +26,16 @@ def reference(golden):
 
 
 @pytest.fixture(scope="session")
+def rounded_reference(golden):
+    """torch_ref in fp32 on the golden weights rounded to fp16."""
+    import torch
+
+    from torch_ref.qwenvl.model import QwenVL
+
+    return QwenVL.from_pretrained(golden.directory, torch.float16).float()
+
+
+@pytest.fixture(scope="session")
 def table():
     return TABLE
 

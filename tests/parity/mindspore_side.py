@@ -9,6 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from convert.engine import load_for_mindspore
+from ms_impl import families
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 
@@ -90,7 +92,7 @@ class MindSporeSide:
 
 
 def converted(directory: Path) -> dict[str, np.ndarray]:
-    """The MindSpore weights of a Hugging Face directory, through the project's own conversion."""
-    from safetensors.numpy import load_file
-
-    return load_file(directory / "model.safetensors")
+    """The MindSpore weights of a Hugging Face directory, through the project's own conversion, in fp32."""
+    family = families.get("qwenvl")
+    tensors = load_for_mindspore(directory, family, QwenVLConfig.from_file(directory), "fp32")
+    return {tensor.name: tensor.array() for tensor in tensors}
