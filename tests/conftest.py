@@ -34,6 +34,14 @@ def vocabulary_file() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(vocabulary_file):
+    """Qwen-VL's tokenizer with the released vocabulary and 256 slots an image."""
+    from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
+
+    return QwenVLTokenizer(vocabulary_file, num_queries=256)
+
+
+@pytest.fixture(scope="session")
 def tokenizer_cases() -> dict:
     """What the original tokenizer and prompt code produced."""
     return json.loads((GOLDEN / "qwenvl_tokenizer.json").read_text(encoding="utf-8"))

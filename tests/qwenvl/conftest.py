@@ -1,23 +1,20 @@
-"""The tokenizer with the released vocabulary, and a small model's configuration with the vocabulary to match."""
+"""A small model's configuration, and the vocabulary to match."""
+
+from pathlib import Path
 
 import pytest
 
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.tokenizer import SPECIAL_TOKENS, QwenVLTokenizer
+from ms_impl.qwenvl.tokenizer import SPECIAL_TOKENS
 
 
 @pytest.fixture(scope="session")
-def tokenizer(vocabulary_file) -> QwenVLTokenizer:
-    return QwenVLTokenizer(vocabulary_file, num_queries=256)
+def config() -> QwenVLConfig:
+    return QwenVLConfig.from_file(Path(__file__).parents[1] / "golden" / "qwenvl_tiny")
 
 
 @pytest.fixture(scope="session")
-def config(golden_dir) -> QwenVLConfig:
-    return QwenVLConfig.from_file(golden_dir)
-
-
-@pytest.fixture(scope="session")
-def small_vocabulary(vocabulary_file, config, tmp_path_factory):
+def small_vocabulary(vocabulary_file, config, tmp_path_factory) -> Path:
     """The first ranks of the released vocabulary, as many as put ``<img>`` at the configuration's id."""
     ranks = config.image_start_id - SPECIAL_TOKENS.index("<img>")
     path = tmp_path_factory.mktemp("vocabulary") / "qwen.tiktoken"

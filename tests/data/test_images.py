@@ -1,0 +1,157 @@
+"""Pixel values equal the original's; files that are no images, damaged or huge are refused in bounded memory."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from ms_impl.data.images import MAX_PIXELS, load_image, read_image, resolve_path, to_pixels
+from ms_impl.errors import InputError
+
+TINY = Path(__file__).parents[1] / "golden" / "qwenvl_tiny"
+
+
+def test_pixels_equal_the_original():
+    crops = load_file(TINY / "cases.safetensors")["vision.pixel_values_crop"]
+    for index, crop in enumerate(crops):
+        pixels = to_pixels(load_image(TINY / f"image{index}.png", 448))
+        assert pixels.shape == (3, 448, 448) and pixels.dtype == np.float32
+        assert np.abs(pixels[:, 200:232, 200:232] - crop).max() <= 1e-6
+
+
+def test_another_filter_is_noticed():
+    crops = load_file(TINY / "cases.safetensors")["vision.pixel_values_crop"]
+    image = read_image(TINY / "image0.png").resize((448, 448), Image.Resampling.BILINEAR)
+    assert np.abs(to_pixels(image)[:, 200:232, 200:232] - crops[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_any_colour_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / "image.tiff"
+    Image.new("RGB", (9, 5), (200, 30, 30)).convert(mode).save(path)
+    image = load_image(path, 14)
+    assert (image.mode, image.size) == ("RGB", (14, 14))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".ppm", ".tiff"])
+def test_formats(tmp_path, suffix):
+    Image.new("RGB", (9, 5), (200, 30, 30)).save(tmp_path / f"image{suffix}")
+    assert read_image(tmp_path / f"image{suffix}").size == (9, 5)
+
+
+def test_exif_orientation_is_ignored_as_in_the_original(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to view
+    Image.new("RGB", (9, 5)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (9, 5)
+
+
+def test_missing_file_and_directory(tmp_path):
+    with pytest.raises(InputError, match="none.png' does not exist"):
+        load_image(tmp_path / "none.png", 14)
+    with pytest.raises(InputError, match="does not exist"):
+        load_image("n" * 5000, 14)
+    with pytest.raises(InputError, match="is not a file"):
+        load_image(tmp_path, 14)
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_not_an_image(tmp_path, content):
+    (tmp_path / "picture.png").write_bytes(content)
+    with pytest.raises(InputError, match="picture.png' is not an image file"):
+        load_image(tmp_path / "picture.png", 14)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
+def test_truncated_image(tmp_path, suffix, part):
+    path = tmp_path / f"cut{suffix}"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(InputError, match=f"cut{suffix}"):
+        load_image(path, 14)
+
+
+def test_damaged_png(tmp_path):
+    path = tmp_path / "damaged.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[100:120] = b"\0" * 20
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged.png' cannot be decoded"):
+        load_image(path, 14)
+
+
+def _write_png(path: Path, side: int) -> None:
+    """A whole black one-bit PNG of ``side`` × ``side`` pixels, written row block by row block."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    rows = bytes(1000 * (1 + (side + 7) // 8))
+    data = b"".join(packer.compress(rows) for _ in range(side // 1000)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+_PEAK = """
+import resource, sys
+from PIL import Image
+from ms_impl.data.images import load_image
+from ms_impl.errors import InputError
+Image.MAX_IMAGE_PIXELS = eval(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_image(sys.argv[1], 14)
+except InputError as error:
+    print(error, file=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("pillow_limit", ["Image.MAX_IMAGE_PIXELS", "None"])
+def test_huge_image_is_refused_in_bounded_memory(tmp_path, pillow_limit):
+    """Also where somebody has lifted Pillow's own limit for the process."""
+    path = tmp_path / "huge.png"
+    _write_png(path, 30_000)
+    command = [sys.executable, "-c", _PEAK, str(path), pillow_limit]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "huge.png' has" in ran.stderr and f"{MAX_PIXELS:,}" in ran.stderr
+    assert int(ran.stdout) < 20_000  # KiB
+
+
+def test_the_helper_writes_whole_images(tmp_path):
+    _write_png(tmp_path / "small.png", 2000)
+    assert load_image(tmp_path / "small.png", 14).getextrema() == ((0, 0),) * 3
+
+
+def test_resolve_path(tmp_path):
+    assert resolve_path("a/b.png", tmp_path) == tmp_path / "a" / "b.png"
+    assert resolve_path("/a/b.png", tmp_path) == Path("/a/b.png")
+    assert resolve_path("a/b.png") == Path("a/b.png")
+
+
+@pytest.mark.parametrize("url", ["http://host/a.png", "https://host/a.png", "HTTPS://host/a.png"])
+def test_urls_are_never_fetched(url):
+    with pytest.raises(InputError, match="is a URL"):
+        resolve_path(url, "/data")
+
+
+def test_data_and_processor_import_no_framework():
+    modules = [f"ms_impl.data.{path.stem}" for path in (Path(__file__).parents[2] / "ms_impl" / "data").glob("[a-z]*.py")]
+    modules += [f"ms_impl.qwenvl.{name}" for name in ("config", "tokenizer", "prompt", "processor")]
+    script = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {modules}];"
+        "print(*{'mindspore', 'torch', 'mindformers', 'transformers'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    assert ran.stdout.split() == []
