@@ -72,6 +72,16 @@ def test_decode_never_fails_on_what_a_model_may_generate(tokenizer):
     assert tokenizer.decode(tokenizer.encode("𒀀")[:1]) == "\ufffd"  # only the first bytes of the character
 
 
+@pytest.mark.parametrize("slot, token", [(3, 9707), (200, 97), (256, 97)])
+def test_slots_that_hold_no_path(tokenizer, slot, token):
+    """A word among the bytes, a byte among the padding, a byte where ``</img>`` should stand."""
+    ids = tokenizer.encode("<img>picture.png</img>")
+    ids[1 + slot] = token
+    with pytest.raises(InputError, match="^Unclosed image token"):
+        tokenizer.find_images(ids)
+    assert tokenizer.decode(ids).startswith("<img>")
+
+
 def test_find_images(tokenizer):
     ids = tokenizer.encode("x<img>a.png</img>y<img>b.png</img>")
     first, second = tokenizer.find_images(ids)
