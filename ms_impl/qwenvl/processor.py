@@ -11,7 +11,7 @@ import numpy as np
 
 from ms_impl.data.batch import PaddingSide, Sample, collate
 from ms_impl.data.chatml import SYSTEM_MESSAGE
-from ms_impl.data.images import load_image, resolve_path, to_pixels
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_image, resolve_path, to_pixels
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.prompt import MAX_WINDOW_SIZE, History, make_context
@@ -41,12 +41,18 @@ class QwenVLProcessor:
         config = config or QwenVLConfig.from_file(directory)
         return cls(QwenVLTokenizer(_vocabulary_in(Path(directory)), config.num_queries), config)
 
-    def pixels(self, paths: Sequence[str], dataset_dir: str | os.PathLike | None = None) -> np.ndarray:
+    def pixels(
+        self,
+        paths: Sequence[str],
+        dataset_dir: str | os.PathLike | None = None,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+    ) -> np.ndarray:
         """Pixel values float32 [N, 3, S, S] of N image files; ``dataset_dir`` stands before relative paths."""
         size = self.config.visual.image_size
         values = np.empty((len(paths), 3, size, size), dtype=np.float32)
         for row, path in zip(values, paths):
-            row[:] = to_pixels(load_image(resolve_path(path, dataset_dir), size))
+            row[:] = to_pixels(load_image(resolve_path(path, dataset_dir), size), mean, std)
         return values
 
     def encode_prompt(self, text: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: F401

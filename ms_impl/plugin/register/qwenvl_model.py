@@ -1,0 +1,1 @@
+from ms_impl.plugin.qwenvl import QwenVL  # noqa: F401

@@ -1,0 +1,1 @@
+from ms_impl.qwenvl.tokenizer import QwenVLTokenizer  # noqa: F401

@@ -1,0 +1,135 @@
+"""The YAML keys that this project reads itself, and the checks that need no framework.
+
+MindFormers' own sections (``optimizer``, ``runner_config``, ``context`` …) are MindFormers' to check.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_impl import families
+from ms_impl.errors import InputError
+
+Settings = dict[str, Any]
+
+FREEZES = {"freeze_vision": "vision_tower", "freeze_resampler": "aligner", "freeze_llm": "language_model"}
+
+_LEAF: dict[str, Any] = {}
+_CLASS = dict.fromkeys(("type", "auto_register"), _LEAF)
+_TOKENIZER = {**_CLASS, "vocab_file": _LEAF}
+_TEMPLATE_KEYS = (
+    "output_columns", "mode", "dataset_dir", "modal_content_padding_size", "system_message", "user_role_name",
+    "assistant_role_name", "user_prompt", "assistant_prompt", "image_size",
+)  # fmt: skip
+_DATASET_KEYS = (
+    "modal_content_input_columns", "modal_content_output_columns", "net_input_columns", "num_parallel_workers",
+    "python_multiprocessing", "drop_remainder", "batch_size", "repeat", "numa_enable", "prefetch_size", "seed",
+)  # fmt: skip
+_MODEL_KEYS = (
+    "config_file", *FREEZES, "compute_dtype", "param_init_type", "use_past", "checkpoint_name_or_path", "batch_size",
+)  # fmt: skip
+_GENERATION_KEYS = (
+    "chat_format", "do_sample", "eos_token_id", "pad_token_id", "max_new_tokens", "max_window_size", "top_k", "top_p",
+    "temperature", "repetition_penalty", "seed",
+)  # fmt: skip
+
+# Every key of our sections; a section without keys is a leaf and takes any value.
+SECTIONS = {
+    "model": {
+        "model_config": {**_CLASS, **dict.fromkeys(_MODEL_KEYS, _LEAF)},
+        "arch": _CLASS,
+        "generation_config": dict.fromkeys(_GENERATION_KEYS, _LEAF),
+    },
+    "processor": {**_CLASS, "tokenizer": _TOKENIZER},
+    "train_dataset": {
+        "data_loader": {**_CLASS, **dict.fromkeys(("annotation_file", "shuffle", "num_samples"), _LEAF)},
+        "modal_to_text_transform": {
+            **_CLASS,
+            "max_length": _LEAF,
+            "model_transform_template": {**_CLASS, **dict.fromkeys(_TEMPLATE_KEYS, _LEAF)},
+        },
+        "modal_content_transforms": {**_CLASS, **dict.fromkeys(("mean", "std", "is_hwc"), _LEAF)},
+        "tokenizer": _TOKENIZER,
+        **dict.fromkeys(_DATASET_KEYS, _LEAF),
+    },
+}
+
+_REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
+
+
+def architectures() -> dict[str, families.Family]:
+    """Families by the name that ``model.arch.type`` has for them: their model's class name."""
+    return {family.model.rpartition(":")[2]: family for family in map(families.get, families.names())}
+
+
+def family_of(settings: Settings) -> families.Family:
+    """The family whose model the settings ask for."""
+    known = architectures()
+    arch = lookup(settings, "model.arch.type")
+    if arch not in known:
+        raise InputError(f"model.arch.type: unknown model {arch!r}{suggest(str(arch), known)}")
+    return known[arch]
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise InputError for a key of our sections that nothing reads, naming it and the nearest known one."""
+    for name, allowed in SECTIONS.items():
+        if settings.get(name) is not None:
+            _check_section(settings[name], allowed, name)
+
+
+def check_references(settings: Settings, register_path: Path) -> None:
+    """Raise InputError unless every ``auto_register`` is ``module.Class`` of a file in the register folder itself."""
+    for where, reference in _references(settings, "", set()):
+        if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
+            raise InputError(f"{where}: {reference!r} is refused: expected module.Class of a file in --register_path")
+        file = register_path / f"{reference.partition('.')[0]}.py"
+        if not file.is_file() or file.resolve().parent != register_path.resolve():
+            raise InputError(f"{where}: {reference!r} is refused: {file.name} is no file of {register_path}")
+
+
+def lookup(settings: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, or None."""
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def suggest(word: str, known: Collection[str]) -> str:
+    """``; did you mean …?``, or the list of what is known."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+
+
+def _check_section(section: Any, allowed: Mapping[str, Any], where: str) -> None:
+    if isinstance(section, list):
+        for index, element in enumerate(section):
+            _check_section(element, allowed, f"{where}[{index}]")
+        return
+    if not isinstance(section, dict):
+        raise InputError(f"{where}: expected a section with keys, found {section!r}")
+    for key, value in section.items():
+        if key not in allowed:
+            raise InputError(f"{where}: unknown key '{key}'{suggest(str(key), allowed)}")
+        if allowed[key] and value is not None:
+            _check_section(value, allowed[key], f"{where}.{key}")
+
+
+def _references(value: Any, where: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Every ``auto_register`` with its dotted key; sections that YAML aliases share are visited once."""
+    if id(value) in seen:
+        return
+    if isinstance(value, dict | list):
+        seen.add(id(value))
+        items = value.items() if isinstance(value, dict) else ((f"[{index}]", item) for index, item in enumerate(value))
+        for key, item in items:
+            place = f"{where}.{key}".lstrip(".")
+            if key == "auto_register":
+                yield place, item
+            else:
+                yield from _references(item, place, seen)

@@ -1,0 +1,59 @@
+"""The trainer of vision-language models behind ``mindformers.Trainer``."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindformers.models.build_config import build_model_config
+from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
+from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextGenerationTrainer
+from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
+
+from ms_impl.plugin.weights import load_weights
+from ms_impl.train.joint_batch import wait_for_ranks
+
+_WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
+
+
+@MindFormerRegister.register(MindFormerModuleType.TRAINER, alias="MultiModalToTextGenerationTrainer")
+class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
+    """MindFormers 1.9.0's trainer (trainer/multi_modal_to_text_generation), under its own name in YAML.
+
+    Weights to start from are read here wherever each rank holds whole parameters: MindFormers (trainer/utils.py:763)
+    passes over missing and unused ones, takes one safetensors file only without ranks, and needs the Barrier operator,
+    which CPU lacks (trainer/utils.py:167). Resuming, and cutting weights for semi-automatic parallelism, stay with it.
+    """
+
+    def train(self, config: MindFormerConfig, **kwargs) -> None:
+        """Train as the YAML says. Raises InputError for a conversation or an image that turns out to be damaged."""
+        self._weights = _take_weights(config)
+        try:
+            super().train(config, **kwargs)
+        except RuntimeError:
+            if self.train_dataset is not None and self.train_dataset.rows.error:
+                raise self.train_dataset.rows.error from None
+            raise
+        if config.use_parallel:
+            wait_for_ranks()  # a rank that leaves early would take the others' connection down
+
+    def create_train_dataset(self, default_args=None):
+        """The YAML's train_dataset, which needs to know the model's configuration."""
+        section = build_model_config(self.config.model.model_config)
+        return super().create_train_dataset({"model": section, **(default_args or {})})
+
+    def create_network(self, default_args=None) -> nn.Cell:
+        """The YAML's model, with its weights read."""
+        if not self._weights:
+            return super().create_network(default_args)
+        with no_init_parameters():
+            network = super().create_network(default_args)
+        load_weights(network.network, self._weights, network.config.family)
+        return network
+
+
+def _take_weights(config: MindFormerConfig) -> str | None:
+    """The checkpoint that this trainer reads itself; MindFormers is then told of none."""
+    if config.resume_training or ms.get_auto_parallel_context("parallel_mode") not in _WHOLE_PARAMETERS:
+        return None
+    path, config.checkpoint.load_path, config.load_checkpoint = config.checkpoint.load_path, "", ""
+    return path

@@ -1,0 +1,22 @@
+"""Train, fine-tune and predict with MindFormers' command line: ``python run_mindformer.py --help``."""
+
+import sys
+
+from ms_impl.errors import InputError
+from ms_impl.plugin.arguments import read_settings
+
+
+def main() -> int:
+    try:
+        settings = read_settings()
+        from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
+
+        run(settings)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
