@@ -117,8 +117,8 @@ def _report_losses(tensors: Sequence[CastTensor]) -> None:
         )
     if vanished := [tensor for tensor in tensors if tensor.loss.underflow]:
         print(
-            f"note: {sum(tensor.loss.underflow for tensor in vanished):,} values in {len(vanished)} tensors are too "
-            f"small for {vanished[0].dtype} and became zero",
+            f"note: {sum(tensor.loss.underflow for tensor in vanished):,} values in {len(vanished)} of "
+            f"{len(tensors)} tensors are too small for {vanished[0].dtype} and became zero",
             file=sys.stderr,
         )
 

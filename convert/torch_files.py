@@ -57,7 +57,7 @@ class StridedTensor(Tensor):
     def array(self) -> np.ndarray:
         flat = map_piece(self.storage, self.dtype)[self.offset :]
         strides = [stride * self.dtype.itemsize for stride in self.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False))
+        return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False), order="C")
 
 
 def read(path: Path) -> dict[str, Tensor]:

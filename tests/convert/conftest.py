@@ -28,13 +28,16 @@ def in_memory():
     return ArrayTensor
 
 
+GOLDEN = Path(__file__).parents[1] / "golden/qwenvl_tiny"
+
+
 @pytest.fixture
-def tiny(golden_dir, tmp_path) -> Path:
+def tiny(tmp_path) -> Path:
     """The tiny Qwen-VL as a Hugging Face directory, with a vocabulary beside it."""
     directory = tmp_path / "tiny"
     directory.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(golden_dir / name, directory)
+        shutil.copy(GOLDEN / name, directory)
     (directory / "qwen.tiktoken").write_text("IQ== 0\n")
     return directory
 

@@ -38,6 +38,8 @@ def test_mindspore_loads_what_we_write(in_memory, tmp_path, split_bytes):
         assert loaded[name].shape == values.shape
         assert np.array_equal(bits(loaded[name]), values)
     assert sum(counted) == sum(values.nbytes for values, _ in ARRAYS.values())
+    pieces = [piece.nbytes for piece in ms_ckpt.read(path)["brain"].pieces]
+    assert len(pieces) == -(-60_000 // split_bytes) and max(pieces) <= split_bytes
 
 
 def save(path, monkeypatch, **options) -> None:

@@ -1,0 +1,181 @@
+"""A second family, registered here alone, is converted by the real command: nothing else in the project changes.
+
+The toy uses what Qwen-VL does not need: other names, q/k/v packed per head, transposed and split matrices.
+"""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from convert.convert_weight import main
+from convert.engine import load_for_mindspore
+from convert.rules import Module, Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, rename, same
+from ms_impl import families
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """As small as a configuration can be."""
+
+    width: int
+    heads: int
+    ffn: int
+    depth: int
+
+    @classmethod
+    def from_dict(cls, raw: dict, source: str) -> "ToyConfig":
+        return cls(*(raw[key] for key in ("width", "heads", "ffn", "depth")))
+
+
+TOY_WEIGHTS = WeightTable(
+    [
+        Module("embed", [same("weight", lambda c: (11, c.width))]),
+        Module(
+            "model.layers.{}",
+            [
+                Weight(
+                    ("q.weight", "k.weight", "v.weight"),
+                    (lambda c: (c.width, c.width),) * 3,
+                    ("attention.qkv",),
+                    (Pack(), PermuteRows(lambda c: (3, c.heads, -1), (1, 0, 2)), Transpose()),
+                ),
+                rename("out.weight", "attention.out", lambda c: (c.width, c.width), Transpose()),
+                Weight(
+                    ("gate_up.weight",),
+                    (lambda c: (2 * c.ffn, c.width),),
+                    ("ffn.gate", "ffn.up"),
+                    (Unpack(lambda c: (c.ffn, c.ffn)),),
+                ),
+            ],
+            count=lambda c: c.depth,
+            ms="backbone.blocks.{}",
+        ),
+    ]
+)
+
+TOY = Family(
+    name="toy",
+    model_types=("toy_vlm",),
+    config_keys=("depth",),
+    config=f"{__name__}:ToyConfig",
+    model=f"{__name__}:NoModel",
+    reference=f"{__name__}:NoModel",
+    processor=f"{__name__}:NoProcessor",
+    weights=f"{__name__}:TOY_WEIGHTS",
+    groups={"aligner": ("embed.*",), "language_model": ("model.*",)},
+)
+
+CONFIG = ToyConfig(width=12, heads=3, ffn=5, depth=2)
+
+
+@pytest.fixture
+def toy(monkeypatch) -> Family:
+    """The toy family, registered for one test."""
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+    return families.register(TOY)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A Hugging Face directory of the toy; no two values in it are the same."""
+    directory = tmp_path / "hf"
+    directory.mkdir()
+    shapes = {"embed.weight": (11, 12)}
+    for layer in range(CONFIG.depth):
+        shapes |= {f"model.layers.{layer}.{name}.weight": (12, 12) for name in ("q", "k", "v", "out")}
+        shapes[f"model.layers.{layer}.gate_up.weight"] = (10, 12)
+    state = {
+        name: (1000 * number + np.arange(np.prod(shape))).reshape(shape).astype(np.float32)
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps({"model_type": "toy_vlm", **vars(CONFIG)}))
+    return directory
+
+
+def convert(*arguments) -> int:
+    return main(["--model", "toy", *map(str, arguments)])
+
+
+def expected_parameters(hf: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The toy's MindSpore parameters, written out by hand."""
+    parameters = {"embed.weight": hf["embed.weight"]}
+    for layer in range(CONFIG.depth):
+        source, target = f"model.layers.{layer}", f"backbone.blocks.{layer}"
+        head = CONFIG.width // CONFIG.heads
+        rows = [
+            hf[f"{source}.{part}.weight"][number * head : (number + 1) * head]
+            for number in range(CONFIG.heads)
+            for part in "qkv"
+        ]
+        parameters[f"{target}.attention.qkv"] = np.vstack(rows).T
+        parameters[f"{target}.attention.out"] = hf[f"{source}.out.weight"].T
+        parameters[f"{target}.ffn.gate"] = hf[f"{source}.gate_up.weight"][: CONFIG.ffn]
+        parameters[f"{target}.ffn.up"] = hf[f"{source}.gate_up.weight"][CONFIG.ffn :]
+    return parameters
+
+
+@pytest.mark.parametrize("between", ["toy.ckpt", "toy.safetensors", "toy/"])
+def test_the_command_converts_a_new_family_both_ways(toy, checkpoint, tmp_path, between):
+    middle, back = f"{tmp_path}/{between}", tmp_path / "back"
+    assert convert("--input_path", checkpoint, "--output_path", middle) == 0
+    expected = expected_parameters(load_file(checkpoint / "model.safetensors"))
+    for path in (checkpoint, middle):  # the loader takes either layout
+        found = {tensor.name: tensor.array() for tensor in load_for_mindspore(path, toy, CONFIG)}
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], values) for name, values in expected.items())
+    arguments = ("--input_path", middle, "--output_path", f"{back}/", "--reverse", "--config", checkpoint)
+    assert convert(*arguments) == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (back / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+def test_tensors_that_are_packed_together_must_be_of_one_type(toy, checkpoint, tmp_path, capsys):
+    state = load_file(checkpoint / "model.safetensors")
+    state["model.layers.0.k.weight"] = state["model.layers.0.k.weight"].astype(np.float16)
+    save_file(state, checkpoint / "model.safetensors")
+    assert convert("--input_path", checkpoint, "--output_path", tmp_path / "toy.ckpt") == 2
+    assert "'model.layers.0.k.weight': 'fp16'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_the_other_family_is_refused(toy, checkpoint, tmp_path, capsys):
+    arguments = ["--input_path", str(checkpoint), "--output_path", str(tmp_path / "x.ckpt")]
+    assert main(["--model", "qwenvl", *arguments]) == 2
+    assert "describes a model of family 'toy', not 'qwenvl'" in capsys.readouterr().err
+
+
+def test_the_registry_finds_families_by_name_and_by_configuration(toy):
+    assert families.names() == sorted({*families.names(), "qwenvl", "toy"})
+    assert families.get("toy") is toy
+    assert families.find({"model_type": "toy_vlm", "depth": 2}, "config.json") is toy
+    with pytest.raises(InputError, match="c.json: no known model family has model_type='toy_vlm'"):
+        families.find({"model_type": "toy_vlm"}, "c.json")  # without a key that the family always has
+    with pytest.raises(InputError, match="unknown model 'toi'; known: qwenvl, toy"):
+        families.get("toi")
+
+
+def test_a_name_is_registered_once(toy):
+    assert families.register(TOY) is TOY
+    with pytest.raises(ValueError, match="a different family named 'toy'"):
+        families.register(replace(TOY, model_types=("other",)))
+
+
+def test_freezing_speaks_of_module_groups(toy):
+    names = ["embed.weight", "model.layers.0.q.weight", "model.layers.1.q.weight"]
+    assert toy.frozen_names(names, ["language_model"]) == set(names[1:])
+    assert toy.frozen_names(names, []) == set()
+    with pytest.raises(InputError, match="belongs to no module group"):
+        toy.group_of("vision.weight")
+    with pytest.raises(InputError, match=r"no module group \['vision_tower'\]"):
+        toy.frozen_names(names, ["vision_tower"])
+
+
+def test_every_record_names_what_exists_for_conversion():
+    for family in map(families.get, families.names()):
+        assert hasattr(family.resolve("config"), "from_dict")
+        assert isinstance(family.resolve("weights"), WeightTable)
