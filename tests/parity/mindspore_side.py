@@ -22,7 +22,7 @@ class Probe(nn.Cell):
     """Hidden states and logits of one forward pass."""
 
     def __init__(self, model: QwenVL):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.model = model
 
     def construct(self, input_ids, images=None, image_context_pos=None, segment_ids=None):
@@ -35,7 +35,7 @@ class ScaledLoss(nn.Cell):
     """The training loss times the loss scale."""
 
     def __init__(self, model: QwenVL, scale: float):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.model = model
         self.scale = scale
 
@@ -87,7 +87,7 @@ class MindSporeSide:
             *(Tensor(batch[key]) for key in ("input_ids", "images", "image_context_pos", "segment_ids")),
             Tensor(labels.astype(np.int32)),
         )
-        found = {p.name.removeprefix("model."): g.asnumpy() / scale for p, g in zip(parameters, gradients)}
+        found = {p.name: g.asnumpy() / scale for p, g in zip(parameters, gradients)}
         return float(loss.asnumpy()) / scale, found
 
 
