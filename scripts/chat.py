@@ -1,0 +1,103 @@
+"""Ask a model about images, once or in a conversation; boxes in its answers are drawn.
+
+    python scripts/chat.py --model DIR --image photo.png "What is in the picture?"
+    python scripts/chat.py --model DIR --image photo.png --draw boxed.png "Frame the shape in the picture."
+
+Without a question it reads one after another from the terminal, until an empty line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ms_impl.errors import InputError
+
+
+def main() -> int:
+    """The command; 0, or 2 after an error of the user's."""
+    arguments = parse_arguments()
+    try:
+        converse(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", nargs="?", help="asked once; without it, questions come from the terminal")
+    parser.add_argument("--model", required=True, type=Path, help="checkpoint directory, or one converted file")
+    parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
+    parser.add_argument("--image", action="append", default=[], type=Path, help="an image to ask about; may be repeated")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="write the last image with the answer's boxes here")
+    parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+    parser.add_argument("--max_new_tokens", type=int, help="where an answer is cut off")
+    return parser.parse_args()
+
+
+def converse(arguments: argparse.Namespace) -> None:
+    """Answer each question; the images go with the first."""
+    folder, names = beside_each_other(arguments.image)
+    from ms_impl import load
+
+    model, processor = load(arguments.model, config=arguments.config)
+    changes = {"do_sample": False} if arguments.greedy else {}
+    if arguments.max_new_tokens:
+        changes["max_new_tokens"] = arguments.max_new_tokens
+    query, history = [{"image": name} for name in names], []
+    for question in questions(arguments.question):
+        _, history = model.chat(
+            processor,
+            [*query, {"text": question}],
+            history,
+            stream=show,
+            seed=arguments.seed,
+            dataset_dir=folder,
+            **changes,
+        )
+        print()
+        query = []
+        if arguments.draw:
+            save_picture(processor.draw_boxes(history, folder), arguments.draw)
+
+
+def beside_each_other(images: list[Path]) -> tuple[str | None, list[str]]:
+    """The folder that all images lie under, and their paths in it: short ones, for a path takes slots in the prompt."""
+    if not images:
+        return None, []
+    folder = os.path.commonpath([image.resolve().parent for image in images])
+    return folder, [os.path.relpath(image.resolve(), folder) for image in images]
+
+
+def questions(question: str | None) -> Iterator[str]:
+    """The one from the command line, or what is typed until an empty line."""
+    if question is not None:
+        yield question
+        return
+    while line := input("> ").strip():
+        yield line
+
+
+def show(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def save_picture(picture: Image.Image | None, target: Path) -> None:
+    """Write the picture with the boxes of the last answer, if it has any."""
+    if picture is None:
+        print("(no box in the answer)")
+        return
+    picture.save(target)
+    print(f"drawn: {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
