@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Start a command on several workers with msrun, wait for them, and say where their logs are.
 #
-# One machine:     bash scripts/msrun_launcher.sh "run_mindformer.py --config …" [WORKER_NUM]
-#                  bash scripts/msrun_launcher.sh "…" WORKER_NUM MASTER_PORT LOG_DIR JOIN CLUSTER_TIME_OUT
-# On each of many: bash scripts/msrun_launcher.sh "…" WORKER_NUM LOCAL_WORKER MASTER_ADDR MASTER_PORT NODE_RANK LOG_DIR JOIN CLUSTER_TIME_OUT
+# On one machine, or on each of many:
+#   bash scripts/msrun_launcher.sh "run_mindformer.py --config …" [WORKER_NUM]
+#   bash scripts/msrun_launcher.sh "…" WORKER_NUM MASTER_PORT LOG_DIR JOIN CLUSTER_TIME_OUT
+#   bash scripts/msrun_launcher.sh "…" WORKER_NUM LOCAL_WORKER MASTER_ADDR MASTER_PORT NODE_RANK LOG_DIR JOIN \
+#                                      CLUSTER_TIME_OUT
 #
 # WORKER_NUM counts the workers of all machines (8 if left out), LOCAL_WORKER those of this one. CLUSTER_TIME_OUT is the
 # number of seconds to wait for all of them to come. With JOIN False the launcher returns as soon as they are started.
@@ -19,7 +21,7 @@ fail() {
 }
 
 usage() {
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     fail "$1 arguments were given; it takes 1, 2, 6 or 9"
 }
 
@@ -27,7 +29,10 @@ case $# in
     1) ;;
     2) WORKER_NUM=$2 ;;
     6) WORKER_NUM=$2 MASTER_PORT=$3 LOG_DIR=$4 JOIN=$5 CLUSTER_TIME_OUT=$6 ;;
-    9) WORKER_NUM=$2 LOCAL_WORKER=$3 MASTER_ADDR=$4 MASTER_PORT=$5 NODE_RANK=$6 LOG_DIR=$7 JOIN=$8 CLUSTER_TIME_OUT=$9 ;;
+    9)
+        WORKER_NUM=$2 LOCAL_WORKER=$3 MASTER_ADDR=$4 MASTER_PORT=$5 NODE_RANK=$6
+        LOG_DIR=$7 JOIN=$8 CLUSTER_TIME_OUT=$9
+        ;;
     *) usage $# ;;
 esac
 LOCAL_WORKER=${LOCAL_WORKER:-$WORKER_NUM}
@@ -41,7 +46,7 @@ done
 
 # Split the command as a shell would, quotes included, but expand nothing.
 mapfile -d '' -t TASK < <(xargs printf '%s\0' <<<"$1")
-[[ -n ${TASK[0]-} ]] || fail "the command to start is empty or has an open quote: $1"
+wait $! && [[ -n ${TASK[0]-} ]] || fail "the command to start is empty or has an open quote: $1"
 
 read -ra MSRUN <<<"${MSRUN:-msrun}"
 command -v "${MSRUN[0]}" >/dev/null || fail "${MSRUN[0]} is not on PATH; activate the environment that has MindSpore"
@@ -76,9 +81,9 @@ stop() {
 # The end of the log of the worker that stopped first: one with an error of ours, or else with a traceback.
 show_failure() {
     local log pattern
-    for pattern in '^error: ' '^Traceback'; do
+    for pattern in '^(.*: )?error: ' '^Traceback'; do
         for log in $(ls -tr "$LOG_DIR"/worker_*.log 2>/dev/null); do
-            if [[ $log -nt $STARTED ]] && grep -q "$pattern" "$log"; then
+            if [[ $log -nt $STARTED ]] && grep -qE "$pattern" "$log"; then
                 echo "The end of $log:" >&2
                 tail -n 20 "$log" >&2
                 return

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ms_impl.data.images import resolve_path
 from ms_impl.errors import InputError
 from ms_impl.plugin import schema
 from ms_impl.plugin.schema import Settings, lookup, suggest
@@ -26,6 +27,10 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _boolean_or_name(text: str) -> bool | str:
+    return _boolean(text) if text.lower() in ("true", "false") else text
+
+
 # Argument, the setting it changes, its type, what it says.
 _CHANGES = (
     ("--run_mode", "run_mode", str, f"one of {', '.join(RUN_MODES)}"),
@@ -33,7 +38,7 @@ _CHANGES = (
     ("--device_target", "context.device_target", str, "Ascend or CPU; an Ascend YAML is adapted to CPU"),
     ("--device_id", "context.device_id", int, "which device of this machine"),
     ("--load_checkpoint", "load_checkpoint", str, "weights: a folder, .safetensors or .ckpt"),
-    ("--resume_training", "resume_training", _boolean, "go on from a checkpoint that training saved"),
+    ("--resume_training", "resume_training", _boolean_or_name, "go on from what training saved, its last or FILE"),
     ("--auto_trans_ckpt", "auto_trans_ckpt", _boolean, "cut the weights for the ranks of an Ascend cluster"),
     ("--src_strategy_path_or_dir", "src_strategy_path_or_dir", str, "how load_checkpoint is cut already"),
     ("--transform_process_num", "transform_process_num", int, "processes that cut the weights"),
@@ -62,6 +67,9 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
         _check(settings, register_path)
         if settings["run_mode"] == "predict":
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
+            _check_images(settings["input_data"])
+            if not settings.get("load_checkpoint"):
+                raise InputError("load_checkpoint: predicting needs the weights of a trained model")
         complete(settings)
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
@@ -89,9 +97,16 @@ def queries(data: Sequence[str], modalities: Sequence[str] | None) -> list[list[
     return [[{kind: datum} for kind, datum in zip(pattern, data[start:])] for start in starts]
 
 
+def _check_images(prompts: list[list[dict[str, str]]]) -> None:
+    for path in (element["image"] for prompt in prompts for element in prompt if "image" in element):
+        if not resolve_path(path).is_file():
+            raise InputError(f"--predict_data: there is no image file '{path}'")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_mindformer.py",
+        usage="%(prog)s --config YAML [--run_mode train|finetune|predict] [--SETTING VALUE …]",
         description="Train and use this project's models through MindFormers.",
         epilog="Any setting of the YAML can be changed by its dotted name: --lr_schedule.learning_rate 1e-4",
         allow_abbrev=False,
@@ -102,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modal_type", nargs="+", help="what each item of one prompt is: image or text")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change or to add")
     for flag, key, kind, text in _CHANGES:
-        parser.add_argument(flag, dest=key, type=kind, help=text)
+        metavar = "True|False" if kind is _boolean else flag.strip("-").upper()
+        parser.add_argument(flag, dest=key, type=kind, metavar=metavar, help=text)
     return parser
 
 
@@ -119,14 +135,13 @@ def _options(options: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _dotted(rest: Sequence[str], settings: Settings) -> list[tuple[str, Any]]:
-    """``--section.key value`` or ``--section.key=value`` for keys that the YAML has."""
+    """``--section.key value`` or ``--section.key=value``, for keys that the YAML has or that our sections may have."""
     words = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
     changes = []
     for flag, value in zip(words[::2], words[1::2] + [None] * (len(words) % 2)):
         key = flag.removeprefix("--")
-        *parents, last = key.split(".")
-        section = lookup(settings, ".".join(parents)) if parents else settings
-        if not flag.startswith("--") or not isinstance(section, dict) or last not in section:
+        known = key in settings or lookup(settings, key) is not None or lookup(schema.SECTIONS, key) is not None
+        if not flag.startswith("--") or not known:
             flags = [*(known for known, *_ in _CHANGES), *(f"--{name}" for name in settings)]
             raise InputError(f"unknown argument {flag}{suggest(flag, flags)}")
         if value is None:

@@ -16,10 +16,10 @@ from ms_impl.train.loss_log import LossLog
 class LossRecorder(Callback):
     """Writes ``<output_dir>/losses/rank_N.jsonl``: step, loss, overflow, loss_scale, lr, grad_norm, seconds."""
 
-    def __init__(self):
-        super().__init__()
-        self._log = LossLog(Path(get_output_root_path()) / "losses" / f"rank_{get_real_rank()}.jsonl")
-        self._began = 0.0
+    def on_train_begin(self, run_context) -> None:
+        self._done = int(run_context.original_args().train_network.optimizer.global_step)  # before it was resumed
+        path = Path(get_output_root_path()) / "losses" / f"rank_{get_real_rank()}.jsonl"
+        self._log = LossLog(path, resumed_after=self._done)
 
     def on_train_step_begin(self, run_context) -> None:
         self._began = time.perf_counter()
@@ -28,7 +28,7 @@ class LossRecorder(Callback):
         state = run_context.original_args()
         loss, overflow, loss_scale, lr, grad_norm = state.net_outputs
         self._log.write(
-            step=state.cur_step_num,
+            step=self._done + state.cur_step_num,
             loss=_number(loss),
             overflow=bool(_number(overflow)),
             loss_scale=_number(loss_scale),

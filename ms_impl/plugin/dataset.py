@@ -32,8 +32,8 @@ class ConversationDataset(BaseDataset):
 
     MindFormers 1.9.0's class (dataset/modal_to_text_sft_dataset.py:57) hands text to
     models/multi_modal/base_multi_modal_processor.py and modal_content.py, which compute image positions before they
-    truncate, tokenize a lone ``<img>`` (modal_content.py:494), overwrite trained tokens of text-only samples, take special
-    tokens from the data's text, and fetch URLs that the data name.
+    truncate, tokenize a lone ``<img>`` (modal_content.py:494), overwrite trained tokens of text-only samples, take
+    special tokens from the data's text, and fetch URLs that the data name.
     """
 
     def __new__(cls, dataset_config: Mapping[str, Any], model: ModelSection) -> Dataset:
@@ -105,7 +105,7 @@ def _whole_batches(rows: int, joint_batch: int) -> int:
     if not batches:
         raise InputError(f"train_dataset: {rows} conversations do not fill one batch of {joint_batch}")
     if rest:
-        logger.warning("each epoch leaves out %d of %d conversations: they fill no batch of %d", rest, rows, joint_batch)
+        logger.warning("an epoch leaves out %d of %d conversations: they fill no batch of %d", rest, rows, joint_batch)
     return batches
 
 
@@ -113,7 +113,8 @@ def _normalisation(steps: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[flo
     """mean and std of ``modal_content_transforms``, which are done in one go when an image is read."""
     if [step.get("type") for step in steps or ()] != _PIXEL_STEPS or steps[1].get("is_hwc"):
         raise InputError(
-            f"train_dataset.modal_content_transforms: expected {' and '.join(_PIXEL_STEPS)} with mean, std, is_hwc: False"
+            "train_dataset.modal_content_transforms: expected "
+            f"{' and '.join(_PIXEL_STEPS)} with mean, std, is_hwc: False"
         )
     return tuple(steps[1]["mean"]), tuple(steps[1]["std"])
 

@@ -55,11 +55,11 @@ class TrainerModel(nn.Cell):
         return self.network(input_ids, images, image_context_pos, labels)
 
     def can_generate(self) -> bool:
-        """False: MindFormers' generation is not used (models/build_model.py:115 asks)."""
+        """False: MindFormers' generation is not used (models/build_model.py:89 asks)."""
         return False
 
     def get_model_parameters(self, only_trainable: bool = True) -> set[ms.Parameter]:
-        """For the log (trainer/base_trainer.py:1274)."""
+        """For the log (trainer/base_trainer.py:1275)."""
         return set(self.trainable_params() if only_trainable else self.get_parameters())
 
 

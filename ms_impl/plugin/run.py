@@ -7,17 +7,29 @@ import importlib.util
 import os
 from pathlib import Path
 
+import mindspore
+from mindspore.communication import init
+
 from ms_impl import families
+from ms_impl.cells.device import is_available
 from ms_impl.errors import InputError
+from ms_impl.plugin.patches import patch_for_cpu
 from ms_impl.plugin.schema import Settings, lookup
 
 
 def run(settings: Settings) -> None:
     """Train or predict. Raises InputError for what the user can put right."""
+    device = lookup(settings, "context.device_target") or "Ascend"
+    if not is_available(device):
+        raise InputError(f"context.device_target: this machine has no {device}; for CPU give --device_target CPU")
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return _schedule(device)
     os.environ["REGISTER_PATH"] = settings.pop("register_path")
     output = Path(settings.get("output_dir") or "output")
     os.environ.setdefault("LOG_MF_PATH", str(output / "log"))
     os.environ.setdefault("OM_MODULES_CACHE", str(output / "modules"))  # where MindFormers copies the register files
+    if device == "CPU":
+        patch_for_cpu()
     register_all()
     from mindformers import MindFormerConfig, Trainer, build_context
     from mindformers.tools.register.template import ConfigTemplate
@@ -31,7 +43,9 @@ def run(settings: Settings) -> None:
     trainer = Trainer(config)
     if config.run_mode == "predict":
         trainer.predict(
-            predict_checkpoint=config.load_checkpoint, input_data=config.input_data, batch_size=config.predict_batch_size
+            predict_checkpoint=config.load_checkpoint,
+            input_data=config.input_data,
+            batch_size=config.predict_batch_size,
         )
     else:
         trainer.train()
@@ -44,3 +58,9 @@ def register_all() -> None:
     for name in families.names():
         if importlib.util.find_spec(f"ms_impl.plugin.{name}"):
             importlib.import_module(f"ms_impl.plugin.{name}")
+
+
+def _schedule(device: str) -> None:
+    """Bring msrun's workers together. The scheduler runs their command, too, and needs nothing else of it."""
+    mindspore.set_device(device)
+    init()

@@ -5,6 +5,7 @@ MindFormers' own sections (``optimizer``, ``runner_config``, ``context`` …) ar
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from ms_impl import families
 from ms_impl.errors import InputError
+from ms_impl.generate.config import GenerationConfig
 
 Settings = dict[str, Any]
 
@@ -32,10 +34,7 @@ _DATASET_KEYS = (
 _MODEL_KEYS = (
     "config_file", *FREEZES, "compute_dtype", "param_init_type", "use_past", "checkpoint_name_or_path", "batch_size",
 )  # fmt: skip
-_GENERATION_KEYS = (
-    "chat_format", "do_sample", "eos_token_id", "pad_token_id", "max_new_tokens", "max_window_size", "top_k", "top_p",
-    "temperature", "repetition_penalty", "seed",
-)  # fmt: skip
+_GENERATION_KEYS = tuple(field.name for field in dataclasses.fields(GenerationConfig))
 
 # Every key of our sections; a section without keys is a leaf and takes any value.
 SECTIONS = {

@@ -1,4 +1,4 @@
-"""A run's settings: a MindFormers YAML, the command line over it, and what follows from the checkpoint and the device."""
+"""A run's settings: a MindFormers YAML, and what follows from the command line, the checkpoint and the device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> Settings:
 
 
 def locate(path: str | Path) -> Path:
-    """A path of the command line or of a YAML: relative to where the command runs or, failing that, to the repository."""
+    """A path of the command line or a YAML: relative to where the command runs or, failing that, to the repository."""
     return path if (path := Path(path)).exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
 
 
@@ -93,5 +93,5 @@ def _vocabulary(given: str | None, folder: Path) -> Path:
         return locate(given)
     found = sorted(folder.glob("*.tiktoken"))
     if len(found) != 1:
-        raise InputError(f"tokenizer.vocab_file: give the vocabulary file; {folder} holds {len(found)} *.tiktoken files")
+        raise InputError(f"tokenizer.vocab_file is not given, and {folder} holds {len(found)} *.tiktoken files")
     return found[0]

@@ -17,14 +17,15 @@ _LABELS = INPUT_COLUMNS.index("labels")
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER, alias="MFTrainOneStepCell")
 class TrainStep(MFTrainOneStepCell):
-    """MindFormers 1.9.0's step cell (wrapper/wrapper.py:160), under its own name in YAML, mended in two places.
+    """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in two places.
 
-    ``grads_for_legacy`` (wrapper/wrapper.py:358): the ranks of a data-parallel run each average over their own labelled
-    tokens; weighted equally, they would train on another loss than one process with all of the batch. Here each counts
-    by its tokens, and every rank reports the joint loss.
+    ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labelled
+    tokens; weighted equally, they would train on another loss than one process with all of the batch. Here each
+    counts by its tokens, and every rank reports the joint loss.
 
-    ``get_overflow_status`` (mindspore/nn/wrap/loss_scale.py:590, called at wrapper/wrapper.py:333): on CPU it stops with
-    "Unsupported op [NPUGetFloatStatusV2]". The reduced gradients are the same on every rank, so looking at them is enough.
+    ``get_overflow_status`` (MindSpore 2.9.0, nn/wrap/loss_scale.py:550, called at wrapper/wrapper.py:333): on CPU it
+    stops with "Unsupported op [NPUGetFloatStatusV2]". The reduced gradients are the same on every rank, so looking at
+    them is enough.
     """
 
     def __init__(self, network, optimizer, **kwargs):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import mindspore as ms
 from mindformers.models.build_config import build_model_config
+from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextGenerationTrainer
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from ms_impl.plugin.weights import load_weights
+from ms_impl.generate.mixin import Query
+from ms_impl.plugin.predict import answered, generation_settings, save_result
+from ms_impl.weights import load_weights
 from ms_impl.train.joint_batch import wait_for_ranks
 
 _WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
@@ -19,7 +25,7 @@ _WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
 class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     """MindFormers 1.9.0's trainer (trainer/multi_modal_to_text_generation), under its own name in YAML.
 
-    Weights to start from are read here wherever each rank holds whole parameters: MindFormers (trainer/utils.py:763)
+    Weights to start from are read here wherever each rank holds whole parameters: MindFormers (trainer/utils.py:762)
     passes over missing and unused ones, takes one safetensors file only without ranks, and needs the Barrier operator,
     which CPU lacks (trainer/utils.py:167). Resuming, and cutting weights for semi-automatic parallelism, stay with it.
     """
@@ -35,6 +41,31 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
             raise
         if config.use_parallel:
             wait_for_ranks()  # a rank that leaves early would take the others' connection down
+
+    def predict(
+        self, config: MindFormerConfig, input_data: Sequence[Query], batch_size: int | None = None, **_
+    ) -> list[str]:
+        """Answer prompts, print each with its answer, and save all where MindFormers saves them.
+
+        Args:
+            input_data: prompts, each text or in list format.
+            batch_size: prompts answered at a time.
+        """
+        self.set_config(config, is_full_config=True)
+        checkpoint = Path(config.checkpoint.load_path)
+        self._weights = _take_weights(config)
+        network = self.create_network().set_train(False)
+        tokenizer = build_tokenizer(
+            config.processor.tokenizer, default_args={"num_queries": network.config.config.num_queries}
+        )
+        processor = network.config.family.resolve("processor")(tokenizer, network.config.config)
+        generation = generation_settings(checkpoint, config.model.generation_config or {})
+        texts = []
+        for text in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
+            print(text, flush=True)
+            texts.append(text)
+        save_result(texts, Path(config.save_file or f"{self.task}_result.txt"))
+        return texts
 
     def create_train_dataset(self, default_args=None):
         """The YAML's train_dataset, which needs to know the model's configuration."""

@@ -23,8 +23,8 @@ def gradients_are_averaged() -> bool:
 class TokenShare(nn.Cell):
     """Which share of the joint batch's loss is this rank's.
 
-    The loss of a batch is a mean over its labelled tokens. Of a batch cut into parts it is the sum of the parts' losses,
-    each weighted with its share of all labelled tokens; the gradients likewise.
+    The loss of a batch is a mean over its labelled tokens. Of a batch cut into parts it is the sum of the parts'
+    losses, each weighted with its share of all labelled tokens; the gradients likewise.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class TokenShare(nn.Cell):
         self.sum_over_ranks = ops.AllReduce()
 
     def construct(self, labels: Tensor) -> Tensor:
-        """labels int [B, T] of this rank → its share of all ranks' labelled tokens: fp32 scalar, 0 if there are none."""
+        """labels int [B, T] of this rank → its share of all ranks' labelled tokens: fp32 scalar, 0 without any."""
         count = (shift_labels(labels) != IGNORED_LABEL).astype(ms.float32).sum()
         total = self.sum_over_ranks(count.reshape(1)).reshape(())
         return count / ops.maximum(total, Tensor(1.0, ms.float32))

@@ -10,11 +10,17 @@ from ms_impl.errors import InputError
 
 
 class LossLog:
-    """Writes ``step`` (from 1), ``loss``, and whatever else a step knows, as they come. A new log replaces an old one."""
+    """Writes ``step`` (from 1), ``loss``, and whatever else a step knows, at once.
 
-    def __init__(self, path: Path):
+    Of a log that is there already it keeps the steps up to ``resumed_after``.
+    """
+
+    def __init__(self, path: Path, resumed_after: int = 0):
+        kept = [step for step in read_losses(path) if step["step"] <= resumed_after] if path.exists() else []
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", encoding="utf-8")
+        for step in kept:
+            self.write(**step)
 
     def write(self, **values: Any) -> None:
         self._file.write(json.dumps(values) + "\n")
@@ -31,10 +37,7 @@ def read_losses(path: str | Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    steps = [_step(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
-    if not steps:
-        raise InputError(f"{path}: holds no step")
-    return steps
+    return [_step(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _step(line: str, source: str) -> dict[str, Any]:

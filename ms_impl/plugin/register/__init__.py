@@ -1,4 +1,5 @@
-"""The folder for ``--register_path``: MindFormers copies a file from here and takes the class that ``auto_register`` names.
+"""The default of ``--register_path``: MindFormers copies a file from here and takes the class that a YAML names.
 
-The files only import, so that every class keeps its identity.
+``auto_register: qwenvl_model.QwenVL`` means class QwenVL of qwenvl_model.py. The files only import, so that every
+class keeps its identity.
 """

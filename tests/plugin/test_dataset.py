@@ -1,0 +1,143 @@
+"""The YAML's train_dataset section, built through MindFormers' own builders."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ms_impl.errors import InputError
+from ms_impl.plugin.run import register_all
+
+register_all()
+
+from mindformers.dataset import build_dataset  # noqa: E402 (after our classes are registered)
+from mindformers.tools.register import MindFormerConfig  # noqa: E402
+
+from ms_impl.plugin.arguments import read_settings  # noqa: E402
+from ms_impl.plugin.model import INPUT_COLUMNS  # noqa: E402
+from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: E402
+from ms_impl.plugin.settings import override  # noqa: E402
+from ms_impl.qwenvl.processor import QwenVLProcessor  # noqa: E402
+
+TEMPLATE = "modal_to_text_transform.model_transform_template"
+
+
+@pytest.fixture
+def build(workspace, finetune_arguments, monkeypatch):
+    """Build the data set with batches of two and the given (dotted key, value) changes to the section."""
+    settings = read_settings(finetune_arguments)
+    monkeypatch.setenv("REGISTER_PATH", settings["register_path"])
+
+    def build(*changes):
+        section = copy.deepcopy(settings["train_dataset"])
+        override(section, [("batch_size", 2), *changes])
+        task = MindFormerConfig(type="ModalToTextSFTDataset", dataset_config=section)
+        return build_dataset(task, default_args={"model": QwenVLConfig(config_file=workspace / "model")})
+
+    return build
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    """Write a conversation file of (user's text, assistant's text) pairs."""
+
+    def write(*turns):
+        records = [
+            {"id": f"r{n}", "conversations": [{"from": "user", "value": u}, {"from": "assistant", "value": a}]}
+            for n, (u, a) in enumerate(turns)
+        ]
+        (tmp_path / "written.json").write_text(json.dumps(records))
+        return "data_loader.annotation_file", str(tmp_path / "written.json")
+
+    return write
+
+
+def test_batches_hold_what_the_processor_makes_of_the_conversations(build, workspace):
+    batches = list(build().create_dict_iterator(output_numpy=True, num_epochs=1))
+    assert [list(batch) for batch in batches] == [list(INPUT_COLUMNS)] * 3
+    processor = QwenVLProcessor.from_pretrained(workspace / "model")
+    first = batches[0]
+    text = processor.tokenizer.decode(first["input_ids"][0])
+    question = "<|im_start|>user\nPicture 1: <img>0.png</img>\nWhat?<|im_end|>"
+    assert text.startswith(f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{question}")
+    np.testing.assert_array_equal(first["images"][0], processor.pixels(["0.png"], workspace))
+    assert not first["images"][1].any() and (first["image_context_pos"][1] == first["input_ids"].shape[1]).all()
+    start = int(np.flatnonzero(first["input_ids"][0] == processor.tokenizer.image_start_id)[0]) + 1
+    slots = np.arange(start, start + processor.config.num_queries)
+    np.testing.assert_array_equal(first["image_context_pos"][0, 0], slots)
+    learnt = first["labels"][0][first["labels"][0] >= 0]
+    assert "It is<|im_end|>\n" in processor.tokenizer.decode(learnt)
+
+
+def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace, tmp_path):
+    record = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "<img>0.png</img>"}]}
+    (tmp_path / "roles.json").write_text(json.dumps([record] * 2))
+    transforms = [{"type": "BatchToTensor"}, {"type": "BatchNormalize", "mean": [0, 0, 0], "std": [1, 1, 2]}]
+    (batch,) = build(
+        ("data_loader.annotation_file", str(tmp_path / "roles.json")), ("modal_content_transforms", transforms),
+        (f"{TEMPLATE}.user_role_name", "human"), (f"{TEMPLATE}.assistant_role_name", "gpt"),
+        (f"{TEMPLATE}.user_prompt", "Q: "), (f"{TEMPLATE}.system_message", "Be brief."),
+    ).create_dict_iterator(output_numpy=True, num_epochs=1)  # fmt: skip
+    text = QwenVLProcessor.from_pretrained(workspace / "model").tokenizer.decode(batch["input_ids"][0])
+    turns = "<|im_start|>user\nQ: What?<|im_end|>\n<|im_start|>assistant\n<img>0.png</img><|im_end|>"
+    assert text.startswith(f"<|im_start|>system\nBe brief.<|im_end|>\n{turns}")
+    pixels = batch["images"][0, 0]
+    assert 0 <= pixels.min() and pixels[:2].max() > 0.5 >= pixels[2].max()
+
+
+def test_the_first_num_samples_are_used_and_what_fills_no_batch_is_told(build, caplog):
+    dataset = build(("data_loader.num_samples", 5))
+    assert dataset.get_dataset_size() == 2
+    assert "an epoch leaves out 1 of 5 conversations: they fill no batch of 2" in caplog.text
+
+
+def test_a_missing_image_is_found_before_training_begins(build, conversations):
+    changes = conversations(("<img>0.png</img>", "a"), ("<img>no.png</img>", "b"))
+    with pytest.raises(InputError, match=r"record 1 \(id 'r1'\): there is no image file 'no.png' in "):
+        build(changes)
+
+
+def test_a_damaged_image_is_an_error_that_names_its_record(build, conversations, tmp_path):
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    dataset = build(conversations(("<img>cut.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path)))
+    with pytest.raises(RuntimeError):
+        list(dataset)
+    assert "record 0 (id 'r0'): image" in str(dataset.rows.error) and "cut.png" in str(dataset.rows.error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([("data_loader.annotation_file", "/no.json")], "/no.json: cannot be read"),
+        ([("data_loader.type", "SFTDataLoader")], "train_dataset.data_loader.type: 'SFTDataLoader' is not supported"),
+        ([("net_input_columns", ["input_ids"])], "net_input_columns: expected input_ids, images"),
+        ([("modal_content_transforms", [])], "modal_content_transforms: expected BatchToTensor and BatchNormalize"),
+        ([("batch_size", 7)], "6 conversations do not fill one batch of 7"),
+        ([(f"{TEMPLATE}.image_size", 448)], "image_size is 448, but the model's configuration says 112"),
+        ([(f"{TEMPLATE}.mode", "predict")], "mode: 'predict' is not supported"),
+        ([(f"{TEMPLATE}.user_role_name", "human")], "unknown role 'user'"),
+        ([("modal_to_text_transform.max_length", 80)], "max_length 80 cuts image '0.png'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(build, changes, message):
+    with pytest.raises(InputError) as caught:
+        build(*changes)
+    assert message in str(caught.value)
+
+
+def test_more_images_than_slots_is_an_error(build, conversations):
+    two_images = conversations(("<img>0.png</img><img>1.png</img>", "a"), ("b", "c"))
+    changes = [two_images, ("modal_to_text_transform.max_length", 400)]
+    with pytest.raises(RuntimeError):
+        list(dataset := build(*changes))
+    assert "2 images do not fit in 1 image slots" in str(dataset.rows.error)
+    assert build(*changes, (f"{TEMPLATE}.modal_content_padding_size", 2)).get_dataset_size() == 1
+
+
+def test_another_models_vocabulary_is_refused(build, vocabulary_file):
+    with pytest.raises(InputError, match="wrong vocabulary file"):
+        build(("tokenizer.vocab_file", str(vocabulary_file)))

@@ -1,0 +1,108 @@
+"""``--run_mode predict`` through MindFormers' Trainer, and the answering behind it."""
+
+import ast
+import shutil
+
+import pytest
+
+from convert.convert_weight import main as convert_weight
+from ms_impl.errors import InputError
+from ms_impl.plugin.predict import answered, generation_settings
+
+GREEDY = ["--options", "model.generation_config.max_new_tokens=4", "model.generation_config.do_sample=False"]
+
+
+@pytest.fixture(scope="module")
+def predict(tmp_path_factory, workspace, run_mindformer):
+    """Run the released model's predict YAML, brought down to the small model and to CPU; its process and its folder."""
+
+    def predict(*arguments):
+        folder = tmp_path_factory.mktemp("predict")
+        for picture in workspace.glob("*.png"):
+            shutil.copy(picture, folder)
+        run = run_mindformer(
+            folder, "--config", "configs/qwenvl/predict_qwenvl_9.6b.yaml", "--register_path", "ms_impl/plugin/register",
+            "--run_mode", "predict", "--device_target", "CPU", "--use_parallel", "False", "--auto_trans_ckpt", "False",
+            "--model.model_config.config_file", workspace / "model/config.json", *arguments,
+        )  # fmt: skip
+        return run, folder
+
+    return predict
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, workspace):
+    """The small model as one MindSpore .ckpt."""
+    path = tmp_path_factory.mktemp("converted") / "model.ckpt"
+    arguments = ["--model", "qwenvl", "--input_path", str(workspace / "model"), "--output_path", str(path)]
+    assert convert_weight([*arguments, "--dtype", "fp32"]) == 0
+    return path
+
+
+def saved(folder) -> list[str]:
+    return ast.literal_eval((folder / "multi_modal_to_text_generation_result.txt").read_text(encoding="utf-8"))
+
+
+def test_several_images_and_a_batch_of_prompts_of_different_length(predict, workspace):
+    run, folder = predict(
+        "--load_checkpoint", workspace / "model", "--predict_data", "0.png", "1.png", "Which?", "1.png", "0.png",
+        "Describe the image in English:", "--modal_type", "image", "image", "text", "--predict_batch_size", "2", *GREEDY,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    prompts = [
+        "Picture 1: <img>0.png</img>\nPicture 2: <img>1.png</img>\nWhich?",
+        "Picture 1: <img>1.png</img>\nPicture 2: <img>0.png</img>\nDescribe the image in English:",
+    ]
+    assert len(saved(folder)) == 2
+    for text, prompt in zip(saved(folder), prompts):
+        assert text.startswith(prompt) and len(text) > len(prompt)
+        assert text in run.stdout
+
+
+def test_text_alone_with_a_single_ckpt(predict, workspace, converted):
+    vocabulary = ["--processor.tokenizer.vocab_file", workspace / "model/qwen.tiktoken"]
+    run, folder = predict("--load_checkpoint", converted, "--predict_data", "Hello", *vocabulary, *GREEDY)
+    assert run.returncode == 0, run.stderr
+    (text,) = saved(folder)
+    assert text.startswith("Hello") and len(text) > len("Hello")
+
+
+@pytest.fixture(scope="module")
+def loaded(workspace):
+    from ms_impl import load
+
+    return load(workspace / "model")
+
+
+def test_answers_do_not_depend_on_the_batch_they_are_in(loaded, workspace):
+    model, processor = loaded
+    generation = model.generation.changed(do_sample=False, max_new_tokens=6)
+    prompts = [
+        [{"image": str(workspace / "0.png")}, {"text": "What?"}],
+        "Text alone, which is somewhat longer",
+        [{"text": "Before "}, {"image": str(workspace / "1.png")}, {"text": "and after"}],
+    ]
+    alone, together = (list(answered(model, processor, prompts, generation, size, 0)) for size in (1, 2))
+    assert alone == together and len(alone) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([{"image": "no.png"}], "image 'no.png' is not an image file"),
+        ("<img>open", "Unclosed image token"),
+        ("a " * 2000, "the model takes at most"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_named(loaded, tmp_path, monkeypatch, prompt, message):
+    model, processor = loaded
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(InputError, match=f"prompt 2: .*{message}"):
+        list(answered(model, processor, ["a", prompt], model.generation, 2, 0))
+
+
+def test_the_settings_beside_the_checkpoint_are_changed_by_the_yaml(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"top_p": 0.25, "max_new_tokens": 7}')
+    generation = generation_settings(tmp_path / "model.ckpt", {"max_new_tokens": 3})
+    assert (generation.top_p, generation.max_new_tokens) == (0.25, 3)

@@ -1,0 +1,207 @@
+"""The command line and the YAML, before MindFormers is imported: every fault is named."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ms_impl.errors import InputError
+from ms_impl.plugin import schema
+from ms_impl.plugin.arguments import queries, read_settings
+from ms_impl.plugin.settings import adapt_to_cpu, override
+
+ROOT = Path(__file__).parents[2]
+PREDICT = ROOT / "configs/qwenvl/predict_qwenvl_9.6b.yaml"
+FINETUNE = ROOT / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml"
+
+
+@pytest.fixture
+def settings() -> dict:
+    return yaml.safe_load(FINETUNE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def read(tmp_path, settings, finetune_arguments):
+    """Read changed settings as the command does; the changes are (dotted key, value)."""
+
+    def read(*changes, arguments=()):
+        override(settings, changes)
+        config = tmp_path / "changed.yaml"
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return read_settings([*finetune_arguments, "--config", str(config), *map(str, arguments)])
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train_dataset.data_loader.anotation_file", "train_dataset.data_loader: unknown key 'anotation_file'; did you mean 'annotation_file'?"),
+        ("train_dataset.modal_to_text_transform.max_len", "did you mean 'max_length'?"),
+        ("train_dataset.modal_to_text_transform.model_transform_template.user_role", "did you mean 'user_role_name'?"),
+        ("train_dataset.tokenizer.vocabfile", "did you mean 'vocab_file'?"),
+        ("model.model_config.freeze_visual", "did you mean 'freeze_vision'?"),
+        ("model.model_config.llm_model", "unknown key 'llm_model'; "),
+        ("processor.tokeniser", "processor: unknown key 'tokeniser'; did you mean 'tokenizer'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_named_with_the_nearest_known_one(read, key, message):
+    with pytest.raises(InputError, match="changed.yaml: ") as caught:
+        read((key, 1))
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_in_a_list_is_named(read, settings):
+    transforms = copy.deepcopy(settings["train_dataset"]["modal_content_transforms"])
+    transforms[1]["men"] = 1
+    with pytest.raises(InputError, match=r"modal_content_transforms\[1\]: unknown key 'men'; did you mean 'mean'"):
+        read(("train_dataset.modal_content_transforms", transforms))
+
+
+@pytest.mark.parametrize(
+    "reference", ["/tmp--evil.Class", "evil--mod.Class", "..evil.Class", "a.b.Class", "/tmp/evil.Class", "evil.Class", 7]
+)
+def test_auto_register_outside_the_register_path_is_refused(read, reference):
+    with pytest.raises(InputError, match="model.arch.auto_register: .* is refused"):
+        read(("model.arch.auto_register", reference))
+
+
+def test_auto_register_is_refused_wherever_it_stands(read):
+    with pytest.raises(InputError, match="callbacks.*auto_register: .* is refused"):
+        read(("callbacks", [{"type": "Evil", "auto_register": "/tmp--evil.Evil"}]))
+
+
+def test_auto_register_through_a_link_out_of_the_folder_is_refused(read, tmp_path):
+    folder = tmp_path / "register"
+    folder.mkdir()
+    (tmp_path / "evil.py").write_text("class Evil: pass")
+    (folder / "evil.py").symlink_to(tmp_path / "evil.py")
+    with pytest.raises(InputError, match="is no file of"):
+        read(("model.arch.auto_register", "evil.Evil"), arguments=["--register_path", folder])
+
+
+def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, settings, finetune_arguments, run_mindformer):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    settings["model"]["arch"]["auto_register"] = f"{tmp_path}--evil.Evil"
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(settings))
+    run = run_mindformer(tmp_path, *finetune_arguments, "--config", "evil.yaml")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: evil.yaml: model.arch.auto_register: ") and "Traceback" not in run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "evil.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run_mode", "fine_tune"], "run_mode: 'fine_tune' is not supported; did you mean 'finetune'?"),
+        (["--load_chekpoint", "x"], "unknown argument --load_chekpoint; did you mean '--load_checkpoint'?"),
+        (["--optimizer.weight_deca", "1"], "unknown argument --optimizer.weight_deca"),
+        (["--optimizer.weight_decay"], "argument --optimizer.weight_decay lacks its value"),
+        (["--options", "seed"], "--options: expected KEY=VALUE, found 'seed'"),
+        (["--options", "seed.x=1"], "seed.x: 'seed' is a value, not a section"),
+        (["--options", "seed=[1"], "is not a YAML value"),
+        (["--options", "model.arch.type=QwenVl"], "model.arch.type: unknown model 'QwenVl'; did you mean 'QwenVL'?"),
+        (["--options", "do_eval=True"], "do_eval: evaluation while training is not supported"),
+        (["--runner_config.gradient_accumulation_steps=4"], "unknown argument"),
+        (["--options", "runner_config.gradient_accumulation_steps=4"], "accumulation is not supported"),
+        (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
+        (["--model.model_config.config_file", "/nowhere.json"], "config_file: there is no /nowhere.json"),
+    ],
+)
+def test_bad_arguments_are_named(finetune_arguments, arguments, message):
+    with pytest.raises(InputError) as caught:
+        read_settings([*finetune_arguments, *arguments])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML"),
+        ("- 1", "expected a table"),
+        ("base_config: /etc/x.yaml", "base_config is not read"),
+        ("a: !!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_what_is_no_yaml_of_settings_is_named(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match="bad.yaml: ") as caught:
+        read_settings(["--config", str(tmp_path / "bad.yaml")])
+    assert message in str(caught.value)
+
+
+def test_a_missing_yaml_is_named():
+    with pytest.raises(InputError, match="/nowhere.yaml: cannot be read"):
+        read_settings(["--config", "/nowhere.yaml"])
+
+
+def test_arguments_change_the_settings_they_name(finetune_arguments, capsys):
+    changes = ["--batch_size", "5", "--options", "seed=3", "output_dir=here", "--optimizer.weight_decay=2e-1"]
+    settings = read_settings([*finetune_arguments, *changes, "--optimizer.betas", "[0.5, 0.6]", "--use_parallel", "True"])
+    assert settings["runner_config"]["batch_size"] == 5 and settings["use_parallel"] is True
+    assert (settings["seed"], settings["output_dir"]) == (3, "here")
+    assert settings["optimizer"] | {"weight_decay": 0.2, "betas": [0.5, 0.6]} == settings["optimizer"]
+
+
+def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetune_arguments):
+    settings = read(("model.model_config.config_file", None))
+    assert settings["model"]["model_config"]["config_file"] == f"{workspace}/model/config.json"
+    assert settings["train_dataset"]["tokenizer"]["vocab_file"] == f"{workspace}/model/qwen.tiktoken"
+
+
+def test_an_ascend_yaml_is_adapted_to_cpu_and_each_change_is_told(settings):
+    lines = adapt_to_cpu(settings)
+    assert settings["runner_config"]["sink_mode"] is False
+    assert (settings["parallel"]["parallel_mode"], settings["parallel"]["full_batch"]) == (0, False)
+    assert settings["model"]["model_config"]["compute_dtype"] == "float32"
+    assert "jit_config" not in settings["context"]
+    assert "on CPU: parallel.parallel_mode: 1 → 0" in lines
+    assert adapt_to_cpu(settings) == []
+
+
+def test_predict_data_pair_with_modal_types_and_repeat_their_pattern():
+    pairs = queries(["a.png", "What?", "b.png", "Where?"], ["image", "text"])
+    assert pairs == [[{"image": "a.png"}, {"text": "What?"}], [{"image": "b.png"}, {"text": "Where?"}]]
+    assert queries(["a.png", "b.png", "?"], ["image", "image", "text"])[0][1] == {"image": "b.png"}
+    assert queries(["one", "two"], None) == [[{"text": "one"}], [{"text": "two"}]]
+
+
+@pytest.mark.parametrize(
+    ("data", "modalities", "message"),
+    [
+        ([], None, "0 items do not fill prompts of --modal_type text"),
+        (["a.png", "?", "b.png"], ["image", "text"], "3 items do not fill prompts of --modal_type image text"),
+        (["a.mp4"], ["video"], "--modal_type: unknown 'video'; known: image, text"),
+    ],
+)
+def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
+    with pytest.raises(InputError) as caught:
+        queries(data, modalities)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "there is no image file '/no.png'"),
+        (["--predict_data", "http://x/y.png", "--modal_type", "image"], "'http://x/y.png' is a URL"),
+        (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: predicting needs the weights"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said_before_anything_is_loaded(workspace, arguments, message):
+    with pytest.raises(InputError) as caught:
+        read_settings(["--config", str(PREDICT), "--load_checkpoint", f"{workspace}/model", *arguments])
+    assert message in str(caught.value)
+
+
+def test_a_family_is_known_by_the_class_name_of_its_model():
+    assert list(schema.architectures()) == ["QwenVL"]
+
+
+def test_settings_are_checked_without_importing_a_framework():
+    code = "import ms_impl.plugin.arguments, sys; print({'mindspore', 'mindformers', 'torch'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "set()\n", run.stderr

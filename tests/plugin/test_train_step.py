@@ -1,0 +1,104 @@
+"""The step cell and the optimizer behind the Trainer, against PyTorch and the golden run."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor, nn, ops
+from safetensors.numpy import load_file
+
+from ms_impl.plugin.run import register_all
+
+register_all()
+
+from mindformers.core.optim import build_optim  # noqa: E402 (after our classes are registered)
+from mindformers.wrapper import build_wrapper  # noqa: E402
+
+from ms_impl.plugin.qwenvl import QwenVL, QwenVLConfig  # noqa: E402
+from ms_impl.weights import load_weights  # noqa: E402
+
+ADAMW = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "learning_rate": 1e-3}
+
+
+def make_step(network: nn.Cell, optimizer: str, **settings):
+    """The cells that a YAML with such ``optimizer`` and ``runner_wrapper`` sections makes."""
+    groups = [
+        {"params": [p for p in network.trainable_params() if p.ndim > 1], "weight_decay": ADAMW["weight_decay"]},
+        {"params": [p for p in network.trainable_params() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = build_optim({"type": optimizer, **ADAMW}, default_args={"params": [g for g in groups if g["params"]]})
+    return build_wrapper(
+        {"type": "MFTrainOneStepCell", "use_clip_grad": True, "max_grad_norm": 1.0, **settings},
+        default_args={"network": network.set_train(), "optimizer": optimizer},
+    )
+
+
+class Quadratic(nn.Cell):
+    """A loss whose gradients are known: half the squared distance of all parameters from the data's mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = Parameter(Tensor(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)), name="matrix")
+        self.vector = Parameter(Tensor(np.array([0.5, -2, 1], np.float32)), name="vector")
+
+    def construct(self, data, *others):
+        return (ops.square(self.matrix - data.mean()).sum() + ops.square(self.vector - data.mean()).sum()) / 2
+
+
+@pytest.mark.parametrize(("optimizer", "vector_decay"), [("AdamWDecayAll", 0.1), ("AdamW", 0.0)])
+def test_adamw_equals_pytorch(optimizer, vector_decay):
+    network = Quadratic()
+    step = make_step(network, optimizer, scale_sense=1.0)
+    theirs = [torch.tensor(p.asnumpy(), requires_grad=True) for p in (network.matrix, network.vector)]
+    adamw = torch.optim.AdamW(
+        [{"params": [theirs[0]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": vector_decay}],
+        lr=1e-3, betas=(0.9, 0.95), eps=1e-8,
+    )  # fmt: skip
+    for scale in (1.0, 3.0, -2.0, 0.1):
+        step(Tensor([scale], ms.float32))
+        adamw.zero_grad()
+        sum(torch.square(p - scale).sum() for p in theirs).div(2).backward()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        adamw.step()
+    for ours, reference in zip((network.matrix, network.vector), theirs):
+        np.testing.assert_allclose(ours.asnumpy(), reference.detach().numpy(), rtol=2e-6, atol=1e-7)
+
+
+def test_an_overflow_skips_the_update_and_halves_the_loss_scale():
+    network = Quadratic()
+    scaler = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 8, "scale_factor": 2, "scale_window": 1000}
+    step = make_step(network, "AdamW", scale_sense=scaler)
+    before = network.matrix.asnumpy().copy()
+    _, overflow, *_ = step(Tensor([np.inf], ms.float32))
+    assert bool(overflow.asnumpy()) and float(step.scale_sense.asnumpy()) == 4
+    np.testing.assert_array_equal(network.matrix.asnumpy(), before)
+    _, overflow, *_ = step(Tensor([1.0], ms.float32))
+    assert not bool(overflow.asnumpy())
+    assert np.abs(network.matrix.asnumpy() - before).max() > 0
+
+
+def test_five_golden_steps_of_stage_3(golden_dir):
+    """AdamW on all trained parameters, clipping 1.0, vision frozen but for the resampler: the golden run's losses."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    section = QwenVLConfig(config_file=golden_dir / "config.json", freeze_vision=True)
+    network = QwenVL(section)
+    load_weights(network.network, golden_dir, section.family)
+    step = make_step(network, "AdamWDecayAll", scale_sense=1.0)
+    batch = golden_batch(golden_dir, section.config)
+    expected = load_file(golden_dir / "cases.safetensors")["train.adamw_losses"]
+    losses = [float(step(*batch)[0].asnumpy()) for _ in expected]
+    np.testing.assert_allclose(losses[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def golden_batch(folder, config) -> list[Tensor]:
+    """The golden batch in the order of ``INPUT_COLUMNS``: right-padded, one image a row."""
+    from ms_impl.data.images import load_image, to_pixels
+
+    cases = load_file(folder / "cases.safetensors")
+    ids = cases["batch.input_ids"].astype(np.int32)
+    size = config.visual.image_size
+    images = np.stack([to_pixels(load_image(folder / f"image{row}.png", size))[None] for row in range(len(ids))])
+    first = np.array([np.flatnonzero(row == config.image_start_id)[0] + 1 for row in ids])
+    positions = (first[:, None, None] + np.arange(config.num_queries)).astype(np.int32)
+    return [Tensor(array) for array in (ids, images, positions, cases["train.labels"].astype(np.int32))]

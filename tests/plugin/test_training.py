@@ -1,0 +1,95 @@
+"""Fine-tuning through MindFormers' Trainer: one process, and two ranks of msrun on the same joint batches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.checkpoint import open_checkpoint
+from convert.convert_weight import main as convert_weight
+from ms_impl import families
+from ms_impl.train.loss_log import read_losses
+
+ROOT = Path(__file__).parents[2]
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, run_mindformer, finetune_arguments):
+    """A run with batches of two conversations, and its folder."""
+    folder = tmp_path_factory.mktemp("one")
+    return run_mindformer(folder, *finetune_arguments, "--batch_size", 2), folder / "output"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory, finetune_arguments):
+    """The same with two ranks that take one conversation of each batch."""
+    folder = tmp_path_factory.mktemp("two")
+    task = " ".join(["run_mindformer.py", *finetune_arguments, "--batch_size 1 --use_parallel True"])
+    command = ["bash", ROOT / "scripts/msrun_launcher.sh", f"{ROOT}/{task}", "2", "8217", "logs", "True", "60"]
+    environment = {**os.environ, "GLOG_v": "3", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return run, folder / "output"
+
+
+def losses(output: Path, rank: int = 0) -> np.ndarray:
+    return np.array([step["loss"] for step in read_losses(output / f"losses/rank_{rank}.jsonl")])
+
+
+def trained(output: Path) -> Path:
+    (path,) = (output / "checkpoint_network/rank_0").glob("*.ckpt")
+    return path
+
+
+def test_an_ascend_yaml_trains_on_cpu_and_the_loss_falls(one_process):
+    run, output = one_process
+    assert run.returncode == 0, run.stderr
+    assert "on CPU: model.model_config.compute_dtype: bfloat16 → float32" in run.stdout
+    assert len(losses(output)) == STEPS
+    assert losses(output)[-1] < losses(output)[0] - 0.1
+
+
+def test_frozen_groups_stay_and_the_others_move(one_process, workspace):
+    before = open_checkpoint(workspace / "model").tensors
+    after = open_checkpoint(trained(one_process[1])).tensors
+    family = families.get("qwenvl")
+    assert after.keys() == before.keys()
+    for name in before:
+        same = np.array_equal(before[name].array(), after[name].array())
+        assert same == (family.group_of(name) == "vision_tower"), name
+
+
+def test_the_saved_network_converts_back_to_hugging_face(one_process, workspace, tmp_path):
+    arguments = ["--model", "qwenvl", "--reverse", "--input_path", str(trained(one_process[1]))]
+    arguments += ["--config", str(workspace / "model"), "--output_path", str(tmp_path / "hf"), "--dtype", "fp32"]
+    assert convert_weight(arguments) == 0
+    saved = open_checkpoint(tmp_path / "hf").tensors["lm_head.weight"].array()
+    assert np.array_equal(saved, open_checkpoint(trained(one_process[1])).tensors["lm_head.weight"].array())
+
+
+def test_classes_named_by_auto_register_are_copied_from_the_register_path(one_process):
+    copied = {path.name for path in (one_process[1] / "modules").rglob("qwenvl_*.py")}
+    assert {"qwenvl_config.py", "qwenvl_model.py", "qwenvl_processor.py", "qwenvl_tokenizer.py"} <= copied
+
+
+def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
+    workspace, run_mindformer, finetune_arguments, tmp_path
+):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes((workspace / f"{number}.png").read_bytes()[:500])
+    run = run_mindformer(tmp_path, *finetune_arguments, "--train_dataset_dir", tmp_path, "--mode", "1")
+    assert run.returncode == 2
+    last = run.stderr.rstrip().rpartition("\n")[2]
+    assert last.startswith("error: ") and "record 0 (id 'record_0'): image" in last
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_two_ranks_train_as_one_process_on_the_joint_batch(one_process, two_ranks):
+    """The ranks' answers differ in length, and rank 1 never sees a picture."""
+    run, output = two_ranks
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
+    np.testing.assert_array_equal(losses(output, rank=1), losses(output))
