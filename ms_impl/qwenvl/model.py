@@ -14,6 +14,7 @@ from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
+from ms_impl.generate.mixin import Generative
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.vision import VisionTower
@@ -31,21 +32,25 @@ class Transformer(nn.Cell):
         self.visual = VisionTower(config.visual, compute_dtype, dtype)
 
     def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
-        """Token embeddings [B, T, D] with the image features laid over their slots."""
+        """Token embeddings [B, T, D] with the features of images [B, M, 3, S, S] laid over their slots."""
+        features = None if images is None else self.visual(images.reshape(-1, *images.shape[2:]))
+        return self.place(input_ids, features, image_context_pos)
+
+    def place(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+        """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots."""
         hidden = self.wte(input_ids).astype(self.compute_dtype)
-        if images is None:
+        if features is None:
             return hidden
         batch, length, width = hidden.shape
-        features = self.visual(images.reshape(-1, *images.shape[2:]))
         # Column T takes the features of absent images and is cut off again: their gradients are zeros, not missing.
         padded = ops.concat((hidden, ops.zeros((batch, 1, width), hidden.dtype)), 1).reshape(-1, width)
         rows = ops.arange(batch).astype(ms.int32).reshape(-1, 1) * (length + 1)
         index = (image_context_pos.reshape(batch, -1) + rows).reshape(-1, 1)
-        padded = ops.tensor_scatter_update(padded, index, features.reshape(-1, width))
+        padded = ops.tensor_scatter_update(padded, index, features.reshape(-1, width).astype(hidden.dtype))
         return padded.reshape(batch, length + 1, width)[:, :length]
 
 
-class QwenVL(nn.Cell):
+class QwenVL(Generative, nn.Cell):
     """Qwen-VL with its language model head. Parameters carry the checkpoint's names.
 
     In training mode there is neither dynamic NTK nor log-n scaling, as in the original.
@@ -76,6 +81,10 @@ class QwenVL(nn.Cell):
         """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
         return self.transformer.visual(images)
 
+    def embed(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+        """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots [B, M, Q]."""
+        return self.transformer.place(input_ids, features, image_context_pos)
+
     def rotary_stack(self) -> Tensor:
         """cos and sin for every NTK factor up to the longest prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
         config, dim = self.config, self.config.kv_channels
@@ -90,6 +99,10 @@ class QwenVL(nn.Cell):
         while self.config.use_dynamic_ntk and reach < length:
             index, reach = index + 1, reach * 2
         return index
+
+    def rotary_table(self, length: int) -> Tensor:
+        """cos and sin of the NTK factor of a prefill of ``length`` columns: fp32 [2, max_position_embeddings, head_dim]."""
+        return self.tables[self.alpha_index(length)]
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""

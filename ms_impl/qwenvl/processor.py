@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ms_impl.data.batch import PaddingSide, Sample, collate
+from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE
-from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_image, resolve_path, to_pixels
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_image, read_image, resolve_path, to_pixels
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.prompt import MAX_WINDOW_SIZE, History, make_context
+from ms_impl.qwenvl.prompt import (
+    CHATML,
+    MAX_WINDOW_SIZE,
+    History,
+    from_list_format,
+    latest_picture,
+    make_context,
+    stop_words,
+)
 from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
 
 
@@ -68,6 +78,32 @@ class QwenVLProcessor:
     ) -> dict[str, Any]:
         """Sample of a ChatML conversation (chat model) up to where the answer begins; see ``make_context``."""
         return self._sample(make_context(self.tokenizer, query, history, system, max_window_size))
+
+    def encode_turn(
+        self, query: str, history: History | None, system: str, chat_format: str, max_window_size: int
+    ) -> dict[str, Any]:
+        """Sample of the next turn in ``chat_format``. Raises InputError for a history where the format has none."""
+        if chat_format == CHATML:
+            return self.encode_chat(query, history, system, max_window_size)
+        if history:
+            raise InputError(f"the {chat_format} format of base models knows no history; start anew or use a chat model")
+        return self.encode_prompt(query)
+
+    def query_text(self, query: str | Sequence[Mapping[str, Any]]) -> str:
+        """The text of a query that is text already or in the list format."""
+        return query if isinstance(query, str) else from_list_format(query)
+
+    def stop_words(self, chat_format: str) -> list[list[int]]:
+        """The token sequences that end an answer; the end of text does in every format."""
+        end_of_text = [self.tokenizer.eod_id]
+        words = stop_words(self.tokenizer, chat_format)
+        return words if end_of_text in words else [*words, end_of_text]
+
+    def draw_boxes(self, history: History, dataset_dir: str | os.PathLike | None = None) -> Image.Image | None:
+        """The latest picture of a conversation with the boxes of its last answer, or None if there is no such thing."""
+        query, answer = history[-1]
+        path = latest_picture(query, history[:-1])
+        return path and draw_boxes(read_image(resolve_path(path, dataset_dir)), answer)
 
     def collate(
         self,

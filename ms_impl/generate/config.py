@@ -1,0 +1,107 @@
+"""How answers are generated: what Hugging Face's generation_config.json of a checkpoint says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_impl.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "generation_config.json"
+_NO_MATTER = frozenset({"transformers_version", "_from_model_config", "pad_token_id", "bos_token_id"})
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """The defaults are those that Qwen-VL's base model was released with.
+
+    Args:
+        chat_format: the family's name for how a prompt is put together and where an answer ends.
+        do_sample: draw from the distribution, or take the likeliest token.
+        temperature: the logits are divided by it; above 0.
+        top_k: draw among the k likeliest tokens; 0 is no limit.
+        top_p: draw among the likeliest tokens that together have at least this probability; 1 is no limit.
+        repetition_penalty: tokens of the prompt and the answer become less likely by this factor; 1 is no penalty.
+        max_new_tokens: where an answer is cut off.
+        max_window_size: tokens of system message and history that a chat keeps.
+        eos_token_id: tokens that end an answer, beside the stop words of ``chat_format``; one id or several.
+    """
+
+    chat_format: str = "raw"
+    do_sample: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.5
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 512
+    max_window_size: int = 6144
+    eos_token_id: int | tuple[int, ...] = ()
+
+    def __post_init__(self):
+        rules = {
+            "chat_format must be a word": isinstance(self.chat_format, str),
+            "do_sample must be true or false": isinstance(self.do_sample, bool),
+            "temperature must be above 0": _is_number(self.temperature) and self.temperature > 0,
+            "top_k must be a whole number, 0 or more": _is_whole(self.top_k) and self.top_k >= 0,
+            "top_p must be above 0 and at most 1": _is_number(self.top_p) and 0 < self.top_p <= 1,
+            "repetition_penalty must be above 0": _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
+            "max_new_tokens must be a whole number, 1 or more": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
+            "max_window_size must be a whole number, 1 or more": _is_whole(self.max_window_size) and self.max_window_size > 0,
+            "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
+        }
+        if broken := [f"{rule}, not {getattr(self, rule.split()[0])!r}" for rule, holds in rules.items() if not holds]:
+            raise InputError("generation settings: " + "; ".join(broken))
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """``eos_token_id`` as several."""
+        return tuple(self.eos_token_id) if isinstance(self.eos_token_id, (list, tuple)) else (self.eos_token_id,)
+
+    def changed(self, **changes: Any) -> "GenerationConfig":
+        """A copy with other settings. Raises InputError for a setting that does not exist."""
+        known = [field.name for field in dataclasses.fields(self)]
+        if unknown := [name for name in changes if name not in known]:
+            raise InputError(f"unknown generation settings {', '.join(unknown)}; known: {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str = FILE_NAME) -> "GenerationConfig":
+        """Read a parsed generation_config.json; null is the default. What is not known here is left out with a warning."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if ignored := sorted(set(raw) - known - _NO_MATTER):
+            logger.warning("%s: ignored: %s", source, ", ".join(ignored))
+        try:
+            return cls(**{name: value for name, value in raw.items() if name in known and value is not None})
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> "GenerationConfig":
+        """Read the generation_config.json of a checkpoint directory; the defaults if there is none."""
+        path = Path(directory) / FILE_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+        if not isinstance(raw, dict):
+            raise InputError(f"{path}: holds a {type(raw).__name__} instead of a table")
+        return cls.from_dict(raw, str(path))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or _is_whole(value)

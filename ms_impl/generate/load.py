@@ -1,0 +1,55 @@
+"""A checkpoint on disk → a model and its processor, ready to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
+
+from convert.checkpoint import open_checkpoint, read_json
+from convert.companions import find_config
+from ms_impl import families
+from ms_impl.cells.device import on_ascend
+from ms_impl.errors import InputError
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.weights import load_weights
+
+_DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+
+
+def load(path: str | Path, dtype: str | None = None, config: str | Path | None = None) -> tuple[nn.Cell, Any]:
+    """Model in eval mode and processor of a checkpoint.
+
+    The default settings of ``model.generate`` and ``model.chat`` are those of the checkpoint's generation_config.json.
+
+    Args:
+        path: a checkpoint directory, Hugging Face's or converted; or one converted .ckpt or .safetensors file.
+        dtype: ``fp32``, ``fp16`` or (on Ascend) ``bf16``. None: the checkpoint's own on Ascend, else fp32.
+        config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
+
+    Raises:
+        InputError: a file is missing or damaged, the family unknown, or the weights do not fit the configuration.
+    """
+    config_file = find_config(Path(path), Path(config) if config else None)
+    family = families.find(read_json(config_file), str(config_file))
+    settings = family.resolve("config").from_file(config_file)
+    with no_init_parameters():
+        model = family.resolve("model")(settings, _compute_dtype(path, dtype))
+    load_weights(model, path, family)
+    processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
+    model.generation = GenerationConfig.from_directory(config_file.parent)
+    return model.set_train(False), processor
+
+
+def _compute_dtype(path: str | Path, name: str | None) -> ms.Type:
+    if name is None:
+        tensors = open_checkpoint(path).tensors.values() if on_ascend() else ()
+        name = next((tensor.dtype.name for tensor in tensors), "fp32")
+    if name not in _DTYPES:
+        raise InputError(f"unknown dtype {name!r}; known: {', '.join(_DTYPES)}")
+    if name == "bf16" and not on_ascend():
+        raise InputError("the CPU computes in fp32 or fp16, not in bf16; leave dtype out or choose one of them")
+    return _DTYPES[name]

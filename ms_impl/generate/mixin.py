@@ -1,0 +1,146 @@
+"""``generate`` and ``chat``: what every family's model inherits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from ms_impl.data.batch import Sample
+from ms_impl.data.chatml import SYSTEM_MESSAGE
+from ms_impl.generate.answers import Answer, StopWords, grow, samplers
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.generate.decode import DecoderPool
+from ms_impl.generate.text import TextStream
+
+Turn = tuple[str, str]
+History = list[Turn]
+Query = str | Sequence[dict[str, Any]]
+
+
+class Generative:
+    """Mixed into a model that has ``config.max_position_embeddings``, ``encode_images``, ``embed``, ``rotary_table``,
+    ``new_cache`` and ``step`` (see ``ms_impl.qwenvl.model.QwenVL``).
+
+    ``generation`` holds the model's default settings.
+    """
+
+    generation = GenerationConfig()
+
+    @cached_property
+    def decoders(self) -> DecoderPool:
+        """Decoders for logits step by step: ``model.decoders.get(rows, columns)``."""
+        return DecoderPool(self)
+
+    def generate(
+        self,
+        processor: Any,
+        samples: Sequence[Sample],
+        generation: GenerationConfig | None = None,
+        *,
+        stream: Callable[[int, int], None] | None = None,
+        seed: int | None = None,
+        dataset_dir: str | os.PathLike | None = None,
+    ) -> list[list[int]]:
+        """The new token ids of each sample, up to and including its stop word.
+
+        Args:
+            samples: prompts, answered together as one batch; see ``ms_impl.data.batch``.
+            generation: settings; the model's own where None.
+            stream: called with (row, token) for every new token.
+            seed: makes sampling repeatable. A row's draws depend on the seed and its place alone.
+            dataset_dir: stands before relative image paths.
+
+        Raises:
+            InputError: an image cannot be read, a setting is unknown, or prompt and answer may be longer than the model
+                takes.
+        """
+        generation = generation or self.generation
+        stops = stop_sequences(processor, generation)
+        tokens: list[list[int]] = [[] for _ in samples]
+        for new in self._steps(processor, samples, generation, stops, seed, dataset_dir):
+            for row, token in new.items():
+                tokens[row].append(token)
+                if stream:
+                    stream(row, token)
+        return tokens
+
+    def chat(
+        self,
+        processor: Any,
+        query: Query,
+        history: Sequence[Turn] | None = None,
+        system: str = SYSTEM_MESSAGE,
+        *,
+        stream: bool | Callable[[str], None] = False,
+        seed: int | None = None,
+        dataset_dir: str | os.PathLike | None = None,
+        **changes: Any,
+    ) -> tuple[str, History] | Generator[str, None, tuple[str, History]]:
+        """One turn of a conversation: the answer, and the history with this turn added.
+
+        Args:
+            query: text, or a list such as ``[{"image": path}, {"text": question}]``.
+            history: (query, answer) pairs, oldest first. The raw format of base models has none.
+            system: the system message; the raw format has none.
+            stream: a function gets the pieces of the answer as they come. True returns a generator of them, which
+                itself returns (answer, history). The pieces joined are the answer.
+            changes: generation settings that differ from the model's own, such as ``do_sample=False``.
+
+        Raises:
+            InputError: as ``generate``; with stream=True partly when the first piece is asked for.
+        """
+        generation = self.generation.changed(**changes)
+        stops = stop_sequences(processor, generation)
+        query = processor.query_text(query)
+        turn = processor.encode_turn(query, history, system, generation.chat_format, generation.max_window_size)
+        steps = self._steps(processor, [turn], generation, stops, seed, dataset_dir)
+        pieces = _converse(steps, TextStream(stops, processor.tokenizer.decode), query, history or ())
+        return pieces if stream is True else _exhaust(pieces, stream or None)
+
+    def _steps(
+        self,
+        processor: Any,
+        samples: Sequence[Sample],
+        generation: GenerationConfig,
+        stops: StopWords,
+        seed: int | None,
+        dataset_dir: str | os.PathLike | None,
+    ) -> Iterator[dict[int, int]]:
+        """The new tokens by row, step by step."""
+        batch = processor.collate(samples, padding_side="left", dataset_dir=dataset_dir)
+        columns = batch["input_ids"].shape[1] + generation.max_new_tokens
+        answers = [
+            Answer(sample["input_ids"], sampler, stops, generation.max_new_tokens)
+            for sample, sampler in zip(samples, samplers(generation, seed, len(samples)))
+        ]
+        return grow(self.decoders.get(len(samples), columns), batch, answers)
+
+
+def stop_sequences(processor, generation: GenerationConfig) -> list[list[int]]:
+    """All token sequences that end an answer."""
+    return processor.stop_words(generation.chat_format) + [[token] for token in generation.eos_token_ids]
+
+
+def _converse(
+    steps: Iterator[dict[int, int]], text: TextStream, query: str, history: Sequence[Turn]
+) -> Generator[str, None, tuple[str, History]]:
+    """The pieces of one answer; returns the answer and the history with this turn added."""
+    for new in steps:
+        if piece := text.add(new[0]):
+            yield piece
+    if piece := text.finish():
+        yield piece
+    return text.shown, [*history, (query, text.shown)]
+
+
+def _exhaust(pieces: Generator[str, None, Any], take: Callable[[str], None] | None) -> Any:
+    """Run a generator to its end, handing its pieces to ``take``; what it returned."""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return end.value
+        if take:
+            take(piece)

@@ -1,0 +1,35 @@
+"""Weights of a checkpoint into a MindSpore model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from convert.dtypes import BF16, FLOATS, DType, cast
+from convert.engine import load_for_mindspore
+from ms_impl.families import Family
+
+_DTYPES = {ms.float32: FLOATS["fp32"], ms.float16: FLOATS["fp16"], ms.bfloat16: BF16}
+
+
+def load_weights(model: nn.Cell, path: str | Path, family: Family) -> None:
+    """Set every parameter of a model from a checkpoint of either layout and any kind, cast to the parameter's dtype.
+
+    Where dtype and layout are the file's own, the parameter is the file, mapped copy-on-write.
+
+    Raises:
+        InputError: the checkpoint is damaged, or lacks, misshapes or has more than the model's tensors; all are listed.
+    """
+    parameters = model.parameters_dict()
+    for tensor in load_for_mindspore(path, family, model.config):
+        parameter = parameters[tensor.name]
+        dtype = _DTYPES[parameter.dtype]
+        parameter.set_data(_tensor(cast(tensor.array(), tensor.dtype, dtype), dtype))
+
+
+def _tensor(values: np.ndarray, dtype: DType) -> Tensor:
+    tensor = Tensor.from_numpy(values)
+    return tensor.view(ms.bfloat16) if dtype == BF16 else tensor
