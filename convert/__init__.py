@@ -1,1 +1,1 @@
-"""Hugging Face ⇄ MindSpore checkpoints, streamed tensor by tensor. Imports neither mindspore, torch nor transformers."""
+"""Hugging Face ⇄ MindSpore checkpoints, streamed tensor by tensor. Imports no framework."""

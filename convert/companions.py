@@ -1,4 +1,4 @@
-"""What goes along with the weights: the configuration, and the small files beside it (tokenizer, generation defaults)."""
+"""What goes along with the weights: the configuration and the small files beside it, as the tokenizer's."""
 
 from __future__ import annotations
 

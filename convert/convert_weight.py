@@ -1,7 +1,8 @@
 """Convert weights from Hugging Face to MindSpore, or with --reverse back.
 
     python convert/convert_weight.py --model qwenvl --input_path HF_DIR --output_path qwenvl_ms.ckpt --dtype fp16
-    python convert/convert_weight.py --model qwenvl --input_path qwenvl_ms.ckpt --config HF_DIR --output_path DIR/ --reverse
+    python convert/convert_weight.py --model qwenvl --input_path qwenvl_ms.ckpt --output_path DIR/ \\
+        --reverse --config HF_DIR
 """
 
 from __future__ import annotations

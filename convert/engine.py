@@ -1,4 +1,4 @@
-"""From one layout to the other, lazily: which tensor is made of which, and whether a checkpoint holds what it should."""
+"""From one layout to the other, lazily: what each tensor is made of, and whether a checkpoint holds what it must."""
 
 from __future__ import annotations
 

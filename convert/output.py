@@ -48,14 +48,14 @@ class Output:
         if text.endswith("/") or path.is_dir() or not path.suffix:
             return cls(path, Kind.DIRECTORY, layout)
         if path.suffix not in (kind.value for kind in Kind):
-            raise InputError(f"{text}: unknown ending '{path.suffix}'; use .ckpt, .safetensors, or end a directory in '/'")
+            raise InputError(f"{text}: unknown ending '{path.suffix}'; use .ckpt, .safetensors, or a directory DIR/")
         kind = Kind(path.suffix)
         if kind is Kind.CKPT and layout is Layout.HUGGING_FACE:
-            raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or end a directory in '/'")
+            raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or a directory DIR/")
         return cls(path, kind, layout)
 
     def check(self, source: Checkpoint, needed: int) -> None:
-        """Refuse what would overwrite the source or something else, and a disk with fewer than ``needed`` bytes free."""
+        """Refuse to overwrite the source or anything foreign, or to begin with fewer than ``needed`` bytes free."""
         path = self.path
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such directory; make it first")

@@ -1,8 +1,8 @@
 """The declared weight table of a family, and what can happen to a tensor on the way, each with its inverse.
 
-A table is data. It lists modules; a module lists weights by Hugging Face name, shape and MindSpore name; a weight lists
-the operations, if any, that lead from the one to the other. ``WeightTable.expand`` makes it concrete for a configuration,
-and everything else (both directions, the shape check, the tests) reads the expanded entries.
+A table is data. It lists modules; a module lists weights by Hugging Face name, shape and MindSpore name; a weight
+lists the operations, if any, that lead from the one to the other. ``WeightTable.expand`` makes it concrete for a
+configuration, and everything else (both directions, the shape check, the tests) reads the expanded entries.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class PermuteRows(Operation):
         return [self._permute(array) for array in arrays]
 
     def inverse(self, before: list[Shape]) -> Operation:
-        return PermuteRows(tuple(self.split[axis] for axis in self.order), tuple(int(i) for i in np.argsort(self.order)))
+        split = tuple(self.split[axis] for axis in self.order)
+        return PermuteRows(split, tuple(int(axis) for axis in np.argsort(self.order)))
 
     def _permute(self, array: np.ndarray) -> np.ndarray:
         columns = range(len(self.order), len(self.order) + array.ndim - 1)
@@ -151,7 +152,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Weight:
-    """One row of a table: names (inside their module), one shape for each Hugging Face name, operations to MindSpore."""
+    """One row of a table: names inside the module, a shape for each Hugging Face name, operations to MindSpore."""
 
     hf: tuple[str, ...]
     shapes: tuple[PerConfig, ...]
@@ -217,8 +218,8 @@ class WeightTable:
 
 
 def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config) -> Entry:
-    hf = [Spec(_join(hf_path, name), tuple(shape(config))) for name, shape in zip(weight.hf, weight.shapes, strict=True)]
-    shapes = [spec.shape for spec in hf]
+    shapes = [tuple(shape(config)) for shape in weight.shapes]
+    hf = [Spec(_join(hf_path, name), shape) for name, shape in zip(weight.hf, shapes, strict=True)]
     forward, backward = [], []
     for operation in weight.operations:
         bound = operation.bind(config)

@@ -15,7 +15,7 @@ from ms_impl.errors import InputError
 
 Shape = tuple[int, ...]
 
-BLOCK_BYTES = 16 << 20  # enough for full disk speed, little enough to forget; a multiple of every item size
+BLOCK_BYTES = 4 << 20  # enough for full disk speed, little enough for the caches; a multiple of every item size
 
 
 class Tensor(ABC):

@@ -1,8 +1,8 @@
 """Reading the zip files that ``torch.save`` writes, without torch and without running what they say.
 
 Such a file holds ``NAME/data.pkl``, a pickle of the state dictionary, and ``NAME/data/KEY``, the raw storages, stored
-uncompressed. The pickle is read as ``torch.load(weights_only=True)`` reads it: by an unpickler that knows a short list of
-harmless names and refuses every other, so that no code in the file can run.
+uncompressed. The pickle is read as ``torch.load(weights_only=True)`` reads it: by an unpickler that knows a short list
+of harmless names and refuses every other, so that no code in the file can run.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        raise InputError(f"{self._path}: refused: its pickle asks for {module}.{name}, which is no part of plain weights")
+        raise InputError(f"{self._path}: refused: its pickle asks for {module}.{name}, which plain weights never need")
 
     def persistent_load(self, identifier: Any) -> _Storage:
         kind, dtype, key, _device, size = identifier

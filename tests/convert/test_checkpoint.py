@@ -50,7 +50,8 @@ def test_torch_shards_open_as_one_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("metadata, layout", [
-    ({"format": "pt"}, Layout.HUGGING_FACE), ({"format": "ms"}, Layout.MINDSPORE), ({"format": "tf"}, None), (None, None),
+    ({"format": "pt"}, Layout.HUGGING_FACE), ({"format": "ms"}, Layout.MINDSPORE),
+    ({"format": "tf"}, None), (None, None),
 ])  # fmt: skip
 def test_the_metadata_tells_the_layout(tmp_path, metadata, layout):
     save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata=metadata)
@@ -77,7 +78,8 @@ def test_a_tensor_in_two_shards_is_refused(sharded):
 
 
 def test_a_tensor_in_the_wrong_shard_or_in_none_is_refused(sharded):
-    write_index(sharded, WEIGHT_MAP | {"a": "model-00002-of-00002.safetensors", "d": "model-00001-of-00002.safetensors"})
+    first, second = SHARDS
+    write_index(sharded, WEIGHT_MAP | {"a": second, "d": first})
     with pytest.raises(InputError, match="lacks 'd'") as refusal:
         open_checkpoint(sharded)
     assert "00001-of-00002.safetensors also holds 'a', which belongs in model-00002" in str(refusal.value)

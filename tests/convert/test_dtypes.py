@@ -15,8 +15,9 @@ def patterns(dtype) -> np.ndarray:
     if dtype is not FP32:
         return halves.astype(np.uint16).view(dtype.carrier)
     lower = np.random.default_rng(0).integers(0, 1 << 16, halves.size, dtype=np.uint32)
-    fp16_ties = np.uint32(0x1000)  # half of fp16's last place, exactly
-    return np.concatenate([(halves << 16) | tail for tail in (0, 1, 0x7FFF, 0x8000, 0x8001, fp16_ties, lower)]).view("<f4")
+    half_of_fp16s_last_place = 0x1000
+    tails = (0, 1, 0x7FFF, 0x8000, 0x8001, half_of_fp16s_last_place, lower)
+    return np.concatenate([(halves << 16) | tail for tail in tails]).astype("<u4").view("<f4")
 
 
 def as_torch(values: np.ndarray, dtype) -> torch.Tensor:
