@@ -214,6 +214,12 @@ def test_a_converted_checkpoint_is_replaced(tiny, convert_weight, tmp_path, outp
         assert sum(map(len, content(tmp_path / output).values())) == 842_368 * itemsize
 
 
+def run_script(script: str, source, output, *options) -> subprocess.CompletedProcess:
+    """Run Python code that calls the command, in a process of its own."""
+    command = [sys.executable, "-c", script, "--model", "qwenvl", "--input_path", source, "--output_path", output]
+    return subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
+
+
 FULL_DISK = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -223,12 +229,6 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("output", ["x.ckpt", "x/"])
-def run_script(script: str, source, output, *options) -> subprocess.CompletedProcess:
-    """Run Python code that calls the command, in a process of its own."""
-    command = [sys.executable, "-c", script, "--model", "qwenvl", "--input_path", source, "--output_path", output]
-    return subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
-
-
 def test_a_write_that_fails_half_way_leaves_nothing(tiny, tmp_path, output):
     failed = run_script(FULL_DISK, tiny, f"{tmp_path}/{output}")
     assert failed.returncode == 2
