@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -59,15 +60,15 @@ def without_stop(tokens: Sequence[int], stops: StopWords) -> list[int]:
     return list(tokens[: len(tokens) - len(end)])
 
 
-def grow(decoder: Decoder, batch: Batch, answers: Sequence[Answer]) -> Iterator[dict[int, int]]:
+def grow(lent: AbstractContextManager[Decoder], batch: Batch, answers: Sequence[Answer]) -> Iterator[dict[int, int]]:
     """Generate the answers to a batch. Yields the new token of each unfinished row, by row, step by step."""
-    logits = decoder.prefill(batch)
-    while True:
-        new = {row: answer.extend(logits[row]) for row, answer in enumerate(answers) if not answer.finished}
-        yield new
-        if all(answer.finished for answer in answers):
-            return
-        logits = decoder.step(np.array([answer.ids[-1] for answer in answers]))
+    with lent as decoder:
+        logits = decoder.prefill(batch)
+        while True:
+            yield {row: answer.extend(logits[row]) for row, answer in enumerate(answers) if not answer.finished}
+            if all(answer.finished for answer in answers):
+                return
+            logits = decoder.step(np.array([answer.ids[-1] for answer in answers]))
 
 
 def samplers(config: GenerationConfig, seed: int | None, count: int) -> list[Sampler]:

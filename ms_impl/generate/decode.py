@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import mindspore as ms
 import numpy as np
@@ -195,29 +195,37 @@ class Decoder:
 
 
 class DecoderPool:
-    """The decoders of one model by shape, so that none is compiled twice; the least recently used is given up."""
+    """The decoders of one model by shape, so that none is compiled twice.
+
+    One that is lent out is not in the pool: an answer that is still growing keeps its cache to itself.
+    """
 
     def __init__(self, model: nn.Cell):
         self.model = model
         self.encoder = ImageEncoder(model)
         self.embedder = Embedder(model)
-        self.decoders: OrderedDict[tuple[int, int], Decoder] = OrderedDict()
+        self.idle: OrderedDict[tuple[int, int], Decoder] = OrderedDict()
 
-    def get(self, rows: int, length: int) -> Decoder:
-        """A decoder for at least ``rows`` rows and ``length`` columns, prompt and answer.
+    def lend(self, rows: int, columns: int) -> AbstractContextManager[Decoder]:
+        """A decoder for at least ``rows`` rows and ``columns`` columns, prompt and answer.
 
         Raises:
             InputError: the model takes fewer columns.
         """
         limit = self.model.config.max_position_embeddings
-        if length > limit:
-            raise InputError(f"prompt and answer need {length} tokens, the model takes {limit}")
-        shape = power_of_two(rows), min(max(power_of_two(length), NARROWEST), limit)
-        decoder = self.decoders.pop(shape, None) or Decoder(self.model, self.encoder, self.embedder, *shape)
-        self.decoders[shape] = decoder
-        if len(self.decoders) > DECODERS_KEPT:
-            self.decoders.popitem(last=False)
-        return decoder
+        if columns > limit:
+            raise InputError(f"prompt and answer need {columns} tokens, the model takes {limit}")
+        return self._lend(power_of_two(rows), min(max(power_of_two(columns), NARROWEST), limit))
+
+    @contextmanager
+    def _lend(self, *shape: int) -> Iterator[Decoder]:
+        decoder = self.idle.pop(shape, None) or Decoder(self.model, self.encoder, self.embedder, *shape)
+        try:
+            yield decoder
+        finally:
+            self.idle[shape] = decoder
+            while len(self.idle) > DECODERS_KEPT:  # the one unused for longest goes
+                self.idle.popitem(last=False)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Generative:
 
     @cached_property
     def decoders(self) -> DecoderPool:
-        """Decoders for logits step by step: ``model.decoders.get(rows, columns)``."""
+        """Where to borrow a decoder for logits step by step: ``with model.decoders.lend(rows, columns) as decoder``."""
         return DecoderPool(self)
 
     def generate(
@@ -53,8 +53,7 @@ class Generative:
             dataset_dir: stands before relative image paths.
 
         Raises:
-            InputError: an image cannot be read, a setting is unknown, or prompt and answer may be longer than the model
-                takes.
+            InputError: an image cannot be read, or prompt and answer may be longer than the model takes.
         """
         generation = generation or self.generation
         stops = stop_sequences(processor, generation)
@@ -89,7 +88,7 @@ class Generative:
             changes: generation settings that differ from the model's own, such as ``do_sample=False``.
 
         Raises:
-            InputError: as ``generate``; with stream=True partly when the first piece is asked for.
+            InputError: as ``generate``, or for an unknown setting.
         """
         generation = self.generation.changed(**changes)
         stops = stop_sequences(processor, generation)
@@ -115,10 +114,10 @@ class Generative:
             Answer(sample["input_ids"], sampler, stops, generation.max_new_tokens)
             for sample, sampler in zip(samples, samplers(generation, seed, len(samples)))
         ]
-        return grow(self.decoders.get(len(samples), columns), batch, answers)
+        return grow(self.decoders.lend(len(samples), columns), batch, answers)
 
 
-def stop_sequences(processor, generation: GenerationConfig) -> list[list[int]]:
+def stop_sequences(processor: Any, generation: GenerationConfig) -> list[list[int]]:
     """All token sequences that end an answer."""
     return processor.stop_words(generation.chat_format) + [[token] for token in generation.eos_token_ids]
 

@@ -25,10 +25,14 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     """−∞ for all logits [vocab] but the fewest largest whose probabilities add up to ``p``; one at least stays."""
-    ascending = np.argsort(logits, kind="stable")
-    below = np.cumsum(probabilities(logits[ascending]))
-    kept = logits.copy()
-    kept[ascending[:-1][below[:-1] <= 1 - p]] = -np.inf
+    weights = probabilities(logits)
+    # Tokens rarer than this are not worth sorting: all of them together stay below 1 − p.
+    common = np.flatnonzero(weights > (1 - p) / (2 * weights.size))
+    ascending = common[np.argsort(weights[common], kind="stable")]
+    up_to = 1 - weights[common].sum() + np.cumsum(weights[ascending])
+    first = min(np.count_nonzero(up_to <= 1 - p), ascending.size - 1)
+    kept = np.full_like(logits, -np.inf)
+    kept[ascending[first:]] = logits[ascending[first:]]
     return kept
 
 

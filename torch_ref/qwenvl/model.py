@@ -41,15 +41,20 @@ class Transformer(nn.Module):
         self.visual = VisionTower(config.visual)
 
     def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
-        """Token embeddings [B, T, D] with the image features laid over their slots."""
+        """Token embeddings [B, T, D] with the features of images [B, M, 3, S, S] laid over their slots."""
+        features = None if images is None else self.visual(images.flatten(0, 1))
+        return self.place(input_ids, features, image_context_pos)
+
+    def place(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+        """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots."""
         hidden = self.wte(input_ids.long())
-        if images is None:
+        if features is None:
             return hidden
         batch, length, width = hidden.shape
-        features = self.visual(images.flatten(0, 1)).reshape(batch, -1, width)
         # Column T takes the features of absent images and is cut off again: their gradients are zeros, not missing.
         rows = torch.arange(batch)[:, None]
-        padded = F.pad(hidden, (0, 0, 0, 1)).index_put((rows, image_context_pos.long().flatten(1)), features)
+        index = (rows, image_context_pos.long().flatten(1))
+        padded = F.pad(hidden, (0, 0, 0, 1)).index_put(index, features.reshape(batch, -1, width))
         return padded[:, :length]
 
 

@@ -1,0 +1,65 @@
+"""Reading generation_config.json."""
+
+import logging
+
+import pytest
+
+from ms_impl.errors import InputError
+from ms_impl.generate.config import GenerationConfig
+
+RELEASED_CHAT = {
+    "chat_format": "chatml", "do_sample": True, "eos_token_id": 151643, "max_new_tokens": 512, "max_window_size": 6144,
+    "pad_token_id": 151643, "top_k": 0, "top_p": 0.3, "transformers_version": "4.31.0",
+}  # fmt: skip
+
+
+def test_the_released_chat_model(caplog):
+    config = GenerationConfig.from_dict(RELEASED_CHAT)
+    assert config == GenerationConfig(chat_format="chatml", top_p=0.3, eos_token_id=151643)
+    assert config.eos_token_ids == (151643,)
+    assert not caplog.records
+
+
+def test_a_directory_without_the_file_has_the_defaults_of_the_base_model(tmp_path):
+    config = GenerationConfig.from_directory(tmp_path)
+    assert (config.chat_format, config.do_sample, config.top_p, config.top_k, config.max_new_tokens) == ("raw", True, 0.5, 0, 512)
+
+
+def test_null_is_the_default_and_eos_may_be_several():
+    config = GenerationConfig.from_dict({"temperature": None, "eos_token_id": [1, 2]})
+    assert config.temperature == 1.0
+    assert config.eos_token_ids == (1, 2)
+
+
+def test_what_is_not_known_is_left_out_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        GenerationConfig.from_dict({"num_beams": 4}, "x/generation_config.json")
+    assert "x/generation_config.json" in caplog.text and "num_beams" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "setting, value",
+    [
+        ("chat_format", 3), ("do_sample", "yes"), ("temperature", 0), ("temperature", "hot"), ("top_k", -1), ("top_k", 1.5),
+        ("top_p", 0), ("top_p", 1.1), ("repetition_penalty", 0.0), ("max_new_tokens", 0), ("max_window_size", 0),
+        ("eos_token_id", "end"),
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_named(setting, value):
+    with pytest.raises(InputError, match=f"(?s)somewhere.*{setting}.*{value}"):
+        GenerationConfig.from_dict({setting: value}, "somewhere")
+
+
+def test_a_setting_that_does_not_exist_is_named():
+    with pytest.raises(InputError, match="top_q.*known:.*top_p"):
+        GenerationConfig().changed(top_q=0.5)
+
+
+def test_malformed_files_name_the_line(tmp_path):
+    file = tmp_path / "generation_config.json"
+    file.write_text('{\n"top_p": \n}')
+    with pytest.raises(InputError, match="generation_config.json: line 3"):
+        GenerationConfig.from_directory(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(InputError, match="list instead of a table"):
+        GenerationConfig.from_directory(tmp_path)
