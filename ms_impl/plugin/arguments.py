@@ -68,8 +68,6 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
         if settings["run_mode"] == "predict":
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
             _check_images(settings["input_data"])
-            if not settings.get("load_checkpoint"):
-                raise InputError("load_checkpoint: predicting needs the weights of a trained model")
         complete(settings)
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
@@ -165,13 +163,15 @@ def _check(settings: Settings, register_path: Path) -> None:
     run_mode = settings.get("run_mode")
     if run_mode not in RUN_MODES:
         raise InputError(f"run_mode: {run_mode!r} is not supported{suggest(str(run_mode), RUN_MODES)}")
+    if run_mode != "train" and not settings.get("load_checkpoint"):
+        raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
     if settings.get("do_eval"):
         raise InputError("do_eval: evaluation while training is not supported; take the key out")
     if (lookup(settings, "runner_config.gradient_accumulation_steps") or 1) > 1:
         # MindFormers 1.9.0 (trainer/base_trainer.py:321) would quietly go on without.
         raise InputError("gradient_accumulation_steps: accumulation is not supported; raise batch_size or the ranks")
     schema.family_of(settings)
-    schema.check_keys(settings)
+    schema.check_sections(settings)
     if not register_path.is_dir():
         raise InputError(f"--register_path: {register_path} is no folder")
     schema.check_references(settings, register_path)

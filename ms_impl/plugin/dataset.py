@@ -39,7 +39,7 @@ class ConversationDataset(BaseDataset):
     def __new__(cls, dataset_config: Mapping[str, Any], model: ModelSection) -> Dataset:
         """A data set that yields batches of ``INPUT_COLUMNS``, cut for this rank where the run is data parallel."""
         cls.init_dataset_config(dataset_config)
-        rows = Rows(*_samples_and_template(dataset_config, model))
+        rows = _read_rows(dataset_config, model)
         shard_id, num_shards = cls._generate_shard_info()
         batch_size, drop_remainder = dataset_config["batch_size"], dataset_config.get("drop_remainder", True)
         dataset = GeneratorDataset(
@@ -81,8 +81,8 @@ class Rows:
         return tuple(row[column] for column in INPUT_COLUMNS)
 
 
-def _samples_and_template(config: Mapping[str, Any], model: ModelSection):
-    """The samples of the annotation file, and what makes a row of one."""
+def _read_rows(config: Mapping[str, Any], model: ModelSection) -> Rows:
+    """The conversations of the annotation file, encoded; their images are read when a row is asked for."""
     loader, transform = config["data_loader"], config["modal_to_text_transform"]
     _check_type("data_loader", loader["type"], _LOADER)
     _check_type("modal_to_text_transform", transform["type"], _TRANSFORM)
@@ -97,7 +97,7 @@ def _samples_and_template(config: Mapping[str, Any], model: ModelSection):
     )  # fmt: skip
     _check_columns("output_columns", template.output_columns)
     conversations = read_conversations(loader["annotation_file"])[: loader.get("num_samples")]
-    return template.samples(conversations), template.row
+    return Rows(template.samples(conversations), template.row)
 
 
 def _whole_batches(rows: int, joint_batch: int) -> int:
@@ -111,7 +111,8 @@ def _whole_batches(rows: int, joint_batch: int) -> int:
 
 def _normalisation(steps: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """mean and std of ``modal_content_transforms``, which are done in one go when an image is read."""
-    if [step.get("type") for step in steps or ()] != _PIXEL_STEPS or steps[1].get("is_hwc"):
+    normalised = [step.get("type") for step in steps or ()] == _PIXEL_STEPS and {"mean", "std"} <= steps[1].keys()
+    if not normalised or steps[1].get("is_hwc"):
         raise InputError(
             "train_dataset.modal_content_transforms: expected "
             f"{' and '.join(_PIXEL_STEPS)} with mean, std, is_hwc: False"

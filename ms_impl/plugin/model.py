@@ -18,9 +18,10 @@ _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16
 
 
 class ModelSection:
-    """The YAML's ``model.model_config``. MindFormers adds attributes of its own, such as ``parallel_config``.
+    """The YAML's ``model.model_config``.
 
-    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters.
+    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters. MindFormers adds more,
+    such as ``parallel_config``, which holds the YAML's ``recompute_config``.
     """
 
     family: families.Family
@@ -36,9 +37,11 @@ class ModelSection:
             setattr(self, name, value)
 
     def build(self) -> nn.Cell:
-        """The family's own model, with the groups frozen that the section names."""
+        """The family's own model, with the groups frozen that the section names, and its layers set to recompute."""
         model = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype)
         model.freeze(self.frozen_groups)
+        if parallel_config := getattr(self, "parallel_config", None):
+            _recompute_layers(model, parallel_config.recompute)
         return model
 
 
@@ -61,6 +64,19 @@ class TrainerModel(nn.Cell):
     def get_model_parameters(self, only_trainable: bool = True) -> set[ms.Parameter]:
         """For the log (trainer/base_trainer.py:1275)."""
         return set(self.trainable_params() if only_trainable else self.get_parameters())
+
+
+def _recompute_layers(model: nn.Cell, settings: Any) -> None:
+    """Follow MindFormers' ``recompute_config``: the repeated cells of a model hold most of its activations."""
+    if settings.select_recompute:
+        raise InputError("recompute_config.select_recompute is not supported; recompute: True does all layers")
+    if settings.recompute:
+        names = ("mp_comm_recompute", "parallel_optimizer_comm_recompute", "recompute_slice_activation")
+        choices = {name: getattr(settings, name) for name in names}
+        for _, cell in model.cells_and_names():
+            if isinstance(cell, nn.CellList):
+                for layer in cell:
+                    layer.recompute(**choices)
 
 
 def _dtype(key: str, name: str) -> ms.Type:

@@ -1,4 +1,4 @@
-"""What has to be changed in MindFormers and MindSpore before they are used; the rest is mended by registered classes."""
+"""What has to be changed in MindFormers and MindSpore before use; the rest is mended by registered classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ms_impl.train.joint_batch import wait_for_ranks
 def patch_for_cpu() -> None:
     """Replace what fails on CPU. Must run before mindformers is imported.
 
-    MindSpore 2.9.0, communication/comm_func.py, ``barrier``: "Unsupported op [Barrier]". MindFormers 1.9.0 calls it when
-    ranks read a checkpoint to resume from (trainer/utils.py:167, utils/parallel_utils.py:31).
+    MindSpore 2.9.0, communication/comm_func.py, ``barrier``: "Unsupported op [Barrier]". MindFormers 1.9.0 calls it
+    when ranks read a checkpoint to resume from (trainer/utils.py:167, utils/parallel_utils.py:31).
     """
     comm_func.barrier = wait_for_ranks

@@ -22,8 +22,11 @@ def run(settings: Settings) -> None:
     device = lookup(settings, "context.device_target") or "Ascend"
     if not is_available(device):
         raise InputError(f"context.device_target: this machine has no {device}; for CPU give --device_target CPU")
-    if os.environ.get("MS_ROLE") == "MS_SCHED":
+    role = os.environ.get("MS_ROLE")
+    if role == "MS_SCHED":
         return _schedule(device)
+    if settings.get("use_parallel") and device == "CPU" and not role:
+        raise InputError("use_parallel: this is one process; start the ranks with scripts/msrun_launcher.sh")
     os.environ["REGISTER_PATH"] = settings.pop("register_path")
     output = Path(settings.get("output_dir") or "output")
     os.environ.setdefault("LOG_MF_PATH", str(output / "log"))

@@ -20,42 +20,55 @@ Settings = dict[str, Any]
 
 FREEZES = {"freeze_vision": "vision_tower", "freeze_resampler": "aligner", "freeze_llm": "language_model"}
 
-_LEAF: dict[str, Any] = {}
-_CLASS = dict.fromkeys(("type", "auto_register"), _LEAF)
-_TOKENIZER = {**_CLASS, "vocab_file": _LEAF}
-_TEMPLATE_KEYS = (
-    "output_columns", "mode", "dataset_dir", "modal_content_padding_size", "system_message", "user_role_name",
-    "assistant_role_name", "user_prompt", "assistant_prompt", "image_size",
-)  # fmt: skip
-_DATASET_KEYS = (
-    "modal_content_input_columns", "modal_content_output_columns", "net_input_columns", "num_parallel_workers",
-    "python_multiprocessing", "drop_remainder", "batch_size", "repeat", "numa_enable", "prefetch_size", "seed",
-)  # fmt: skip
-_MODEL_KEYS = (
-    "config_file", *FREEZES, "compute_dtype", "param_init_type", "use_past", "checkpoint_name_or_path", "batch_size",
-)  # fmt: skip
-_GENERATION_KEYS = tuple(field.name for field in dataclasses.fields(GenerationConfig))
+_CLASS = {"type": str, "auto_register": str}
+_TOKENIZER = {**_CLASS, "vocab_file": str}
 
-# Every key of our sections; a section without keys is a leaf and takes any value.
+# Every key of our sections, with the type of its value; a table is a section, or each section of a list.
 SECTIONS = {
     "model": {
-        "model_config": {**_CLASS, **dict.fromkeys(_MODEL_KEYS, _LEAF)},
         "arch": _CLASS,
-        "generation_config": dict.fromkeys(_GENERATION_KEYS, _LEAF),
+        "model_config": {
+            **_CLASS,
+            "config_file": str,
+            **dict.fromkeys(FREEZES, bool),
+            "compute_dtype": str,
+            "param_init_type": str,
+        },
+        "generation_config": {field.name: object for field in dataclasses.fields(GenerationConfig)},
     },
     "processor": {**_CLASS, "tokenizer": _TOKENIZER},
     "train_dataset": {
-        "data_loader": {**_CLASS, **dict.fromkeys(("annotation_file", "shuffle", "num_samples"), _LEAF)},
+        "data_loader": {**_CLASS, "annotation_file": str, "shuffle": bool, "num_samples": int},
         "modal_to_text_transform": {
             **_CLASS,
-            "max_length": _LEAF,
-            "model_transform_template": {**_CLASS, **dict.fromkeys(_TEMPLATE_KEYS, _LEAF)},
+            "max_length": int,
+            "model_transform_template": {
+                **_CLASS,
+                **dict.fromkeys(("mode", "dataset_dir", "system_message"), str),
+                **dict.fromkeys(("user_role_name", "assistant_role_name", "user_prompt", "assistant_prompt"), str),
+                **dict.fromkeys(("modal_content_padding_size", "image_size"), int),
+                "output_columns": list,
+            },
         },
-        "modal_content_transforms": {**_CLASS, **dict.fromkeys(("mean", "std", "is_hwc"), _LEAF)},
+        "modal_content_transforms": {**_CLASS, "mean": list, "std": list, "is_hwc": bool},
         "tokenizer": _TOKENIZER,
-        **dict.fromkeys(_DATASET_KEYS, _LEAF),
+        **dict.fromkeys(("modal_content_input_columns", "modal_content_output_columns", "net_input_columns"), list),
+        **dict.fromkeys(("num_parallel_workers", "prefetch_size", "batch_size", "repeat", "seed"), int),
+        **dict.fromkeys(("python_multiprocessing", "drop_remainder", "numa_enable"), bool),
     },
 }
+_ALWAYS = ("trainer.type", "model.arch.type", "model.model_config.type")
+_TO_TRAIN = (
+    "train_dataset.data_loader.type",
+    "train_dataset.data_loader.annotation_file",
+    "train_dataset.modal_to_text_transform.type",
+    "train_dataset.modal_to_text_transform.max_length",
+    "train_dataset.modal_to_text_transform.model_transform_template.type",
+    "train_dataset.modal_content_transforms",
+    "train_dataset.tokenizer.type",
+    "train_dataset_task.type",
+)
+_TO_PREDICT = ("processor.tokenizer.type",)
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
@@ -74,11 +87,14 @@ def family_of(settings: Settings) -> families.Family:
     return known[arch]
 
 
-def check_keys(settings: Settings) -> None:
-    """Raise InputError for a key of our sections that nothing reads, naming it and the nearest known one."""
+def check_sections(settings: Settings) -> None:
+    """Raise InputError for a key of our sections that nothing reads, a value of another type, or a missing key."""
     for name, allowed in SECTIONS.items():
         if settings.get(name) is not None:
             _check_section(settings[name], allowed, name)
+    for key in (*_ALWAYS, *(_TO_PREDICT if settings.get("run_mode") == "predict" else _TO_TRAIN)):
+        if lookup(settings, key) is None:
+            raise InputError(f"{key}: is missing")
 
 
 def check_references(settings: Settings, register_path: Path) -> None:
@@ -115,8 +131,15 @@ def _check_section(section: Any, allowed: Mapping[str, Any], where: str) -> None
     for key, value in section.items():
         if key not in allowed:
             raise InputError(f"{where}: unknown key '{key}'{suggest(str(key), allowed)}")
-        if allowed[key] and value is not None:
+        if isinstance(allowed[key], dict) and value is not None:
             _check_section(value, allowed[key], f"{where}.{key}")
+        elif value is not None:
+            _check_type(value, allowed[key], f"{where}.{key}")
+
+
+def _check_type(value: Any, kind: type, where: str) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        raise InputError(f"{where}: expected a value of type {kind.__name__}, found {value!r}")
 
 
 def _references(value: Any, where: str, seen: set[int]) -> Iterator[tuple[str, Any]]:

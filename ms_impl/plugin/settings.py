@@ -62,12 +62,12 @@ def override(settings: Settings, changes: Iterable[tuple[str, Any]]) -> None:
 
 def complete(settings: Settings) -> None:
     """Fill in what stands beside the checkpoint: the model's config.json and the vocabulary file."""
+    if settings.get("load_checkpoint"):
+        settings["load_checkpoint"] = str(_existing("load_checkpoint", settings["load_checkpoint"]))
     checkpoint = Path(settings.get("load_checkpoint") or "")
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     given = lookup(settings, "model.model_config.config_file")
-    config_file = locate(given) if given else folder / "config.json"
-    if not config_file.exists():
-        raise InputError(f"model.model_config.config_file: there is no {config_file}; give the model's config.json")
+    config_file = _existing("model.model_config.config_file", given or folder / "config.json")
     override(settings, [("model.model_config.config_file", str(config_file))])
     for section in ("train_dataset", "processor"):
         if settings.get(section):
@@ -86,6 +86,12 @@ def adapt_to_cpu(settings: Settings) -> list[str]:
             section, _, last = key.rpartition(".")
             lines.append(f"on CPU: {key}: {lookup(settings, section).pop(last)} is left out")
     return lines
+
+
+def _existing(key: str, path: str | Path) -> Path:
+    if not (located := locate(path)).exists():
+        raise InputError(f"{key}: there is no {path}")
+    return located
 
 
 def _vocabulary(given: str | None, folder: Path) -> Path:

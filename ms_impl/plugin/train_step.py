@@ -32,7 +32,7 @@ class TrainStep(MFTrainOneStepCell):
         super().__init__(network, optimizer, **kwargs)
         ranks = data_parallel_ranks()
         self.token_share = TokenShare() if ranks > 1 else None
-        self.reduced_by = ranks if gradients_are_averaged() else 1
+        self.divided_by = ranks if gradients_are_averaged() else 1  # what MindSpore does to the sum over the ranks
         self.on_ascend = on_ascend()
 
     def grads_for_legacy(self, scaling_sens: Tensor, *inputs: Tensor):
@@ -42,7 +42,7 @@ class TrainStep(MFTrainOneStepCell):
         if self.token_share is not None:
             share = self.token_share(inputs[_LABELS])
             loss = self.token_share.joint(loss, share)
-            scale = scale * share * self.reduced_by
+            scale = scale * share * self.divided_by
         grads = self.grad(self.network, self.weights)(*inputs, ops.ones_like(loss) * scale)
         return loss, grads, self.grad_scale_factor
 

@@ -15,8 +15,8 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.predict import answered, generation_settings, save_result
-from ms_impl.weights import load_weights
 from ms_impl.train.joint_batch import wait_for_ranks
+from ms_impl.weights import load_weights
 
 _WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
 
@@ -36,8 +36,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         try:
             super().train(config, **kwargs)
         except RuntimeError:
-            if self.train_dataset is not None and self.train_dataset.rows.error:
-                raise self.train_dataset.rows.error from None
+            rows = getattr(self.train_dataset, "rows", None)
+            if rows and rows.error:
+                raise rows.error from None
             raise
         if config.use_parallel:
             wait_for_ranks()  # a rank that leaves early would take the others' connection down

@@ -45,8 +45,8 @@ def saved(folder) -> list[str]:
 
 def test_several_images_and_a_batch_of_prompts_of_different_length(predict, workspace):
     run, folder = predict(
-        "--load_checkpoint", workspace / "model", "--predict_data", "0.png", "1.png", "Which?", "1.png", "0.png",
-        "Describe the image in English:", "--modal_type", "image", "image", "text", "--predict_batch_size", "2", *GREEDY,
+        "--load_checkpoint", workspace / "model", "--modal_type", "image", "image", "text", "--predict_batch_size", "2",
+        "--predict_data", "0.png", "1.png", "Which?", "1.png", "0.png", "Describe the image in English:", *GREEDY,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     prompts = [

@@ -39,7 +39,7 @@ def read(tmp_path, settings, finetune_arguments):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("train_dataset.data_loader.anotation_file", "train_dataset.data_loader: unknown key 'anotation_file'; did you mean 'annotation_file'?"),
+        ("train_dataset.data_loader.anotation_file", "data_loader: unknown key 'anotation_file'; did you mean 'annotation_"),
         ("train_dataset.modal_to_text_transform.max_len", "did you mean 'max_length'?"),
         ("train_dataset.modal_to_text_transform.model_transform_template.user_role", "did you mean 'user_role_name'?"),
         ("train_dataset.tokenizer.vocabfile", "did you mean 'vocab_file'?"),
@@ -54,6 +54,22 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(read, key, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.model_config.freeze_vision", "never", "freeze_vision: expected a value of type bool, found 'never'"),
+        ("train_dataset.modal_to_text_transform.max_length", "yes", "max_length: expected a value of type int"),
+        ("train_dataset.tokenizer", "qwen", "train_dataset.tokenizer: expected a section with keys, found 'qwen'"),
+        ("train_dataset.data_loader.annotation_file", "null", "train_dataset.data_loader.annotation_file: is missing"),
+        ("trainer", "{}", "trainer.type: is missing"),
+    ],
+)
+def test_a_value_of_another_type_and_a_missing_key_are_named(finetune_arguments, key, value, message):
+    with pytest.raises(InputError) as caught:
+        read_settings([*finetune_arguments, f"--{key}", value])
+    assert message in str(caught.value)
+
+
 def test_an_unknown_key_in_a_list_is_named(read, settings):
     transforms = copy.deepcopy(settings["train_dataset"]["modal_content_transforms"])
     transforms[1]["men"] = 1
@@ -62,7 +78,7 @@ def test_an_unknown_key_in_a_list_is_named(read, settings):
 
 
 @pytest.mark.parametrize(
-    "reference", ["/tmp--evil.Class", "evil--mod.Class", "..evil.Class", "a.b.Class", "/tmp/evil.Class", "evil.Class", 7]
+    "reference", ["/tmp--evil.Class", "evil--mod.Class", "..evil.Class", "a.b.Class", "/tmp/evil.Class", "evil.Class"]
 )
 def test_auto_register_outside_the_register_path_is_refused(read, reference):
     with pytest.raises(InputError, match="model.arch.auto_register: .* is refused"):
@@ -107,6 +123,8 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--options", "do_eval=True"], "do_eval: evaluation while training is not supported"),
         (["--runner_config.gradient_accumulation_steps=4"], "unknown argument"),
         (["--options", "runner_config.gradient_accumulation_steps=4"], "accumulation is not supported"),
+        (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),
+        (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: there is no /no.ckpt"),
         (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
         (["--model.model_config.config_file", "/nowhere.json"], "config_file: there is no /nowhere.json"),
     ],
@@ -138,9 +156,10 @@ def test_a_missing_yaml_is_named():
         read_settings(["--config", "/nowhere.yaml"])
 
 
-def test_arguments_change_the_settings_they_name(finetune_arguments, capsys):
-    changes = ["--batch_size", "5", "--options", "seed=3", "output_dir=here", "--optimizer.weight_decay=2e-1"]
-    settings = read_settings([*finetune_arguments, *changes, "--optimizer.betas", "[0.5, 0.6]", "--use_parallel", "True"])
+def test_arguments_change_the_settings_they_name(finetune_arguments):
+    changes = ["--batch_size", "5", "--use_parallel", "True", "--options", "seed=3", "output_dir=here"]
+    changes += ["--optimizer.weight_decay=2e-1", "--optimizer.betas", "[0.5, 0.6]"]
+    settings = read_settings([*finetune_arguments, *changes])
     assert settings["runner_config"]["batch_size"] == 5 and settings["use_parallel"] is True
     assert (settings["seed"], settings["output_dir"]) == (3, "here")
     assert settings["optimizer"] | {"weight_decay": 0.2, "betas": [0.5, 0.6]} == settings["optimizer"]
@@ -150,6 +169,14 @@ def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetun
     settings = read(("model.model_config.config_file", None))
     assert settings["model"]["model_config"]["config_file"] == f"{workspace}/model/config.json"
     assert settings["train_dataset"]["tokenizer"]["vocab_file"] == f"{workspace}/model/qwen.tiktoken"
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs/qwenvl").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_that_is_shipped_passes_the_checks(workspace, config):
+    weights = ["--load_checkpoint", f"{workspace}/model"]
+    settings = read_settings(["--config", str(config), *weights, "--predict_data", "Hi"])
+    assert settings["run_mode"] == config.stem.partition("_")[0]
+    assert schema.family_of(settings).name == "qwenvl"
 
 
 def test_an_ascend_yaml_is_adapted_to_cpu_and_each_change_is_told(settings):
@@ -188,13 +215,28 @@ def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
     [
         (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "there is no image file '/no.png'"),
         (["--predict_data", "http://x/y.png", "--modal_type", "image"], "'http://x/y.png' is a URL"),
-        (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: predicting needs the weights"),
+        (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: run_mode predict needs weights"),
     ],
 )
 def test_what_cannot_be_predicted_is_said_before_anything_is_loaded(workspace, arguments, message):
     with pytest.raises(InputError) as caught:
         read_settings(["--config", str(PREDICT), "--load_checkpoint", f"{workspace}/model", *arguments])
     assert message in str(caught.value)
+
+
+def test_parallel_training_in_a_single_process_is_refused(finetune_arguments, monkeypatch):
+    from ms_impl.plugin.run import run
+
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    with pytest.raises(InputError, match="use_parallel: .* start the ranks with scripts/msrun_launcher.sh"):
+        run(read_settings([*finetune_arguments, "--use_parallel", "True"]))
+
+
+def test_a_device_that_is_not_there_is_named(finetune_arguments):
+    from ms_impl.plugin.run import run
+
+    with pytest.raises(InputError, match="context.device_target: this machine has no Ascend"):
+        run(read_settings([*finetune_arguments, "--device_target", "Ascend"]))
 
 
 def test_a_family_is_known_by_the_class_name_of_its_model():

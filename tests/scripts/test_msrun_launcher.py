@@ -78,7 +78,7 @@ def test_any_other_number_of_arguments_prints_the_usage(tmp_path, count):
         (["x.py", "two"], "WORKER_NUM is 'two', not a number"),
         (["x.py", "0"], "LOCAL_WORKER is 0 of WORKER_NUM 0 workers"),
         (["x.py", "2", "8118", "logs", "yes", "60"], "JOIN is 'yes', not True or False"),
-        (["x.py", "2", "4", "127.0.0.1", "8118", "0", "logs", "True", "60"], "LOCAL_WORKER is 4 of WORKER_NUM 2 workers"),
+        (["x.py", "2", "4", "127.0.0.1", "8118", "0", "logs", "True", "60"], "LOCAL_WORKER is 4 of WORKER_NUM 2"),
         (["", "2"], "the command to start is empty or has an open quote"),
         (["x.py 'open", "2"], "the command to start is empty or has an open quote"),
     ],
