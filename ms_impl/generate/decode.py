@@ -1,7 +1,7 @@
 """Prefill and cached decoding of a batch, in compiled graphs of few shapes.
 
 Everything that varies from prompt to prompt is rounded up: rows and cache length to powers of two, and a prompt runs
-through the model in chunks of a few widths. The graphs are compiled with ``ms.jit``, whichever mode MindSpore is in.
+through the model in chunks of a few widths. The cells run in GRAPH_MODE, whichever mode MindSpore is in.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class ImageEncoder(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
 
-    @ms.jit
     def construct(self, images: Tensor) -> Tensor:
         return self.model.encode_images(images).astype(ms.float32)
 
@@ -59,7 +58,6 @@ class Embedder(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
 
-    @ms.jit
     def construct(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
         return self.model.embed(input_ids, features, image_context_pos)
 
@@ -72,7 +70,6 @@ class PrefillStep(nn.Cell):
         self.model = model
         self.cache = cache
 
-    @ms.jit
     def construct(self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor, last: Tensor) -> Tensor:
         return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
 
@@ -85,7 +82,6 @@ class TokenStep(nn.Cell):
         self.model = model
         self.cache = cache
 
-    @ms.jit
     def construct(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor, last: Tensor) -> Tensor:
         hidden = self.model.embed(tokens, None, None)
         return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
@@ -117,7 +113,7 @@ class Decoder:
         self.batch_rows, self.length = batch["input_ids"].shape
         input_ids, self.segments = self._widened(batch["input_ids"]), self._widened(batch["segment_ids"])
         self.table = self.model.rotary_table(self.length)
-        with evaluating(self.model):
+        with static_graphs(self.model):
             features, places = self._features(batch)
             for start, width in chunks(self.length, self.capacity):
                 columns = np.arange(start, start + width, dtype=np.int32)
@@ -137,7 +133,7 @@ class Decoder:
         ids[: self.batch_rows, 0] = tokens
         self.segments[: self.batch_rows, self.length] = 1
         self.length += 1
-        with evaluating(self.model):
+        with static_graphs(self.model):
             logits = self._run(self.token_step, Tensor(ids), column, 0)
         return self._checked(logits)
 
@@ -229,13 +225,19 @@ class DecoderPool:
 
 
 @contextmanager
-def evaluating(model: nn.Cell) -> Iterator[None]:
-    """The model in eval mode for the time being."""
-    if not model.training:
-        yield
-        return
-    model.set_train(False)
+def static_graphs(model: nn.Cell) -> Iterator[None]:
+    """GRAPH_MODE, and the model in eval mode, for the time being.
+
+    ``ms.jit`` will not do: in PyNative mode its graphs go on using the weights of the day they were compiled, whatever a
+    training step or ``set_data`` has done to them since (MindSpore 2.9, CPU).
+    """
+    mode, training = ms.get_context("mode"), model.training
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if training:
+        model.set_train(False)
     try:
         yield
     finally:
-        model.set_train(True)
+        ms.set_context(mode=mode)
+        if training:
+            model.set_train(True)
