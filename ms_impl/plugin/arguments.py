@@ -13,7 +13,7 @@ from ms_impl.data.images import resolve_path
 from ms_impl.errors import InputError
 from ms_impl.plugin import schema
 from ms_impl.plugin.schema import Settings, lookup, suggest
-from ms_impl.plugin.settings import REGISTER_PATH, adapt_to_cpu, complete, locate, override, read_yaml
+from ms_impl.plugin.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, locate, override, read_yaml
 
 RUN_MODES = ("train", "finetune", "predict")
 MODALITIES = ("image", "text")
@@ -69,6 +69,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
             _check_images(settings["input_data"])
         complete(settings)
+        check_weights(settings, schema.family_of(settings))
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
     if lookup(settings, "context.device_target") == "CPU":

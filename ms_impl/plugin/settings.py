@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from convert.engine import load_for_mindspore
 from ms_impl.errors import InputError
+from ms_impl.families import Family
 from ms_impl.plugin.schema import Settings, lookup
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,6 +75,17 @@ def complete(settings: Settings) -> None:
         if settings.get(section):
             vocabulary = _vocabulary(lookup(settings, f"{section}.tokenizer.vocab_file"), folder)
             override(settings, [(f"{section}.tokenizer.vocab_file", str(vocabulary))])
+
+
+def check_weights(settings: Settings, family: Family) -> None:
+    """Raise InputError, listing every fault, unless load_checkpoint holds the model's weights. Only headers are read.
+
+    Not looked into: what is to be resumed, and weights that are cut for the ranks of a cluster.
+    """
+    path = settings.get("load_checkpoint")
+    if path and not settings.get("resume_training") and not list(Path(path).glob("rank_*")):
+        config_file = lookup(settings, "model.model_config.config_file")
+        load_for_mindspore(path, family, family.resolve("config").from_file(config_file))
 
 
 def adapt_to_cpu(settings: Settings) -> list[str]:

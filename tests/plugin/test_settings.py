@@ -171,9 +171,17 @@ def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetun
     assert settings["train_dataset"]["tokenizer"]["vocab_file"] == f"{workspace}/model/qwen.tiktoken"
 
 
+def test_weights_that_are_not_the_models_are_listed(golden_dir, workspace, finetune_arguments):
+    weights = ["--load_checkpoint", str(golden_dir / "model.safetensors")]
+    vocabulary = ["--train_dataset.tokenizer.vocab_file", f"{workspace}/model/qwen.tiktoken"]
+    with pytest.raises(InputError, match="do not fit the model") as caught:
+        read_settings([*finetune_arguments, *weights, *vocabulary])
+    assert "misshapen: lm_head.weight" in str(caught.value) and "extra: transformer.h.1." in str(caught.value)
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/qwenvl").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_yaml_that_is_shipped_passes_the_checks(workspace, config):
-    weights = ["--load_checkpoint", f"{workspace}/model"]
+    weights = ["--load_checkpoint", f"{workspace}/model", "--model.model_config.config_file", f"{workspace}/model"]
     settings = read_settings(["--config", str(config), *weights, "--predict_data", "Hi"])
     assert settings["run_mode"] == config.stem.partition("_")[0]
     assert schema.family_of(settings).name == "qwenvl"

@@ -1,6 +1,7 @@
 """Fine-tuning through MindFormers' Trainer: one process, and two ranks of msrun on the same joint batches."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,18 @@ from ms_impl.train.loss_log import read_losses
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
+SAVED_STEP = 2
+CALLBACKS = (
+    "callbacks=[{type: LossRecorder}, {type: CheckpointMonitor, prefix: qwenvl, save_checkpoint_steps: 2,"
+    " keep_checkpoint_max: 3, integrated_save: False, save_network_params: True}]"
+)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, run_mindformer, finetune_arguments):
     """A run with batches of two conversations, and its folder."""
     folder = tmp_path_factory.mktemp("one")
-    return run_mindformer(folder, *finetune_arguments, "--batch_size", 2), folder / "output"
+    return run_mindformer(folder, *finetune_arguments, "--batch_size", 2, "--options", CALLBACKS), folder / "output"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +46,7 @@ def losses(output: Path, rank: int = 0) -> np.ndarray:
 
 
 def trained(output: Path) -> Path:
-    (path,) = (output / "checkpoint_network/rank_0").glob("*.ckpt")
-    return path
+    return output / f"checkpoint_network/rank_0/qwenvl_rank_0-network-1_{STEPS}.ckpt"
 
 
 def test_an_ascend_yaml_trains_on_cpu_and_the_loss_falls(one_process):
@@ -73,6 +78,20 @@ def test_the_saved_network_converts_back_to_hugging_face(one_process, workspace,
 def test_classes_named_by_auto_register_are_copied_from_the_register_path(one_process):
     copied = {path.name for path in (one_process[1] / "modules").rglob("qwenvl_*.py")}
     assert {"qwenvl_config.py", "qwenvl_model.py", "qwenvl_processor.py", "qwenvl_tokenizer.py"} <= copied
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
+    one_process, workspace, run_mindformer, finetune_arguments, tmp_path
+):
+    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
+    run = run_mindformer(
+        tmp_path, *finetune_arguments, "--batch_size", 2, "--mode", 1,
+        "--train_dataset.tokenizer.vocab_file", workspace / "model/qwen.tiktoken",
+        "--load_checkpoint", output / "checkpoint", "--resume_training", f"qwenvl_rank_0-1_{SAVED_STEP}.ckpt",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
+    np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
 
 
 def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
