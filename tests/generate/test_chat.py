@@ -1,0 +1,152 @@
+"""generate and chat of a loaded model."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+from ms_impl import InputError, load
+
+GREEDY = {"do_sample": False}
+PICTURE = [{"image": "a.png"}, {"text": "What is this?"}]
+
+
+@pytest.fixture(scope="module")
+def loaded(mini):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return load(mini)
+
+
+@pytest.fixture(scope="module")
+def turns(loaded):
+    """Prompts of different length, one with an image, one with two, two without."""
+    _, processor = loaded
+    queries = [PICTURE, "Hello there.", [{"image": "b.png"}, {"image": "a.png"}, {"text": "Which?"}], "Tell me more of it."]
+    return [processor.encode_chat(processor.query_text(query), system="") for query in queries]
+
+
+def answers(loaded, turns, mini, seed=None, **changes) -> list[list[int]]:
+    model, processor = loaded
+    return model.generate(processor, turns, model.generation.changed(**changes), seed=seed, dataset_dir=mini)
+
+
+def test_greedy_in_a_batch_equals_greedy_alone(loaded, turns, mini):
+    together = answers(loaded, turns, mini, **GREEDY)
+    assert [len(tokens) for tokens in together] == [12] * 4
+    assert together == [answers(loaded, [turn], mini, **GREEDY)[0] for turn in turns]
+
+
+def test_the_images_count(loaded, turns, mini):
+    model, processor = loaded
+    logits = []
+    for picture in ("a.png", "b.png"):
+        turn = {**turns[0], "image_paths": [picture]}
+        with model.decoders.lend(1, len(turn["input_ids"]) + 12) as decoder:
+            logits.append(decoder.prefill(processor.collate([turn], "left", dataset_dir=mini)))
+    assert np.abs(logits[0] - logits[1]).max() > 1e-2
+
+
+def test_rows_end_independently(loaded, turns, mini):
+    whole = answers(loaded, turns, mini, **GREEDY)
+    stop = whole[1][3]
+    ended = answers(loaded, turns, mini, eos_token_id=stop, **GREEDY)
+    cut = [tokens[: tokens.index(stop) + 1] if stop in tokens else tokens for tokens in whole]
+    assert ended == cut
+    assert len({len(tokens) for tokens in cut}) > 1
+
+
+def test_a_seed_repeats_and_a_row_does_not_depend_on_the_others(loaded, turns, mini):
+    flat = {"top_p": 1.0, "temperature": 5.0}
+    first = answers(loaded, turns, mini, seed=1, **flat)
+    assert first == answers(loaded, turns, mini, seed=1, **flat) != answers(loaded, turns, mini, seed=2, **flat)
+    assert first[1] == answers(loaded, [turns[3], turns[1]], mini, seed=1, **flat)[1]
+    twice = answers(loaded, [turns[1], turns[1]], mini, seed=1, **flat)
+    assert twice[0] != twice[1]
+
+
+def test_repetition_penalty_covers_prompt_and_answer(loaded, turns, mini):
+    tokens = answers(loaded, [turns[1]], mini, repetition_penalty=1e6, **GREEDY)[0]
+    assert len(set(tokens)) == len(tokens)
+    assert not set(tokens) & set(turns[1]["input_ids"].tolist())
+
+
+def test_stream_of_generate_tells_row_and_token(loaded, turns, mini):
+    model, processor = loaded
+    seen = [[] for _ in turns]
+    stream = lambda row, token: seen[row].append(token)  # noqa: E731
+    generation = model.generation.changed(**GREEDY)
+    assert model.generate(processor, turns, generation, stream=stream, dataset_dir=mini) == seen
+
+
+def test_chat_returns_text_and_history(loaded, mini):
+    model, processor = loaded
+    text, history = model.chat(processor, PICTURE, system="", dataset_dir=mini, **GREEDY)
+    assert history == [("Picture 1: <img>a.png</img>\nWhat is this?", text)]
+    again, longer = model.chat(processor, "And now?", history, system="", dataset_dir=mini, **GREEDY)
+    assert longer == [*history, ("And now?", again)] and len(history) == 1
+    assert again != model.chat(processor, "And now?", system="", **GREEDY)[0]
+
+
+def test_every_way_of_streaming_gives_the_same_text(loaded, mini):
+    model, processor = loaded
+    ask = lambda stream: model.chat(processor, PICTURE, system="", stream=stream, dataset_dir=mini, **GREEDY)  # noqa: E731
+    text, history = ask(False)
+    pieces = []
+    assert ask(pieces.append) == (text, history)
+    assert "".join(pieces) == text and len(pieces) > 1
+    generator, streamed = ask(True), []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            streamed.append(next(generator))
+    assert streamed == pieces and end.value.value == (text, history)
+
+
+def test_two_answers_may_grow_at_once(loaded):
+    model, processor = loaded
+    ask = lambda query: model.chat(processor, query, system="", stream=True, **GREEDY)  # noqa: E731
+    alone = ["".join(ask("Hello there.")), "".join(ask("Good day."))]
+    first, second = ask("Hello there."), ask("Good day.")
+    begun = [next(first), next(second)]
+    assert [begun[0] + "".join(first), begun[1] + "".join(second)] == alone
+
+
+def test_the_raw_format_continues_the_prompt_and_knows_no_history(loaded):
+    model, processor = loaded
+    text, history = model.chat(processor, "Once upon a", chat_format="raw", **GREEDY)
+    sample = processor.encode_prompt("Once upon a")
+    tokens = model.generate(processor, [sample], model.generation.changed(chat_format="raw", **GREEDY))[0]
+    assert text == processor.tokenizer.decode(tokens).strip()
+    with pytest.raises(InputError, match="raw.*no history"):
+        model.chat(processor, "More", history, chat_format="raw")
+
+
+@pytest.mark.parametrize(
+    "query, changes, message",
+    [
+        ("Hi", {"chat_format": "alpaca"}, "alpaca"),
+        ("Hi", {"top_q": 1}, "top_q"),
+        ("Hi", {"max_new_tokens": 1090}, r"\d+ tokens, the model takes 1100"),
+        ([{"image": "absent.png"}], {}, "absent.png.*does not exist"),
+        ([{"sound": "a.wav"}], {}, "sound"),
+        ("Hi <img>a.png", {}, "Unclosed"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_input_is_told_at_once(loaded, query, changes, message, stream):
+    model, processor = loaded
+    with pytest.raises(InputError, match=message):
+        model.chat(processor, query, stream=stream, **changes)
+
+
+def test_boxes_of_an_answer_are_drawn_on_the_latest_picture(loaded, mini):
+    _, processor = loaded
+    history = [("Picture 1: <img>b.png</img>\nFrame it.", "a"), ("Once more.", "<ref>it</ref><box>(100,100),(900,900)</box>")]
+    picture, original = processor.draw_boxes(history, mini), Image.open(mini / "b.png")
+    assert picture.size == original.size
+    changed = np.argwhere((np.asarray(picture) != np.asarray(original)).any(-1))
+    height, width = original.height, original.width
+    assert abs(changed[:, 0].max() - 0.9 * height) < 3 and abs(changed[:, 1].max() - 0.9 * width) < 3
+    assert processor.draw_boxes([("No picture.", "<box>(1,1),(2,2)</box>")]) is None
+    assert processor.draw_boxes(history[:1], mini) is None

@@ -1,0 +1,136 @@
+"""Loading checkpoints of every kind, and refusing what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from convert.convert_weight import main as convert
+from ms_impl import InputError, load
+from ms_impl.generate.config import GenerationConfig
+from torch_ref.qwenvl.model import QwenVL as Reference
+
+IDS = np.array([[5, 300, 7, 44]], np.int32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def directory(mini, tmp_path):
+    """A copy of the checkpoint to spoil."""
+    return shutil.copytree(mini, tmp_path / "copy")
+
+
+def logits(model) -> np.ndarray:
+    return model(ms.Tensor(IDS)).asnumpy().astype(np.float32)
+
+
+def wanted(directory) -> np.ndarray:
+    with torch.no_grad():
+        return Reference.from_pretrained(directory)(torch.from_numpy(IDS)).numpy()
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "x/", "x.ckpt", "x.safetensors"])
+def test_every_kind_of_checkpoint(mini, tmp_path, kind):
+    path, config = mini, None
+    if kind != "huggingface":
+        path, config = tmp_path / kind, None if kind == "x/" else mini
+        arguments = ["--model", "qwenvl", "--input_path", str(mini), "--output_path", f"{tmp_path}/{kind}"]
+        assert convert([*arguments, "--dtype", "fp32"]) == 0
+    model, processor = load(path, config=config)
+    assert not model.training
+    assert relative_error(logits(model), wanted(mini)) < 5e-5
+    assert model.generation == GenerationConfig(chat_format="chatml", top_p=0.9, max_new_tokens=12)
+    assert processor.tokenizer.eod_id == 1000
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_weights_become_fp32_on_the_cpu(directory, stored):
+    file = directory / "model.safetensors"
+    save_file({name: tensor.to(stored) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    model, _ = load(directory)
+    assert {parameter.dtype for parameter in model.get_parameters()} == {ms.float32}
+    assert relative_error(logits(model), wanted(directory)) < 5e-5
+
+
+def test_fp16_computes_in_fp16(mini):
+    model, processor = load(mini, dtype="fp16")
+    assert {parameter.dtype for parameter in model.get_parameters()} == {ms.float16}
+    assert relative_error(logits(model), wanted(mini)) < 5e-3
+    text, _ = model.chat(processor, "Hi", system="", max_new_tokens=3, do_sample=False)
+    assert text
+
+
+def test_the_files_of_the_checkpoint_are_never_written_to(directory):
+    before = (directory / "model.safetensors").read_bytes()
+    model, _ = load(directory)
+    model.lm_head.weight.set_data(ms.ops.zeros_like(model.lm_head.weight))
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+def test_without_generation_config_the_defaults_hold(directory):
+    (directory / "generation_config.json").unlink()
+    assert load(directory)[0].generation == GenerationConfig()
+
+
+def test_missing_extra_and_misshapen_weights_are_all_listed(directory):
+    file = directory / "model.safetensors"
+    weights = load_file(file)
+    del weights["transformer.ln_f.weight"]
+    weights["transformer.h.7.ln_1.weight"] = torch.ones(128)
+    weights["lm_head.weight"] = torch.ones(5, 128)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(InputError) as error:
+        load(directory)
+    for name in ("transformer.ln_f.weight", "transformer.h.7.ln_1.weight", "lm_head.weight"):
+        assert name in str(error.value)
+
+
+def spoil_family(directory):
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+
+def spoil_vocabulary(directory):
+    lines = (directory / "qwen.tiktoken").read_bytes().splitlines(keepends=True)
+    (directory / "qwen.tiktoken").write_bytes(b"".join(lines[:-1]))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (spoil_family, "config.json: no known model family.*llama"),
+        (spoil_vocabulary, "wrong vocabulary file"),
+        (lambda directory: (directory / "qwen.tiktoken").unlink(), "expected one vocabulary file"),
+        (lambda directory: (directory / "config.json").unlink(), "config.json"),
+        (lambda directory: (directory / "model.safetensors").unlink(), "holds no weights"),
+        (lambda directory: (directory / "generation_config.json").write_text('{"top_p": 7}'), "generation_config.json.*top_p"),
+    ],
+)
+def test_what_is_wrong_with_a_directory_is_told(directory, spoil, message):
+    spoil(directory)
+    with pytest.raises(InputError, match=message):
+        load(directory)
+
+
+def test_a_single_file_needs_a_config(mini):
+    with pytest.raises(InputError, match="config"):
+        load(mini / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype, message", [("fp8", "fp8.*known"), ("bf16", "CPU.*bf16")])
+def test_types_that_do_not_do(mini, dtype, message):
+    with pytest.raises(InputError, match=message):
+        load(mini, dtype=dtype)
