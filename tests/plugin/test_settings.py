@@ -1,6 +1,7 @@
 """The command line and the YAML, before MindFormers is imported: every fault is named."""
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from ms_impl.errors import InputError
 from ms_impl.plugin import schema
 from ms_impl.plugin.arguments import queries, read_settings
-from ms_impl.plugin.settings import adapt_to_cpu, override
+from ms_impl.plugin.settings import REGISTER_PATH, adapt_to_cpu, override
 
 ROOT = Path(__file__).parents[2]
 PREDICT = ROOT / "configs/qwenvl/predict_qwenvl_9.6b.yaml"
@@ -95,7 +96,9 @@ def test_auto_register_through_a_link_out_of_the_folder_is_refused(read, tmp_pat
     folder.mkdir()
     (tmp_path / "evil.py").write_text("class Evil: pass")
     (folder / "evil.py").symlink_to(tmp_path / "evil.py")
-    with pytest.raises(InputError, match="is no file of"):
+    for stub in REGISTER_PATH.glob("qwenvl_*.py"):
+        shutil.copy(stub, folder)
+    with pytest.raises(InputError, match="'evil.Evil' is refused: evil.py is no file of"):
         read(("model.arch.auto_register", "evil.Evil"), arguments=["--register_path", folder])
 
 
