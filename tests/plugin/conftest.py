@@ -17,9 +17,10 @@ from convert.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
-# MindFormers writes these two into the working directory, from when it is imported.
+# Where MindFormers writes from when it is imported; otherwise it would be the working directory.
+_WRITTEN = tempfile.TemporaryDirectory(prefix="mindformers-")
 for _variable in ("LOG_MF_PATH", "OM_MODULES_CACHE"):
-    os.environ.setdefault(_variable, tempfile.mkdtemp(prefix="mindformers-"))
+    os.environ.setdefault(_variable, _WRITTEN.name)
 
 ROOT = Path(__file__).parents[2]
 RANKS = 320
