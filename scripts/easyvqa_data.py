@@ -65,6 +65,11 @@ class Picture:
         path = Path(self.path)
         return replace(self, path=str(path.with_stem(path.stem + name)), pixels=self.pixels[rows, columns])
 
+    def in_package(self) -> "Picture":
+        """The same picture under its path below ``data`` of the easy_vqa package, which has no mirrored ones."""
+        path = Path(self.path)
+        return replace(self, path=str(path.parent / "images" / path.name))
+
 
 def shape_mask(pixels: np.ndarray) -> np.ndarray:
     """Which pixels the shape covers at least half: bool [H, W] of uint8 [H, W, 3].
@@ -109,6 +114,11 @@ def box_turns(picture: Picture) -> list[Turn]:
     words = {"colour": shape_colour(picture.pixels, mask), "kind": shape_kind(picture.questions)}
     answer = "<ref>the {colour} {kind}</ref><box>({},{}),({},{})</box>".format(*shape_box(mask), **words)
     return [(request.format(**words), answer) for request in BOX_REQUESTS]
+
+
+def test_box_turn(picture: Picture) -> Turn:
+    """The one box request that tests put: it gives away neither colour nor kind."""
+    return box_turns(picture)[0]
 
 
 def side_turns(picture: Picture) -> list[Turn]:
@@ -174,7 +184,7 @@ def test_dialogues(pictures: Iterable[Picture]) -> list[dict]:
     return [
         dialogue(f"{picture.path}#{number}", picture, [turn])
         for picture in pictures
-        for number, turn in enumerate((*picture.questions, box_turns(picture)[0]))
+        for number, turn in enumerate((*picture.questions, test_box_turn(picture)))
     ]
 
 
@@ -213,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="easy-VQA → conversations and pictures")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
-    parser.add_argument("--turns", type=int, default=7, help="questions in a training dialogue, the box and the side included")
+    parser.add_argument("--turns", type=int, default=7, help="questions in a training dialogue, box and side included")
     parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training picture")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

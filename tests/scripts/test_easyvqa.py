@@ -1,0 +1,128 @@
+"""easy-VQA as conversations, its boxes, the fresh checkpoint and the evaluation."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import easyvqa_data as data
+import evaluate_easyvqa as evaluation
+import make_tiny
+
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.processor import QwenVLProcessor
+from torch_ref.qwenvl.model import QwenVL
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return data.read_split("test")[:60]
+
+
+def white_with(rows: slice, columns: slice, colour=(0, 128, 128)) -> np.ndarray:
+    pixels = np.full((64, 64, 3), 250, np.uint8)
+    pixels[rows, columns] = colour
+    return pixels
+
+
+def test_box_of_a_known_rectangle():
+    mask = data.shape_mask(white_with(slice(8, 24), slice(32, 64)))
+    assert data.shape_box(mask) == (500, 125, 999, 375)
+
+
+def test_boxes_hold_the_shape_and_no_more(pictures):
+    """By another measure than the code's: the channel that differs most, a margin either side of one half."""
+    for picture in pictures:
+        box = data.shape_box(data.shape_mask(picture.pixels))
+        left, top, right, bottom = (round(edge * 64 / data.COORDINATES) for edge in box)
+        unlike = np.abs(picture.pixels - np.median(picture.pixels[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)).max(-1)
+        outside = unlike.copy()
+        outside[top:bottom, left:right] = 0
+        assert outside.max() <= 0.6 * unlike.max(), picture.path
+        for edge in (unlike[top], unlike[bottom - 1], unlike[:, left], unlike[:, right - 1]):
+            assert edge.max() >= 0.4 * unlike.max(), picture.path
+
+
+def test_colours_of_the_pixels_are_the_answers(pictures):
+    for picture in pictures:
+        said = {answer for _, answer in picture.questions if answer in data.COLOURS}
+        assert said <= {data.shape_colour(picture.pixels, data.shape_mask(picture.pixels))}
+
+
+@pytest.mark.parametrize(
+    "question, answer, kind",
+    [
+        ("what shape is present?", "circle", "circle"),
+        ("is no triangle present?", "no", "triangle"),
+        ("is there a triangle?", "no", "shape"),
+        ("what color is the rectangle?", "red", "rectangle"),
+        ("is a red shape present?", "yes", "shape"),
+    ],
+)
+def test_kind_as_a_question_tells_it(question, answer, kind):
+    assert data.shape_kind([(question, answer)]) == kind
+
+
+def test_mirrors_move_the_box_and_the_sides_along():
+    picture = data.Picture("train/0.png", white_with(slice(8, 24), slice(40, 60)), (("is there a circle?", "no"),))
+    mirrored = picture.mirrored("hv")
+    assert mirrored.path == "train/0hv.png"
+    assert data.shape_box(data.shape_mask(mirrored.pixels)) == (62, 625, 375, 875)
+    assert [answer for _, answer in data.side_turns(picture)] == ["right", "top"]
+    assert [answer for _, answer in data.side_turns(mirrored)] == ["left", "bottom"]
+
+
+def test_dialogues_are_repeatable_and_show_the_picture_once(pictures):
+    first, second = (data.training_dialogues(pictures, 7, 1, random.Random(3)) for _ in range(2))
+    assert first == second != data.training_dialogues(pictures, 7, 1, random.Random(4))
+    for record in first:
+        text = json.dumps(record)
+        assert text.count("<img>") == 1 and "<img>" in record["conversations"][0]["value"]
+        assert text.count("<box>") == 1
+
+
+def test_the_fresh_checkpoint_loads_whole_and_is_repeatable(tmp_path):
+    for name in ("one", "two"):
+        assert make_tiny.main(["--output_path", str(tmp_path / name)]) == 0
+    files = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert files == ["config.json", "generation_config.json", "model.safetensors", "qwen.tiktoken"]
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    QwenVL.from_pretrained(tmp_path / "one")
+    tokenizer = QwenVLProcessor.from_pretrained(tmp_path / "one").tokenizer
+    generation = json.loads((tmp_path / "one" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == tokenizer.eod_id
+    assert tokenizer.vocab_size <= QwenVLConfig.from_file(tmp_path / "one").vocab_size
+
+
+def test_the_evaluation_scores_an_answerer_that_knows_and_one_that_does_not(pictures):
+    questions, boxes = evaluation.tasks(pictures)
+    right = {task.prompt: task.answer for task in (*questions, *boxes)}
+    knows = evaluation.evaluate(lambda prompts, _: [right[prompt] for prompt in prompts], questions, boxes, 7)
+    assert (knows.accuracy, knows.mean_iou, knows.above_half) == (1.0, 1.0, 1.0)
+    mute = evaluation.evaluate(lambda prompts, _: ["" for _ in prompts], questions, boxes, 7)
+    assert (mute.accuracy, mute.mean_iou, mute.above_half) == (0.0, 0.0, 0.0)
+    assert knows.questions == sum(len(picture.questions) for picture in pictures) and knows.boxes == len(pictures)
+
+
+def test_iou_of_half_a_box():
+    whole, half = "<box>(0,0),(400,400)</box>", "<ref>x</ref><box>(0,0),(200,400)</box>"
+    assert evaluation.box_iou(half, whole) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("limit", ["0", "1001"])
+def test_limit_out_of_range_is_a_user_error(limit, capsys):
+    assert evaluation.main(["--model", "absent", "--limit", limit]) == 2
+    assert "--limit" in capsys.readouterr().err
+
+
+def test_data_is_not_written_over_what_exists(tmp_path, capsys):
+    assert data.main(["--output_path", str(tmp_path)]) == 2
+    assert "already exists" in capsys.readouterr().err
