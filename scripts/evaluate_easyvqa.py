@@ -54,7 +54,8 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"accuracy {self.accuracy:.4f} on {self.questions:,} questions (the commonest answer: {self.majority:.4f})\n"
+            f"accuracy {self.accuracy:.4f} on {self.questions:,} questions "
+            f"(the commonest answer: {self.majority:.4f})\n"
             f"mean IoU {self.mean_iou:.4f}, IoU ≥ 0.5: {self.above_half:.4f}, on {self.boxes:,} pictures\n"
             f"{self.seconds:.0f} s"
         )

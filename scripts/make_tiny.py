@@ -2,8 +2,8 @@
 
     python scripts/make_tiny.py --output_path build/fresh
 
-writes config.json, generation_config.json, qwen.tiktoken and model.safetensors. Its vocabulary is the first ranks of the
-released one: as many as ``visual.image_start_id`` of the configuration leaves room for below the special tokens.
+writes config.json, generation_config.json, qwen.tiktoken and model.safetensors. Its vocabulary is the first ranks of
+the released one: as many as ``visual.image_start_id`` of the configuration leaves room for below the special tokens.
 """
 
 from __future__ import annotations
