@@ -52,8 +52,8 @@ class GenerationConfig:
             "top_k must be a whole number, 0 or more": _is_whole(self.top_k) and self.top_k >= 0,
             "top_p must be above 0 and at most 1": _is_number(self.top_p) and 0 < self.top_p <= 1,
             "repetition_penalty must be above 0": _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
-            "max_new_tokens must be a whole number, 1 or more": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
-            "max_window_size must be a whole number, 1 or more": _is_whole(self.max_window_size) and self.max_window_size > 0,
+            "max_new_tokens must be a whole number above 0": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
+            "max_window_size must be a whole number above 0": _is_whole(self.max_window_size) and self.max_window_size > 0,
             "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
         }
         if broken := [f"{rule}, not {getattr(self, rule.split()[0])!r}" for rule, holds in rules.items() if not holds]:
@@ -73,7 +73,7 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = FILE_NAME) -> "GenerationConfig":
-        """Read a parsed generation_config.json; null is the default. What is not known here is left out with a warning."""
+        """Read a parsed generation_config.json; null is the default. Unknown keys are left out with a warning."""
         known = {field.name for field in dataclasses.fields(cls)}
         if ignored := sorted(set(raw) - known - _NO_MATTER):
             logger.warning("%s: ignored: %s", source, ", ".join(ignored))

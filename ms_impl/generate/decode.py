@@ -228,8 +228,8 @@ class DecoderPool:
 def static_graphs(model: nn.Cell) -> Iterator[None]:
     """GRAPH_MODE, and the model in eval mode, for the time being.
 
-    ``ms.jit`` will not do: in PyNative mode its graphs go on using the weights of the day they were compiled, whatever a
-    training step or ``set_data`` has done to them since (MindSpore 2.9, CPU).
+    ``ms.jit`` will not do: in PyNative mode its graphs go on using the weights of the day they were compiled, whatever
+    a training step or ``set_data`` has done to them since (MindSpore 2.9, CPU).
     """
     mode, training = ms.get_context("mode"), model.training
     ms.set_context(mode=ms.GRAPH_MODE)

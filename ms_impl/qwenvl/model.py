@@ -101,7 +101,7 @@ class QwenVL(Generative, nn.Cell):
         return index
 
     def rotary_table(self, length: int) -> Tensor:
-        """cos and sin of the NTK factor of a prefill of ``length`` columns: fp32 [2, max_position_embeddings, head_dim]."""
+        """cos and sin for a prefill of ``length`` columns: fp32 [2, max_position_embeddings, head_dim]."""
         return self.tables[self.alpha_index(length)]
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:

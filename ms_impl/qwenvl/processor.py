@@ -86,7 +86,7 @@ class QwenVLProcessor:
         if chat_format == CHATML:
             return self.encode_chat(query, history, system, max_window_size)
         if history:
-            raise InputError(f"the {chat_format} format of base models knows no history; start anew or use a chat model")
+            raise InputError(f"the {chat_format} format of base models has no history; start anew or use a chat model")
         return self.encode_prompt(query)
 
     def query_text(self, query: str | Sequence[Mapping[str, Any]]) -> str:

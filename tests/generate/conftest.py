@@ -23,8 +23,8 @@ def mini_config() -> QwenVLConfig:
         output_dim=128, patch_size=14, width=32, n_queries=16, n_positions=16,
     )  # fmt: skip
     return QwenVLConfig(
-        vocab_size=RANKS + len(SPECIAL_TOKENS), hidden_size=128, num_hidden_layers=1, num_attention_heads=2, kv_channels=64,
-        intermediate_size=256, seq_length=128, max_position_embeddings=1100, visual=visual,
+        vocab_size=RANKS + len(SPECIAL_TOKENS), hidden_size=128, num_hidden_layers=1, num_attention_heads=2,
+        kv_channels=64, intermediate_size=256, seq_length=128, max_position_embeddings=1100, visual=visual,
     )  # fmt: skip
 
 

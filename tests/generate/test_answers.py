@@ -47,7 +47,9 @@ def pieces(tokenizer, tokens, stops) -> tuple[list[str], str]:
     return [stream.add(token) for token in tokens], stream.finish()
 
 
-@pytest.mark.parametrize("text", ["plain text.", "图中是一只拉布拉多犬。", "🐕 und 🐩, naïve — 狗𠀀!", "<ref>狗</ref><box>(1,2),(3,4)</box>"])
+@pytest.mark.parametrize(
+    "text", ["plain text.", "图中是一只拉布拉多犬。", "🐕 und 🐩, naïve — 狗𠀀!", "<ref>狗</ref><box>(1,2),(3,4)</box>"]
+)
 def test_pieces_are_whole_characters_and_make_up_the_text(tokenizer, text):
     tokens = tokenizer.encode_message(text)
     shown, rest = pieces(tokenizer, [*tokens, tokenizer.im_end_id], [[tokenizer.im_end_id]])

@@ -23,7 +23,8 @@ def loaded(mini):
 def turns(loaded):
     """Prompts of different length, one with an image, one with two, two without."""
     _, processor = loaded
-    queries = [PICTURE, "Hello there.", [{"image": "b.png"}, {"image": "a.png"}, {"text": "Which?"}], "Tell me more of it."]
+    both = [{"image": "b.png"}, {"image": "a.png"}, {"text": "Which?"}]
+    queries = [PICTURE, "Hello there.", both, "Tell me more of it."]
     return [processor.encode_chat(processor.query_text(query), system="") for query in queries]
 
 
@@ -75,9 +76,12 @@ def test_repetition_penalty_covers_prompt_and_answer(loaded, turns, mini):
 def test_stream_of_generate_tells_row_and_token(loaded, turns, mini):
     model, processor = loaded
     seen = [[] for _ in turns]
-    stream = lambda row, token: seen[row].append(token)  # noqa: E731
+
+    def note(row: int, token: int) -> None:
+        seen[row].append(token)
+
     generation = model.generation.changed(**GREEDY)
-    assert model.generate(processor, turns, generation, stream=stream, dataset_dir=mini) == seen
+    assert model.generate(processor, turns, generation, stream=note, dataset_dir=mini) == seen
 
 
 def test_chat_returns_text_and_history(loaded, mini):
@@ -91,7 +95,10 @@ def test_chat_returns_text_and_history(loaded, mini):
 
 def test_every_way_of_streaming_gives_the_same_text(loaded, mini):
     model, processor = loaded
-    ask = lambda stream: model.chat(processor, PICTURE, system="", stream=stream, dataset_dir=mini, **GREEDY)  # noqa: E731
+
+    def ask(stream):
+        return model.chat(processor, PICTURE, system="", stream=stream, dataset_dir=mini, **GREEDY)
+
     text, history = ask(False)
     pieces = []
     assert ask(pieces.append) == (text, history)
@@ -105,7 +112,10 @@ def test_every_way_of_streaming_gives_the_same_text(loaded, mini):
 
 def test_two_answers_may_grow_at_once(loaded):
     model, processor = loaded
-    ask = lambda query: model.chat(processor, query, system="", stream=True, **GREEDY)  # noqa: E731
+
+    def ask(query: str):
+        return model.chat(processor, query, system="", stream=True, **GREEDY)
+
     alone = ["".join(ask("Hello there.")), "".join(ask("Good day."))]
     first, second = ask("Hello there."), ask("Good day.")
     begun = [next(first), next(second)]
@@ -118,7 +128,7 @@ def test_the_raw_format_continues_the_prompt_and_knows_no_history(loaded):
     sample = processor.encode_prompt("Once upon a")
     tokens = model.generate(processor, [sample], model.generation.changed(chat_format="raw", **GREEDY))[0]
     assert text == processor.tokenizer.decode(tokens).strip()
-    with pytest.raises(InputError, match="raw.*no history"):
+    with pytest.raises(InputError, match="raw.*has no history"):
         model.chat(processor, "More", history, chat_format="raw")
 
 
@@ -142,7 +152,8 @@ def test_bad_input_is_told_at_once(loaded, query, changes, message, stream):
 
 def test_boxes_of_an_answer_are_drawn_on_the_latest_picture(loaded, mini):
     _, processor = loaded
-    history = [("Picture 1: <img>b.png</img>\nFrame it.", "a"), ("Once more.", "<ref>it</ref><box>(100,100),(900,900)</box>")]
+    asked = ("Picture 1: <img>b.png</img>\nFrame it.", "a")
+    history = [asked, ("Once more.", "<ref>it</ref><box>(100,100),(900,900)</box>")]
     picture, original = processor.draw_boxes(history, mini), Image.open(mini / "b.png")
     assert picture.size == original.size
     changed = np.argwhere((np.asarray(picture) != np.asarray(original)).any(-1))

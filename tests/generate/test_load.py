@@ -108,6 +108,10 @@ def spoil_vocabulary(directory):
     (directory / "qwen.tiktoken").write_bytes(b"".join(lines[:-1]))
 
 
+def spoil_generation(directory):
+    (directory / "generation_config.json").write_text('{"top_p": 7}')
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -116,7 +120,7 @@ def spoil_vocabulary(directory):
         (lambda directory: (directory / "qwen.tiktoken").unlink(), "expected one vocabulary file"),
         (lambda directory: (directory / "config.json").unlink(), "config.json"),
         (lambda directory: (directory / "model.safetensors").unlink(), "holds no weights"),
-        (lambda directory: (directory / "generation_config.json").write_text('{"top_p": 7}'), "generation_config.json.*top_p"),
+        (spoil_generation, "generation_config.json.*top_p"),
     ],
 )
 def test_what_is_wrong_with_a_directory_is_told(directory, spoil, message):

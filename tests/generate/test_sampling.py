@@ -73,8 +73,9 @@ def test_greedy_takes_the_likeliest_after_the_penalty():
 
 def test_a_seed_repeats_the_draws():
     config = GenerationConfig(top_p=1.0)
-    draw = [[sampler.pick(random_logits(7, 1.0), []) for _ in range(20)] for sampler in (Sampler(config, s) for s in (1, 1, 2))]
-    assert draw[0] == draw[1] != draw[2]
+    samplers = [Sampler(config, seed) for seed in (1, 1, 2)]
+    first, second, other = ([sampler.pick(random_logits(7, 1.0), []) for _ in range(20)] for sampler in samplers)
+    assert first == second != other
 
 
 def test_probabilities_of_large_logits():
