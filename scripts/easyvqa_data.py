@@ -2,10 +2,9 @@
 
     python scripts/easyvqa_data.py --output_path data/easyvqa
 
-writes ``pretrain.json``, ``train.json``, ``validation.json`` and ``test.json`` beside a folder ``images``. Dialogues to
-pretrain on ask where the shape is, those to train on several questions in random order; validation and test dialogues
-hold one question each, as accuracy is measured. The validation pictures are the last ones of easy-VQA's train split and
-are not trained on.
+writes ``train.json``, ``validation.json`` and ``test.json`` beside a folder ``images``. Training dialogues ask several
+questions of one picture in random order; validation and test dialogues hold one question each, as accuracy is measured.
+The validation pictures are the last ones of easy-VQA's train split and are not trained on.
 """
 
 from __future__ import annotations
@@ -35,10 +34,6 @@ BOX_REQUESTS = (
     "Locate the {colour} shape.",
     "框出图中的图形",
 )
-SIDE_REQUESTS = {  # questions that easy-VQA lacks: the coarse place of the shape is learnt long before its edges
-    "Is the shape on the left or on the right?": ("left", "right"),
-    "Is the shape at the top or at the bottom?": ("top", "bottom"),
-}
 DESCRIPTION_REQUEST = "Describe the image in English:"
 VALIDATION_PICTURES = 200
 COORDINATES = 1000  # boxes count thousandths of the picture's width and height, 0–999
@@ -121,13 +116,6 @@ def test_box_turn(picture: Picture) -> Turn:
     return box_turns(picture)[0]
 
 
-def side_turns(picture: Picture) -> list[Turn]:
-    """In which half of the picture the middle of the shape lies, across and down."""
-    left, top, right, bottom = shape_box(shape_mask(picture.pixels))
-    beyond = (left + right >= COORDINATES, top + bottom >= COORDINATES)
-    return [(request, sides[far]) for (request, sides), far in zip(SIDE_REQUESTS.items(), beyond)]
-
-
 def description(picture: Picture) -> Turn:
     """The request for a description, and a sentence."""
     colour = shape_colour(picture.pixels, shape_mask(picture.pixels))
@@ -157,23 +145,15 @@ def dialogue(identity: str, picture: Picture, turns: Sequence[Turn]) -> dict:
     return {"id": identity, "conversations": conversations}
 
 
-def pretraining_dialogues(pictures: Sequence[Picture], chance: random.Random) -> list[dict]:
-    """One dialogue of each picture: its sides and a box, in random order."""
-    dialogues = []
-    for picture in pictures:
-        asked = [*side_turns(picture), chance.choice(box_turns(picture))]
-        chance.shuffle(asked)
-        dialogues.append(dialogue(picture.path, picture, asked))
-    return dialogues
-
-
 def training_dialogues(pictures: Sequence[Picture], turns: int, rounds: int, chance: random.Random) -> list[dict]:
-    """``rounds`` dialogues of each picture: some of its questions, a box, and a side or a description."""
+    """``rounds`` dialogues of each picture: some of its questions, one box request, and at times a description."""
     dialogues = []
     for number in range(rounds):
         for picture in pictures:
-            asked = chance.sample(picture.questions, min(turns - 2, len(picture.questions)))
-            asked += [chance.choice(box_turns(picture)), chance.choice([description(picture), *side_turns(picture)])]
+            asked = chance.sample(picture.questions, min(turns - 1, len(picture.questions)))
+            asked.append(chance.choice(box_turns(picture)))
+            if chance.random() < 1 / len(BOX_REQUESTS):
+                asked[0] = description(picture)
             chance.shuffle(asked)
             dialogues.append(dialogue(f"{picture.path}#{number}", picture, asked))
     return dialogues
@@ -204,7 +184,6 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
     train, validation = train[:-VALIDATION_PICTURES], train[-VALIDATION_PICTURES:]
     train = [picture.mirrored(name) for name in MIRRORS for picture in train]
     files = {
-        "pretrain": pretraining_dialogues(train, random.Random(seed)),
         "train": training_dialogues(train, turns, rounds, random.Random(seed)),
         "validation": test_dialogues(validation),
         "test": test_dialogues(test),
@@ -223,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="easy-VQA → conversations and pictures")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
-    parser.add_argument("--turns", type=int, default=7, help="questions in a training dialogue, box and side included")
+    parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")
     parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training picture")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -70,13 +70,11 @@ def test_kind_as_a_question_tells_it(question, answer, kind):
     assert data.shape_kind([(question, answer)]) == kind
 
 
-def test_mirrors_move_the_box_and_the_sides_along():
+def test_mirrors_move_the_box_along():
     picture = data.Picture("train/0.png", white_with(slice(8, 24), slice(40, 60)), (("is there a circle?", "no"),))
     mirrored = picture.mirrored("hv")
     assert mirrored.path == "train/0hv.png"
     assert data.shape_box(data.shape_mask(mirrored.pixels)) == (62, 625, 375, 875)
-    assert [answer for _, answer in data.side_turns(picture)] == ["right", "top"]
-    assert [answer for _, answer in data.side_turns(mirrored)] == ["left", "bottom"]
 
 
 def test_dialogues_are_repeatable_and_show_the_picture_once(pictures):

@@ -1,0 +1,142 @@
+"""Teach the vision tower and the resampler of a small model to see, before the language model learns to tell.
+
+    python scripts/pretrain_vision.py --model build/fresh --output_path build/seeing
+
+The released Qwen-VL began with a ViT that was trained elsewhere; a small one has to begin with something, too. Throw-away
+linear heads on the mean of an image's features name the shape's colour, its kind and the four edges of its box. It runs in
+torch_ref, whose vision tower trains fastest on a CPU. Pictures are easy-VQA's train split without the validation part,
+mirrored at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from easyvqa_data import COLOURS, COORDINATES, KINDS, VALIDATION_PICTURES, Picture, read_split
+from easyvqa_data import shape_box, shape_colour, shape_kind, shape_mask
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import trange
+
+from convert.staging import staged
+from ms_impl.data.images import to_pixels
+from ms_impl.errors import InputError
+from torch_ref.qwenvl.model import QwenVL
+
+NAMES = (*KINDS, "shape")  # what a shape may be called
+EDGES = 65  # places of an edge: pixels of easy-VQA's pictures, both ends included
+WARM_UP = 100
+COMPANIONS = ("config.json", "generation_config.json", "qwen.tiktoken")
+
+
+class Heads(nn.Module):
+    """Colour, kind and edges (left, top, right, bottom) of the shape from image features."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.colour = nn.Linear(width, len(COLOURS))
+        self.kind = nn.Linear(width, len(NAMES))
+        self.edges = nn.Linear(width, 4 * EDGES)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, Q, D] → logits [N, colours], [N, kinds], [N, 4, places]."""
+        x = features.mean(1)
+        return self.colour(x), self.kind(x), self.edges(x).unflatten(1, (4, EDGES))
+
+
+def target(picture: Picture) -> list[int]:
+    """Colour, kind and the edges' places."""
+    mask = shape_mask(picture.pixels)
+    edges = [round(edge * (EDGES - 1) / COORDINATES) for edge in shape_box(mask)]
+    return [COLOURS.index(shape_colour(picture.pixels, mask)), NAMES.index(shape_kind(picture.questions)), *edges]
+
+
+def tensors(pictures: Sequence[Picture], size: int) -> tuple[Tensor, Tensor]:
+    """Pixel values [N, 3, size, size] and targets [N, 6]."""
+    resized = (Image.fromarray(p.pixels).resize((size, size), Image.Resampling.BICUBIC) for p in pictures)
+    pixels = np.stack([to_pixels(image) for image in resized])
+    return torch.from_numpy(pixels), torch.tensor([target(picture) for picture in pictures])
+
+
+def mirrored(pixels: Tensor, targets: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """A batch mirrored along the picture's width (``axis`` 0) or height (1): the two edges change places."""
+    first, second = 2 + axis, 4 + axis
+    targets = targets.clone()
+    targets[:, [first, second]] = EDGES - 1 - targets[:, [second, first]]
+    return pixels.flip(3 - axis), targets
+
+
+def loss(heads: Heads, features: Tensor, targets: Tensor) -> Tensor:
+    """The three cross entropies together; the edges' is their mean."""
+    colour, kind, edges = heads(features)
+    return (
+        F.cross_entropy(colour, targets[:, 0])
+        + F.cross_entropy(kind, targets[:, 1])
+        + F.cross_entropy(edges.flatten(0, 1), targets[:, 2:].flatten())
+    )
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to nearly nothing."""
+    return peak * min(step / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
+
+
+def train(tower: nn.Module, pictures: Sequence[Picture], size: int, options: argparse.Namespace) -> None:
+    """Train the tower in place."""
+    torch.manual_seed(options.seed)
+    pixels, targets = tensors(pictures, size)
+    heads = Heads(tower.proj.shape[1])
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    progress = trange(1, options.steps + 1, desc="vision", mininterval=5)
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options.steps, options.learning_rate)
+        chosen = torch.randperm(len(pixels))[: options.batch_size]
+        batch = pixels[chosen], targets[chosen]
+        for axis in (0, 1):
+            if torch.rand(()) < 0.5:
+                batch = mirrored(*batch, axis)
+        optimizer.zero_grad()
+        value = loss(heads, tower(batch[0]), batch[1])
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        progress.set_postfix(loss=f"{value.item():.2f}", refresh=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit status."""
+    parser = argparse.ArgumentParser(description="Teach a small model's vision tower to see")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
+    parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        model = QwenVL.from_pretrained(options.model)
+        train(model.transformer.visual, read_split("train")[:-VALIDATION_PICTURES], model.config.visual.image_size, options)
+        with staged(options.output_path) as folder:
+            folder.mkdir(parents=True)
+            for name in COMPANIONS:
+                shutil.copy(options.model / name, folder / name)
+            save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
