@@ -103,12 +103,12 @@ def test_greedy_with_the_cache(golden, side, table):
     row = {key: batch[key][:1] for key in ("images", "image_context_pos")}
     row["input_ids"] = golden["greedy.input_ids"].astype(np.int32)
     row["segment_ids"] = np.ones_like(row["input_ids"])
-    decoder = side.model.set_train(False).decoders.get(1, row["input_ids"].shape[1] + len(tokens))
-    found = [decoder.prefill(row)]
-    for token in tokens:
-        if not side.half:
-            assert found[-1].argmax(-1) == token
-        found.append(decoder.step(np.array([token])))
+    with side.model.decoders.lend(1, row["input_ids"].shape[1] + len(tokens)) as decoder:
+        found = [decoder.prefill(row)]
+        for token in tokens:
+            if not side.half:
+                assert found[-1].argmax(-1) == token
+            found.append(decoder.step(np.array([token])))
     table.check(f"{side.name} / golden", "logits, cached decoding", np.concatenate(found), logits, allowed(side, ACTIVATION))
 
 
