@@ -27,6 +27,8 @@ def is_companion(name: str) -> bool:
 
 def find_config(checkpoint: Path, given: Path | None) -> Path:
     """The config.json of a checkpoint: in its directory, or where ``given`` (the file or its directory) says."""
+    if not checkpoint.exists():
+        raise InputError(f"{checkpoint}: no such file or directory")
     place = given or checkpoint
     path = place / CONFIG_NAME if place.is_dir() else place
     if given is None and not checkpoint.is_dir():

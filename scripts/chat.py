@@ -3,7 +3,7 @@
     python scripts/chat.py --model DIR --image photo.png "What is in the picture?"
     python scripts/chat.py --model DIR --image photo.png --draw boxed.png "Frame the shape in the picture."
 
-Without a question it reads one after another from the terminal, until an empty line.
+Without a question it reads one after another from the terminal, until an empty line or the end of the input.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from convert.staging import staged
 from ms_impl.errors import InputError
 
 
@@ -27,6 +28,8 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -35,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("question", nargs="?", help="asked once; without it, questions come from the terminal")
     parser.add_argument("--model", required=True, type=Path, help="checkpoint directory, or one converted file")
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
-    parser.add_argument("--image", action="append", default=[], type=Path, help="an image to ask about; may be repeated")
+    parser.add_argument("--image", action="append", default=[], type=Path, help="an image to ask about; repeatable")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="write the last image with the answer's boxes here")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     parser.add_argument("--seed", type=int, help="makes sampling repeatable")
@@ -43,14 +46,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse at once what would fail only when the answer is there."""
+    if arguments.seed is not None and arguments.seed < 0:
+        raise InputError(f"--seed: {arguments.seed} is below 0")
+    target = arguments.draw
+    if target and (target.is_dir() or not target.parent.is_dir()):
+        raise InputError(f"--draw: {target} is {'a folder' if target.is_dir() else 'in no folder that exists'}")
+
+
 def converse(arguments: argparse.Namespace) -> None:
     """Answer each question; the images go with the first."""
+    check(arguments)
     folder, names = beside_each_other(arguments.image)
-    from ms_impl import load
+    from ms_impl import load  # the slow import
 
     model, processor = load(arguments.model, config=arguments.config)
     changes = {"do_sample": False} if arguments.greedy else {}
-    if arguments.max_new_tokens:
+    if arguments.max_new_tokens is not None:
         changes["max_new_tokens"] = arguments.max_new_tokens
     query, history = [{"image": name} for name in names], []
     for question in questions(arguments.question):
@@ -78,12 +91,15 @@ def beside_each_other(images: list[Path]) -> tuple[str | None, list[str]]:
 
 
 def questions(question: str | None) -> Iterator[str]:
-    """The one from the command line, or what is typed until an empty line."""
+    """The one from the command line, or what is typed until an empty line or the end of the input."""
     if question is not None:
         yield question
         return
-    while line := input("> ").strip():
-        yield line
+    try:
+        while line := input("> ").strip():
+            yield line
+    except EOFError:
+        print()
 
 
 def show(piece: str) -> None:
@@ -91,11 +107,15 @@ def show(piece: str) -> None:
 
 
 def save_picture(picture: Image.Image | None, target: Path) -> None:
-    """Write the picture with the boxes of the last answer, if it has any."""
+    """Write the picture with the boxes of the last answer, if it has any, as PNG."""
     if picture is None:
         print("(no box in the answer)")
         return
-    picture.save(target)
+    try:
+        with staged(target) as partial:
+            picture.save(partial, format="PNG")
+    except OSError as error:
+        raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
     print(f"drawn: {target}")
 
 
