@@ -26,9 +26,9 @@ def shards(directory: str | Path) -> list[Path]:
         return [layout]
     try:
         names = json.loads(layout.read_text(encoding="utf-8"))["weight_map"].values()
-    except (ValueError, KeyError, AttributeError) as error:
+        files = [directory / name for name in dict.fromkeys(names)]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{layout}: not a weight index ({error!r})") from error
-    files = [directory / name for name in dict.fromkeys(names)]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise InputError(f"{layout}: names shards that are not there: {', '.join(absent)}")
@@ -43,7 +43,10 @@ def read_shard(path: Path) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():
                     yield name, file.get_tensor(name)
         else:
-            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+                raise InputError(f"{path}: holds something else than a dictionary of tensors")
+            yield from state.items()
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: not a whole weight file ({error})") from error
 
