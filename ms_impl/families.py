@@ -53,7 +53,8 @@ class Family:
         """Those of ``names`` that lie in one of ``frozen_groups``."""
         frozen = set(frozen_groups)
         if unknown := frozen - set(self.groups):
-            raise InputError(f"family '{self.name}' has no module group {sorted(unknown)}; it has {sorted(self.groups)}")
+            known = sorted(self.groups)
+            raise InputError(f"family '{self.name}' has no module group {sorted(unknown)}; it has {known}")
         return {name for name in names if self.group_of(name) in frozen}
 
 

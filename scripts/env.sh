@@ -1,4 +1,5 @@
-# Sourced by the other scripts: makes the environment in .venv (or $VENV) once per state of pyproject.toml, and activates it.
+# Sourced by the other scripts: makes the environment in .venv (or $VENV) once per state of pyproject.toml, and
+# activates it.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
 

@@ -11,8 +11,10 @@ mkdir -p "$WORK"
 
 python scripts/easyvqa_data.py --output_path "$WORK/data"
 python scripts/make_tiny.py --output_path "$WORK/fresh"
-python scripts/pretrain_vision.py --model "$WORK/fresh" --output_path "$WORK/looking" --steps 3000 --learning_rate 1.5e-3
-python scripts/pretrain_vision.py --model "$WORK/looking" --output_path "$WORK/seeing" --steps 3500 --learning_rate 1.2e-3
+python scripts/pretrain_vision.py --model "$WORK/fresh" --output_path "$WORK/looking" \
+    --steps 3000 --learning_rate 1.5e-3
+python scripts/pretrain_vision.py --model "$WORK/looking" --output_path "$WORK/seeing" \
+    --steps 3500 --learning_rate 1.2e-3
 python run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml --run_mode finetune \
     --load_checkpoint "$WORK/seeing" --output_dir "$WORK/training" \
     --train_dataset.data_loader.annotation_file "$WORK/data/train.json" --train_dataset_dir "$WORK/data/images"

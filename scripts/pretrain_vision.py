@@ -2,10 +2,10 @@
 
     python scripts/pretrain_vision.py --model build/fresh --output_path build/seeing
 
-The released Qwen-VL began with a ViT that was trained elsewhere; a small one has to begin with something, too. Throw-away
-linear heads on the mean of an image's features name the shape's colour, its kind and the four edges of its box. It runs in
-torch_ref, whose vision tower trains fastest on a CPU. Pictures are easy-VQA's train split without the validation part,
-mirrored at random.
+The released Qwen-VL began with a ViT that was trained elsewhere; a small one has to begin with something, too.
+Throw-away linear heads on the mean of an image's features name the shape's colour, its kind and the four edges of its
+box. It runs in torch_ref, whose vision tower trains fastest on a CPU. Pictures are easy-VQA's train split without the
+validation part, mirrored at random.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         model = QwenVL.from_pretrained(options.model)
-        train(model.transformer.visual, read_split("train")[:-VALIDATION_PICTURES], model.config.visual.image_size, options)
+        pictures = read_split("train")[:-VALIDATION_PICTURES]
+        train(model.transformer.visual, pictures, model.config.visual.image_size, options)
         with staged(options.output_path) as folder:
             folder.mkdir(parents=True)
             for name in COMPANIONS:

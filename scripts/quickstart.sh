@@ -30,10 +30,13 @@ step() {
 }
 
 fine_tune() {
+    local log=$OUT/finetune.txt
+    echo "(all that it prints goes to $log)"
     bash scripts/msrun_launcher.sh "run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml \
         --run_mode finetune --use_parallel True --load_checkpoint $OUT/fresh --output_dir $OUT/finetune \
         --train_dataset.data_loader.annotation_file $OUT/easyvqa/train.json --train_dataset_dir $PICTURES \
-        --num_samples 480 --epochs 1 --batch_size 8" 2 8118 "$OUT/finetune/msrun_log" True 300
+        --num_samples 480 --epochs 1 --batch_size 8" 2 8118 "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
+        { tail -n 40 "$log"; return 1; }
     python scripts/plot_loss.py "$OUT/finetune/losses/rank_0.jsonl" --output_path "$OUT/loss.png"
 }
 

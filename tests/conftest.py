@@ -11,7 +11,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
-    parser.addoption("--golden", type=Path, default=GOLDEN / "qwenvl_tiny", help="folder of golden vectors to prove against")
+    golden = GOLDEN / "qwenvl_tiny"
+    parser.addoption("--golden", type=Path, default=golden, help="folder of golden vectors to prove against")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,4 +1,4 @@
-"""Bicubic interpolation as a matrix, because MindSpore's own bicubic operators compute something else than PyTorch's."""
+"""Bicubic interpolation as a matrix, because MindSpore's own bicubic operators differ from PyTorch's."""
 
 from __future__ import annotations
 

@@ -35,9 +35,10 @@ def collate(
     Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads n
     paths into float32 [n, 3, S, S].
 
-    Returns ``input_ids`` int32 [B, T]; ``labels`` int32 [B, T] if the samples have labels; ``segment_ids`` int32 [B, T],
-    1 on the sample and 0 on padding; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos``
-    int32 [B, M, Q], the column of each query feature, or T in unused places. The last two are None if M is 0.
+    Returns ``input_ids`` int32 [B, T]; ``labels`` int32 [B, T] if the samples have labels; ``segment_ids`` int32
+    [B, T], 1 on the sample and 0 on padding; ``images`` float32 [B, M, 3, S, S], zeros in unused places;
+    ``image_context_pos`` int32 [B, M, Q], the column of each query feature, or T in unused places. The last two are
+    None if M is 0.
 
     Raises InputError naming the record that is too long or has too many images.
     """

@@ -52,8 +52,8 @@ class GenerationConfig:
             "top_k must be a whole number, 0 or more": _is_whole(self.top_k) and self.top_k >= 0,
             "top_p must be above 0 and at most 1": _is_number(self.top_p) and 0 < self.top_p <= 1,
             "repetition_penalty must be above 0": _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
-            "max_new_tokens must be a whole number above 0": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
-            "max_window_size must be a whole number above 0": _is_whole(self.max_window_size) and self.max_window_size > 0,
+            "max_new_tokens must be a whole number above 0": _is_positive(self.max_new_tokens),
+            "max_window_size must be a whole number above 0": _is_positive(self.max_window_size),
             "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
         }
         if broken := [f"{rule}, not {getattr(self, rule.split()[0])!r}" for rule, holds in rules.items() if not holds]:
@@ -101,6 +101,10 @@ class GenerationConfig:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_whole(value) and value > 0
 
 
 def _is_number(value: Any) -> bool:

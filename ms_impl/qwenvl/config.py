@@ -112,7 +112,8 @@ class QwenVLConfig:
         visual = raw.get("visual")
         if not isinstance(visual, dict):
             raise InputError(f"{source}: 'visual' is missing; this is not the configuration of a Qwen-VL model")
-        config = cls(**_take(cls, {**raw, "visual": VisionConfig(**_take(VisionConfig, visual, f"{source}: visual"))}, source))
+        vision = VisionConfig(**_take(VisionConfig, visual, f"{source}: visual"))
+        config = cls(**_take(cls, {**raw, "visual": vision}, source))
         _check(config, raw, source)
         return config
 
@@ -124,7 +125,8 @@ class QwenVLConfig:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); a checkpoint directory needs a config.json") from error
+            reason = f"cannot be read ({error.strerror}); a checkpoint directory needs a config.json"
+            raise InputError(f"{path}: {reason}") from error
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
         return cls.from_dict(raw, str(path))

@@ -41,7 +41,7 @@ class Attention(nn.Cell):
             mask: what the attention cell's ``mask`` made of bool [B, 1, T, S].
             cos, sin: fp32 [B or 1, 1, T, head_dim].
             q_scale: log-n factors [B or 1, 1, T, 1], or None.
-            cache, columns: take keys and values of all S columns from the cache after writing these T ``columns`` to it.
+            cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
         """
         b, t, width = x.shape
         qkv = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)

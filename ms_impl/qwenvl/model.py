@@ -86,7 +86,7 @@ class QwenVL(Generative, nn.Cell):
         return self.transformer.place(input_ids, features, image_context_pos)
 
     def rotary_stack(self) -> Tensor:
-        """cos and sin for every NTK factor up to the longest prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
+        """cos and sin for each NTK factor of any prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
         config, dim = self.config, self.config.kv_channels
         longest = config.max_position_embeddings
         alphas = [config.ntk_alpha(config.seq_length * 2**i) for i in range(self.alpha_index(longest) + 1)]
@@ -149,7 +149,7 @@ class QwenVL(Generative, nn.Cell):
             images: pixels [B, M, 3, S, S], zeros in absent slots.
             image_context_pos: int [B, M, Q]: the column of each query feature; T for an absent image.
             labels: int [B, T], −100 where nothing is learnt.
-            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: nothing is masked but the future.
+            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: only the future is masked.
             position_ids: int [B, T]. None: the column index, as in the original, also under left padding.
         """
         hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
@@ -167,7 +167,7 @@ class QwenVL(Generative, nn.Cell):
     def step(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, tables: Tensor, cache: nn.CellList, last: Tensor
     ) -> Tensor:
-        """Run the ``columns`` [T] of hidden [B, T, D] through the cache of S columns; logits [B, vocab] after one of them.
+        """Run the ``columns`` [T] of hidden [B, T, D] through the cache of S columns; logits [B, vocab] after one.
 
         Args:
             segment_ids: int [B, S], 0 for padding and for columns not filled yet.

@@ -18,7 +18,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class PositionResizer(nn.Cell):
-    """Resizes a square table of positions [n², C] to [grid², C] by bicubic interpolation in fp32: M·P·Mᵀ over both axes."""
+    """Resizes a square table of positions [n², C] to [grid², C], bicubic and in fp32: M·P·Mᵀ over both axes."""
 
     def __init__(self, rows: int, grid: int):
         super().__init__()

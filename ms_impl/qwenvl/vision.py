@@ -89,7 +89,8 @@ class PatchEmbedding(nn.Cell):
         n, channels, size, _ = images.shape
         grid, patch = size // self.patch, self.patch
         x = images.reshape(n, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
-        return linear(x.reshape(n, grid * grid, channels * patch * patch), self.weight.reshape(self.weight.shape[0], -1))
+        x = x.reshape(n, grid * grid, channels * patch * patch)
+        return linear(x, self.weight.reshape(self.weight.shape[0], -1))
 
 
 class VisionTower(nn.Cell):

@@ -58,7 +58,8 @@ def test_sample(encoder, tokenizer):
 
 def test_role_names_are_the_files_words_only(tokenizer, encoder):
     style = ConversationFormat(user_role_name="human", assistant_role_name="gpt")
-    renamed = [{"from": {"user": "human", "assistant": "gpt"}[turn["from"]], "value": turn["value"]} for turn in PICTURE]
+    names = {"user": "human", "assistant": "gpt"}
+    renamed = [turn | {"from": names[turn["from"]]} for turn in PICTURE]
     ours = ConversationEncoder(tokenizer, 512, style).encode(conversation(renamed))
     theirs = encoder.encode(conversation(PICTURE))
     assert ours["input_ids"].tolist() == theirs["input_ids"].tolist()

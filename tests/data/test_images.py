@@ -147,7 +147,8 @@ def test_urls_are_never_fetched(url):
 
 
 def test_data_and_processor_import_no_framework():
-    modules = [f"ms_impl.data.{path.stem}" for path in (Path(__file__).parents[2] / "ms_impl" / "data").glob("[a-z]*.py")]
+    folder = Path(__file__).parents[2] / "ms_impl" / "data"
+    modules = [f"ms_impl.data.{path.stem}" for path in folder.glob("[a-z]*.py")]
     modules += [f"ms_impl.qwenvl.{name}" for name in ("config", "tokenizer", "prompt", "processor")]
     script = (
         f"import importlib, sys; [importlib.import_module(name) for name in {modules}];"

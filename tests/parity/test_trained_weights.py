@@ -38,10 +38,15 @@ def side(request):
 
 
 @pytest.fixture(scope="module")
-def batch(processor):
-    """A question and a box request about two pictures, padded on the left."""
+def samples(processor):
+    """A question and a box request about two pictures."""
     prompts = ["Picture 1: <img>1.png</img>\nwhat color is the shape?", "Picture 1: <img>2.png</img>\n框出图中的图形"]
-    samples = [processor.encode_chat(prompt) for prompt in prompts]
+    return [processor.encode_chat(prompt) for prompt in prompts]
+
+
+@pytest.fixture(scope="module")
+def batch(processor, samples):
+    """Padded on the left, as for answering."""
     return processor.collate(samples, padding_side="left", dataset_dir=PICTURES)
 
 
@@ -56,7 +61,8 @@ def test_image_features(batch, side, reference, table):
     table.check(f"{side.name} / torch_ref", "image features, trained", side.features(images), wanted, ACTIVATION)
 
 
-def test_loss_and_every_gradient(batch, side, reference, table):
+def test_loss_and_every_gradient(processor, samples, side, reference, table):
+    batch = processor.collate(samples, dataset_dir=PICTURES)  # padded on the right, as for training
     labels = np.where(batch["segment_ids"] > 0, batch["input_ids"], IGNORED)
     loss, gradients = side.gradients(batch, labels)
     wanted = reference_gradients(reference, batch, labels.astype(np.int64))

@@ -40,7 +40,7 @@ def read(tmp_path, settings, finetune_arguments):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("train_dataset.data_loader.anotation_file", "data_loader: unknown key 'anotation_file'; did you mean 'annotation_"),
+        ("train_dataset.data_loader.anotation_file", "unknown key 'anotation_file'; did you mean 'annotation_file'?"),
         ("train_dataset.modal_to_text_transform.max_len", "did you mean 'max_length'?"),
         ("train_dataset.modal_to_text_transform.model_transform_template.user_role", "did you mean 'user_role_name'?"),
         ("train_dataset.tokenizer.vocabfile", "did you mean 'vocab_file'?"),

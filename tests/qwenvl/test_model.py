@@ -19,9 +19,8 @@ from ms_impl.qwenvl.model import QwenVL
 
 ROOT = Path(__file__).parents[2]
 FULL_SIZE = ROOT / "configs" / "qwenvl" / "qwenvl_9.6b"
-SHAPES = {
-    name: tuple(shape) for name, shape in json.loads((ROOT / "tests/golden/qwenvl_9.6b_shapes.json").read_text()).items()
-}
+RELEASED = json.loads((ROOT / "tests/golden/qwenvl_9.6b_shapes.json").read_text())
+SHAPES = {name: tuple(shape) for name, shape in RELEASED.items()}
 
 
 @pytest.fixture(scope="module")

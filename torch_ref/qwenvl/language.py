@@ -1,4 +1,4 @@
-"""Qwen-VL's language model in PyTorch (``modeling_qwen.py`` of the original: RMSNorm, QWenAttention, QWenMLP, QWenBlock)."""
+"""Qwen-VL's language model in PyTorch (``modeling_qwen.py``: RMSNorm, QWenAttention, QWenMLP, QWenBlock)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
             visible: which key each query may attend to, bool [B, 1, T, S].
             cos, sin: fp32 [B or 1, 1, T, head_dim].
             q_scale: log-n factors [B or 1, 1, T, 1], or None.
-            cache, columns: take keys and values of all S columns from the cache after writing these T ``columns`` to it.
+            cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
         """
         b, t, width = x.shape
         q, k, v = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)

@@ -132,7 +132,7 @@ class QwenVL(nn.Module):
             images: pixels [B, M, 3, S, S], zeros in absent slots.
             image_context_pos: int [B, M, Q]: the column of each query feature; T for an absent image.
             labels: int [B, T], −100 where nothing is learnt.
-            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: nothing is masked but the future.
+            segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: only the future is masked.
             position_ids: int [B, T]. None: the column index, as in the original, also under left padding.
         """
         hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
@@ -164,7 +164,7 @@ class QwenVL(nn.Module):
     def greedy(
         self, input_ids, max_new_tokens: int, images=None, image_context_pos=None, segment_ids=None
     ) -> tuple[Tensor, Tensor]:
-        """Greedy decoding with the cache: tokens [B, N], and the logits before each and after the last [B, N + 1, vocab].
+        """Greedy decoding with the cache: tokens [B, N], and logits before each and after the last [B, N + 1, vocab].
 
         Prompts of different length are padded on the left. The NTK factor is the prefill's throughout.
         """

@@ -14,7 +14,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 def resize_positions(table: Tensor, grid: int) -> Tensor:
-    """Resize a square table of positions [n², C] to [grid², C] by bicubic interpolation in fp32 (A = −0.75, half-pixel centres)."""
+    """Resize a square table of positions [n², C] to [grid², C], bicubic (A = −0.75, half-pixel centres) and in fp32."""
     side = math.isqrt(table.shape[0])
     if side == grid:
         return table
