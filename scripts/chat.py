@@ -17,7 +17,11 @@ from pathlib import Path
 from PIL import Image
 
 from convert.staging import staged
+from ms_impl.data.boxes import draw_boxes
+from ms_impl.data.images import read_image
 from ms_impl.errors import InputError
+
+READABLE = 448  # pixels along the shorter side of a drawn picture
 
 
 def main() -> int:
@@ -78,8 +82,8 @@ def converse(arguments: argparse.Namespace) -> None:
         )
         print()
         query = []
-        if arguments.draw:
-            save_picture(processor.draw_boxes(history, folder), arguments.draw)
+        if arguments.draw and names:
+            draw(arguments.image[-1], history[-1][1], arguments.draw)
 
 
 def beside_each_other(images: list[Path]) -> tuple[str | None, list[str]]:
@@ -106,16 +110,15 @@ def show(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def save_picture(picture: Image.Image | None, target: Path) -> None:
-    """Write the picture with the boxes of the last answer, if it has any, as PNG."""
+def draw(image: Path, answer: str, target: Path) -> None:
+    """Write the image with the boxes of the answer, if it has any; a small image is enlarged, for the labels."""
+    picture = read_image(image)
+    factor = max(1, READABLE // min(picture.size))
+    picture = draw_boxes(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), answer)
     if picture is None:
         print("(no box in the answer)")
         return
-    try:
-        with staged(target) as partial:
-            picture.save(partial, format="PNG")
-    except OSError as error:
-        raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
+    picture.save(target)
     print(f"drawn: {target}")
 
 

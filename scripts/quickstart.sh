@@ -45,10 +45,10 @@ step data "Pictures and conversations of easy-VQA" \
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
     python convert/convert_weight.py --model qwenvl --input_path "$MODEL" --output_path "$OUT/tiny.ckpt" --dtype fp32
 step ask "A question about a test picture" \
-    python scripts/chat.py --model "$OUT/tiny.ckpt" --config "$MODEL" --image "$PICTURES/test/2.png" --greedy \
+    python scripts/chat.py --model "$OUT/tiny.ckpt" --config "$MODEL" --image "$PICTURES/test/7.png" --greedy \
     "what color is the shape?"
 step box "Its shape, framed" \
-    python scripts/chat.py --model "$OUT/tiny.ckpt" --config "$MODEL" --image "$PICTURES/test/2.png" --greedy \
+    python scripts/chat.py --model "$OUT/tiny.ckpt" --config "$MODEL" --image "$PICTURES/test/7.png" --greedy \
     --draw "$OUT/boxed.png" "Frame the shape in the picture."
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --output_path "$OUT/fresh"

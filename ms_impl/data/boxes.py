@@ -111,6 +111,20 @@ def _draw(
     else:
         canvas.rectangle((left, top, right, bottom), outline=colour, width=line)
     if box.ref:
-        background = canvas.textbbox((left, top), box.ref, font=letters)
-        canvas.rectangle(background, fill=colour)
-        canvas.text((left, top), box.ref, fill="white", font=letters)
+        _label(canvas, box.ref, (left, top, right, bottom), size, colour, letters)
+
+
+def _label(
+    canvas: ImageDraw.ImageDraw,
+    text: str,
+    box: Rectangle,
+    size: tuple[int, int],
+    colour: Colour,
+    letters: ImageFont.ImageFont,
+) -> None:
+    """Write the ref above its box, or below where there is no room above, and inside the picture if it fits."""
+    _, _, width, height = canvas.textbbox((0, 0), text, font=letters)
+    left, top, _, bottom = box
+    place = max(0.0, min(left, size[0] - width)), top - height if top >= height else bottom
+    canvas.rectangle((*place, place[0] + width, place[1] + height), fill=colour)
+    canvas.text(place, text, fill="white", font=letters)
