@@ -83,7 +83,7 @@ def converse(arguments: argparse.Namespace) -> None:
         print()
         query = []
         if arguments.draw and names:
-            draw(arguments.image[-1], history[-1][1], arguments.draw)
+            save_picture(draw(arguments.image[-1], history[-1][1]), arguments.draw)
 
 
 def beside_each_other(images: list[Path]) -> tuple[str | None, list[str]]:
@@ -110,15 +110,24 @@ def show(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def draw(image: Path, answer: str, target: Path) -> None:
-    """Write the image with the boxes of the answer, if it has any; a small image is enlarged, for the labels."""
+def draw(image: Path, answer: str) -> Image.Image | None:
+    """The image with the boxes of the answer, if it has any; a small image is enlarged, for the labels."""
     picture = read_image(image)
     factor = max(1, READABLE // min(picture.size))
-    picture = draw_boxes(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), answer)
+    enlarged = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return draw_boxes(enlarged, answer)
+
+
+def save_picture(picture: Image.Image | None, target: Path) -> None:
+    """Write the picture with the boxes of the last answer, if it has any, as PNG."""
     if picture is None:
         print("(no box in the answer)")
         return
-    picture.save(target)
+    try:
+        with staged(target) as partial:
+            picture.save(partial, format="PNG")
+    except OSError as error:
+        raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
     print(f"drawn: {target}")
 
 
