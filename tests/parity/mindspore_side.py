@@ -51,7 +51,6 @@ class MindSporeSide:
     """
 
     def __init__(self, directory: Path, mode: str, dtype: str, alter: Callable[[dict], Weights] = lambda weights: weights):
-        ms.set_device("CPU")
         ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
         self.half = dtype == "fp16"
         self.name = f"ms_impl {mode} {dtype}"
