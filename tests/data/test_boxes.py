@@ -60,6 +60,17 @@ def test_each_ref_has_its_colour_and_label():
     assert draw_boxes(image, text.format("a", "bbbb")).tobytes() != different.tobytes()
 
 
+@pytest.mark.parametrize("box, rows", [("(100,500),(900,900)", slice(0, 100)), ("(100,0),(900,500)", slice(99, 200))])
+def test_a_label_stands_beside_its_box(box, rows):
+    bare, labelled = (
+        np.asarray(draw_boxes(Image.new("RGB", (200, 200)), f"{ref}<box>{box}</box>")) for ref in ("", "<ref>dog</ref>")
+    )
+    changed = (bare != labelled).any(-1)
+    assert changed[rows].any()
+    changed[rows] = False
+    assert not changed.any(), "the label covers the box"
+
+
 def test_quads_are_drawn_as_polygons():
     drawn = draw_boxes(Image.new("RGB", (100, 100)), "<quad>(500,0),(999,500),(500,999),(0,500)</quad>")
     assert drawn.getpixel((25, 25)) != (0, 0, 0) and drawn.getpixel((5, 5)) == (0, 0, 0)

@@ -153,7 +153,7 @@ def test_bad_input_is_told_at_once(loaded, query, changes, message, stream):
 def test_boxes_of_an_answer_are_drawn_on_the_latest_picture(loaded, mini):
     _, processor = loaded
     asked = ("Picture 1: <img>b.png</img>\nFrame it.", "a")
-    history = [asked, ("Once more.", "<ref>it</ref><box>(100,100),(900,900)</box>")]
+    history = [asked, ("Once more.", "<box>(100,100),(900,900)</box>")]
     picture, original = processor.draw_boxes(history, mini), Image.open(mini / "b.png")
     assert picture.size == original.size
     changed = np.argwhere((np.asarray(picture) != np.asarray(original)).any(-1))
