@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from convert.dtypes import BF16, FLOATS, DType, cast
+from convert.dtypes import BF16, FLOATS, DType, Loss
 from convert.engine import load_for_mindspore
+from convert.tensors import CastTensor
 from ms_impl.families import Family
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {ms.float32: FLOATS["fp32"], ms.float16: FLOATS["fp16"], ms.bfloat16: BF16}
 
@@ -18,16 +22,21 @@ _DTYPES = {ms.float32: FLOATS["fp32"], ms.float16: FLOATS["fp16"], ms.bfloat16: 
 def load_weights(model: nn.Cell, path: str | Path, family: Family) -> None:
     """Set every parameter of a model from a checkpoint of either layout and any kind, cast to the parameter's dtype.
 
-    Where dtype and layout are the file's own, the parameter is the file, mapped copy-on-write.
+    Where dtype and layout are the file's own, the parameter is the file, mapped copy-on-write. Values that the
+    parameter's dtype cannot hold and that become infinite are counted in a warning.
 
     Raises:
         InputError: the checkpoint is damaged, or lacks, misshapes or has more than the model's tensors; all are listed.
     """
-    parameters = model.parameters_dict()
+    parameters, lost = model.parameters_dict(), Loss()
     for tensor in load_for_mindspore(path, family, model.config):
         parameter = parameters[tensor.name]
         dtype = _DTYPES[parameter.dtype]
-        parameter.set_data(_tensor(cast(tensor.array(), tensor.dtype, dtype), dtype))
+        if dtype != tensor.dtype:
+            tensor = CastTensor(tensor, dtype, lost)
+        parameter.set_data(_tensor(tensor.array(), dtype))
+    if lost.overflow:
+        logger.warning("%s: %d values are too large for the model's dtype and became infinite", path, lost.overflow)
 
 
 def _tensor(values: np.ndarray, dtype: DType) -> Tensor:

@@ -138,3 +138,11 @@ def test_a_single_file_needs_a_config(mini):
 def test_types_that_do_not_do(mini, dtype, message):
     with pytest.raises(InputError, match=message):
         load(mini, dtype=dtype)
+
+
+def test_values_that_fp16_cannot_hold_are_counted(directory, caplog):
+    weights = load_file(directory / "model.safetensors")
+    weights["lm_head.weight"][0, :3] = 1e6
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    load(directory, dtype="fp16")
+    assert "3 values are too large" in caplog.text
