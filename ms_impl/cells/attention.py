@@ -35,7 +35,7 @@ class ComposedAttention(nn.Cell):
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.
 
-        Expanded over the heads because adding a broadcast operand is ten times slower on CPU.
+        Expanded over the heads because adding a broadcast operand is much slower on CPU.
         """
         low = HIDDEN_FP16 if dtype == ms.float16 else HIDDEN
         hidden = ops.cast(ops.logical_not(visible), dtype) * low

@@ -88,14 +88,6 @@ class QwenVLConfig:
         return self.visual.image_start_id
 
     @property
-    def image_end_id(self) -> int:
-        return self.visual.image_start_id + 1
-
-    @property
-    def image_pad_id(self) -> int:
-        return self.visual.image_start_id + 2
-
-    @property
     def num_queries(self) -> int:
         """Slots of one image in the token stream."""
         return self.visual.n_queries

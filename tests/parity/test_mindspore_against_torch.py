@@ -22,8 +22,7 @@ def counterpart(side, reference, rounded_reference):
     """torch_ref with the parameters that ``side`` computes with.
 
     An fp16 side has its weights rounded to fp16, and so has its counterpart, which computes in fp32: what is measured is
-    the computation. The rounding itself moves this model's logits by up to 5e-3 at 512 tokens, and the original's own
-    fp16 forward by up to 8e-3 (docs/parity.md).
+    the computation and not the rounding of the weights (docs/parity.md).
     """
     return rounded_reference if side.half else reference
 
@@ -130,7 +129,7 @@ def test_loss_and_every_gradient(golden, side, counterpart, table):
 def check_whole_gradient(table, side, gradients, wanted) -> None:
     """All gradients as one vector.
 
-    Single small ones (a bias that nearly cancels out) err more in fp16: by 6e-3 here, by 3e-2 in torch's own fp16.
+    Single small ones (a bias that nearly cancels out) err more in fp16, in torch's as well.
     """
     found = np.concatenate([gradients[name].ravel() for name in wanted])
     reference = np.concatenate([gradient.ravel() for gradient in wanted.values()])
