@@ -62,7 +62,7 @@ def test_chat_batch(processor, pictures, config):
         assert len(slots) == config.num_queries
         assert bytes(slots[slots < 256].tolist()).decode() == samples[0]["image_paths"][row]
         assert batch["input_ids"][0, positions[0] - 1] == config.image_start_id
-        assert batch["input_ids"][0, positions[-1] + 1] == config.image_end_id
+        assert batch["input_ids"][0, positions[-1] + 1] == config.image_start_id + 1
     assert (batch["image_context_pos"][1] == batch["input_ids"].shape[1]).all()
     assert batch["segment_ids"][1].sum() == len(samples[1]["input_ids"])
     assert batch["input_ids"][1, 0] == processor.tokenizer.eod_id

@@ -136,7 +136,7 @@ def test_nested_and_empty_image(tokenizer):
 def test_small_vocabulary(small_vocabulary, config):
     tokenizer = QwenVLTokenizer(small_vocabulary, num_queries=64)
     assert tokenizer.image_start_id == config.image_start_id
-    assert tokenizer.vocab_size == config.image_pad_id + 1
+    assert tokenizer.vocab_size == config.image_start_id + 2 + 1
     text = "格子 <|im_start|>red circle?<img>a/é.png</img><box>(1,2),(3,4)</box>"
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
