@@ -135,13 +135,14 @@ class QwenVL(Generative, nn.Cell):
             states.append(block(states[-1], mask, cos, sin, q_scale))
         return states + [self.transformer.ln_f(states[-1])]
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Shifted cross entropy, the mean over labels ≠ −100: a scalar in fp32."""
-        return causal_cross_entropy(logits, labels)
+    def loss(self, logits: Tensor, labels: Tensor, loss_weights: Tensor | None = None) -> Tensor:
+        """Shifted cross entropy, the weighted mean over labels ≠ −100: a scalar in fp32."""
+        return causal_cross_entropy(logits, labels, loss_weights)
 
     def construct(
-        self, input_ids, images=None, image_context_pos=None, labels=None, segment_ids=None, position_ids=None
-    ) -> Tensor:
+        self, input_ids, images=None, image_context_pos=None, labels=None, segment_ids=None, position_ids=None,
+        loss_weights=None,
+    ) -> Tensor:  # fmt: skip
         """The loss where ``labels`` are given, else logits [B, T, vocab].
 
         Args:
@@ -151,10 +152,11 @@ class QwenVL(Generative, nn.Cell):
             labels: int [B, T], −100 where nothing is learnt.
             segment_ids: int [B, T], 0 for padding; attention stays within equal ids. None: only the future is masked.
             position_ids: int [B, T]. None: the column index, as in the original, also under left padding.
+            loss_weights: fp32 [B, T], the weight of the label in the same column. None: every label counts 1.
         """
         hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
         logits = self.lm_head(hidden)
-        return logits if labels is None else self.loss(logits, labels)
+        return logits if labels is None else self.loss(logits, labels, loss_weights)
 
     def new_cache(self, batch: int, length: int) -> nn.CellList:
         """An empty cache of ``length`` columns for every layer."""
