@@ -1,8 +1,13 @@
-"""Convert weights from Hugging Face to MindSpore, or with --reverse back.
+"""Convert weights from Hugging Face to MindSpore, or with --reverse to Hugging Face.
 
     python convert/convert_weight.py --model qwenvl --input_path HF_DIR --output_path qwenvl_ms.ckpt --dtype fp16
     python convert/convert_weight.py --model qwenvl --input_path qwenvl_ms.ckpt --output_path DIR/ \\
         --reverse --config HF_DIR
+
+What MindFormers 1.5 published is read with --source, into either layout:
+
+    python convert/convert_weight.py --model qwenvl --source mindformers-1.5 --input_path qwenvl_base_fp16.ckpt \\
+        --output_path qwenvl_ms.ckpt --config configs/qwenvl/qwenvl_9.6b
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ from tqdm import tqdm
 from convert.checkpoint import Checkpoint, open_checkpoint, read_json
 from convert.companions import collect, find_config
 from convert.dtypes import FLOATS
-from convert.engine import cast_to, convert
+from convert.engine import as_hugging_face, cast_to, convert, refuse_source
 from convert.output import Output
-from convert.rules import Layout
+from convert.rules import Config, Layout
 from convert.tensors import CastTensor, Tensor
 from ms_impl import families
 from ms_impl.errors import InputError
@@ -36,6 +41,7 @@ class Job:
     """One conversion, checked and ready to run."""
 
     source: Checkpoint
+    layout: Layout  # of the source
     tensors: list[Tensor]
     output: Output
     companions: dict[str, bytes]
@@ -49,7 +55,7 @@ class Job:
         before = sorted({tensor.dtype.name for tensor in self.source.tensors.values()})
         after = sorted({tensor.dtype.name for tensor in self.tensors})
         return (
-            f"{self.source.path} ({self.output.layout.other}, {'/'.join(before)}) → "
+            f"{self.source.path} ({self.layout}, {'/'.join(before)}) → "
             f"{self.output.path} ({self.output.layout}, {'/'.join(after)}): {len(self.tensors)} tensors, "
             f"{sum(tensor.size for tensor in self.tensors):,} parameters, {self.nbytes:,} bytes"
         )
@@ -79,18 +85,35 @@ def prepare(options: argparse.Namespace) -> Job:
     family = families.get(options.model)
     output = Output.parse(options.output_path, target)
     source = open_checkpoint(options.input_path)
-    if source.layout is target:
-        advice = "leave out" if options.reverse else "add"
-        raise InputError(f"{source.path}: already is a {target} checkpoint; {advice} --reverse to convert it")
+    layout = _source_layout(options, family, source, target)
     config_path = find_config(source.path, options.config)
     raw = read_json(config_path)
     _check_family(family, raw, config_path)
-    entries = family.resolve("weights").expand(family.resolve("config").from_dict(raw, str(config_path)))
+    config = family.resolve("config").from_dict(raw, str(config_path))
     dtype = FLOATS[options.dtype] if options.dtype else None
-    tensors: list[Tensor] = list(convert(source, entries, target.other, target))
-    job = Job(source, cast_to(tensors, dtype) if dtype else tensors, output, collect(config_path, raw, dtype))
+    tensors = _converted(source, layout, target, family, config)
+    companions = collect(config_path, raw, dtype)
+    job = Job(source, layout, cast_to(tensors, dtype) if dtype else tensors, output, companions)
     output.check(source, job.nbytes)
     return job
+
+
+def _source_layout(options: argparse.Namespace, family: Family, source: Checkpoint, target: Layout) -> Layout:
+    """What --source says, or else the layout that --reverse leads from; refuses a source that tells another."""
+    if options.source:
+        return family.source_weights(options.source).layout
+    refuse_source(source, family)
+    if source.layout is target:
+        advice = "leave out" if options.reverse else "add"
+        raise InputError(f"{source.path}: already is a {target} checkpoint; {advice} --reverse to convert it")
+    return Layout.MINDSPORE if options.reverse else Layout.HUGGING_FACE
+
+
+def _converted(source: Checkpoint, layout: Layout, target: Layout, family: Family, config: Config) -> list[Tensor]:
+    """The tensors of the source as ``target`` has them; a layout of --source comes by way of Hugging Face's."""
+    if layout.value in family.sources:
+        source, layout = as_hugging_face(source, family, config, layout.value), Layout.HUGGING_FACE
+    return list(convert(source, family.resolve("weights").expand(config), layout, target))
 
 
 def run(job: Job) -> None:
@@ -132,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_path", required=True, help="X.ckpt, X.safetensors, or DIR/ for shards and all that goes with them")
     add("--dtype", choices=sorted(FLOATS), help="element type to write; that of the input if left out")
     add("--reverse", action="store_true", help="from MindSpore to Hugging Face")
+    add("--source", help=f"layout of the input, if it is neither of these two: {', '.join(families.sources())}")
     add("--config", type=Path, help="config.json, or its directory, if it is not in the input directory")
     add("--dry_run", action="store_true", help="check names, shapes and free space; write nothing")
     return parser

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from convert.rules import Config, Entry, Layout, Operation
 from convert.tensors import CastTensor, Shape, Tensor
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,32 @@ def load_for_mindspore(
         InputError: the checkpoint is damaged, or does not fit; every fault is listed.
     """
     checkpoint = open_checkpoint(path)
+    refuse_source(checkpoint, family)
     entries = family.resolve("weights").expand(config)
     tensors = convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
     return cast_to(tensors, FLOATS[dtype]) if dtype else tensors
+
+
+def refuse_source(checkpoint: Checkpoint, family: Family) -> None:
+    """Raise InputError for a checkpoint of a layout that has to be named with ``--source``."""
+    found = {_LAYER_NUMBER.sub("{}", name) for name in checkpoint.tensors}
+    for source in family.sources:
+        if found & family.source_weights(source).templates():
+            raise InputError(
+                f"{checkpoint.path}: has the tensor names of {source}; "
+                f"convert it with convert/convert_weight.py --source {source}"
+            )
+
+
+def as_hugging_face(checkpoint: Checkpoint, family: Family, config: Config, source: str) -> Checkpoint:
+    """The same checkpoint, read by the family's table for ``source``, as one of Hugging Face's layout.
+
+    Raises:
+        InputError: the checkpoint does not fit that table; every fault is listed.
+    """
+    table = family.source_weights(source)
+    tensors = convert(checkpoint, table.expand(config), table.layout, Layout.HUGGING_FACE)
+    return replace(checkpoint, tensors={tensor.name: tensor for tensor in tensors}, layout=Layout.HUGGING_FACE)
 
 
 def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: Layout, target: Layout) -> list[ConvertedTensor]:

@@ -24,17 +24,18 @@ PerConfig = Callable[[Config], tuple[int, ...]]  # a shape, or other sizes, as a
 
 
 class Layout(Enum):
-    """Whose names and layouts tensors have. The values are what stands in a safetensors file's metadata."""
+    """Whose names and layouts tensors have.
+
+    The values of the first two are what stands in a safetensors file's metadata. The others are only ever read, and
+    their values are what ``--source`` calls them.
+    """
 
     HUGGING_FACE = "pt"
     MINDSPORE = "ms"
-
-    @property
-    def other(self) -> "Layout":
-        return Layout.MINDSPORE if self is Layout.HUGGING_FACE else Layout.HUGGING_FACE
+    MINDFORMERS_1_5 = "mindformers-1.5"
 
     def __str__(self) -> str:
-        return {"pt": "Hugging Face", "ms": "MindSpore"}[self.value]
+        return {"pt": "Hugging Face", "ms": "MindSpore", "mindformers-1.5": "MindFormers 1.5"}[self.value]
 
 
 class Operation(ABC):
@@ -152,7 +153,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Weight:
-    """One row of a table: names inside the module, a shape for each Hugging Face name, operations to MindSpore."""
+    """One row of a table: names inside the module, a shape for each Hugging Face name, operations to MindSpore.
+
+    ``ms`` are the MindSpore names, or, in the table of another layout, that one's.
+    """
 
     hf: tuple[str, ...]
     shapes: tuple[PerConfig, ...]
@@ -190,19 +194,20 @@ class Module:
 
 @dataclass(frozen=True)
 class WeightTable:
-    """All weights of a family."""
+    """All weights of a family: from Hugging Face's names and layout to those of ``layout``."""
 
     modules: Sequence[Module]
+    layout: Layout = Layout.MINDSPORE
 
     def expand(self, config: Config) -> list[Entry]:
         """Every tensor of the model that ``config`` describes."""
         entries = [
-            _entry(weight, hf, ms, config)
+            _entry(weight, hf, ms, config, self.layout)
             for module in self.modules
             for hf, ms in module.paths(config)
             for weight in module.weights
         ]
-        for layout in Layout:
+        for layout in (Layout.HUGGING_FACE, self.layout):
             times = Counter(spec.name for entry in entries for spec in entry.specs[layout])
             if repeated := [name for name, count in times.items() if count > 1]:
                 raise ValueError(f"the weight table has {layout} names more than once: {repeated}")
@@ -212,12 +217,21 @@ class WeightTable:
         """Name and shape of every tensor in a layout, in the order of the table."""
         return {spec.name: spec.shape for entry in self.expand(config) for spec in entry.specs[layout]}
 
+    def templates(self) -> set[str]:
+        """Every name of ``layout``, ``{}`` standing for the number of a layer."""
+        return {
+            _join(module.hf if module.ms is None else module.ms, name)
+            for module in self.modules
+            for weight in module.weights
+            for name in weight.ms
+        }
+
     def module_paths(self, config: Config) -> dict[str, str]:
         """The MindSpore path of every Hugging Face module in the table, for comparing them one by one."""
         return dict(pair for module in self.modules for pair in module.paths(config))
 
 
-def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config) -> Entry:
+def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config, layout: Layout) -> Entry:
     shapes = [tuple(shape(config)) for shape in weight.shapes]
     hf = [Spec(_join(hf_path, name), shape) for name, shape in zip(weight.hf, shapes, strict=True)]
     forward, backward = [], []
@@ -228,8 +242,8 @@ def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config) -> Entry:
         shapes = bound.shapes(shapes)
     ms = [Spec(_join(ms_path, name), shape) for name, shape in zip(weight.ms, shapes, strict=True)]
     return Entry(
-        specs={Layout.HUGGING_FACE: tuple(hf), Layout.MINDSPORE: tuple(ms)},
-        operations={Layout.HUGGING_FACE: tuple(backward), Layout.MINDSPORE: tuple(forward)},
+        specs={Layout.HUGGING_FACE: tuple(hf), layout: tuple(ms)},
+        operations={Layout.HUGGING_FACE: tuple(backward), layout: tuple(forward)},
     )
 
 

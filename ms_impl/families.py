@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,7 +19,8 @@ class Family:
     """What the project needs to know of one model family.
 
     ``groups`` maps the words fine-tuners use (``language_model``, ``vision_tower``, ``aligner``, ``generator``) to
-    patterns on Hugging Face parameter names; the first group that matches a name owns it.
+    patterns on Hugging Face parameter names; the first group that matches a name owns it. ``sources`` are the
+    conversion tables of layouts that are only read, by the names that ``--source`` has for them.
     """
 
     name: str
@@ -31,11 +32,18 @@ class Family:
     processor: str
     weights: str  # the declared conversion table
     groups: Mapping[str, tuple[str, ...]]
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, field: str) -> Any:
         """Import and return the object that ``field`` names."""
-        module, _, attribute = getattr(self, field).partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _imported(getattr(self, field))
+
+    def source_weights(self, source: str) -> Any:
+        """The conversion table of one of ``sources``."""
+        if source not in self.sources:
+            known = ", ".join(self.sources) or "none"
+            raise InputError(f"--source: family '{self.name}' has no layout '{source}'; it has {known}")
+        return _imported(self.sources[source])
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Whether a parsed config.json describes a model of this family."""
@@ -58,6 +66,12 @@ class Family:
         return {name for name in names if self.group_of(name) in frozen}
 
 
+def _imported(reference: str) -> Any:
+    """The object that ``module:attribute`` names."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 _FAMILIES: dict[str, Family] = {}
 
 
@@ -78,6 +92,11 @@ def get(name: str) -> Family:
 def names() -> list[str]:
     """The names of all families, sorted."""
     return sorted(_FAMILIES)
+
+
+def sources() -> list[str]:
+    """What ``--source`` of the conversion may say, for one family or another, sorted."""
+    return sorted({source for family in _FAMILIES.values() for source in family.sources})
 
 
 def find(config: Mapping[str, Any], source: str) -> Family:
@@ -106,5 +125,6 @@ register(
             "vision_tower": ("transformer.visual.*",),
             "language_model": ("transformer.wte.*", "transformer.h.*", "transformer.ln_f.*", "lm_head.*"),
         },
+        sources={"mindformers-1.5": "convert.qwenvl_mindformers:WEIGHTS"},
     )
 )
