@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -58,7 +59,11 @@ _INFINITY = {FP32: 0x7F800000, FP16: 0x7C00, BF16: 0x7F80}
 
 def cast(values: np.ndarray, source: DType, target: DType) -> np.ndarray:
     """Convert between the types of ``FLOATS``; ties go to even, and too large a value becomes infinite."""
-    return values if source == target else _narrow(_widen(values, source), target)
+    if source == target:
+        return values
+    if source.itemsize == target.itemsize == 2:  # looking all values up is two to four times as fast
+        return np.take(_sixteen_bits(source, target), values.view("<u2"))
+    return _narrow(_widen(values, source), target)
 
 
 @dataclass
@@ -74,6 +79,12 @@ class Loss:
         infinite_after, zero_after = _extremes(after, target)
         self.overflow += infinite_after - infinite
         self.underflow += zero_after - zero
+
+
+@cache
+def _sixteen_bits(source: DType, target: DType) -> np.ndarray:
+    """What becomes of each of the 65,536 bit patterns."""
+    return _narrow(_widen(np.arange(1 << 16, dtype="<u2").view(source.carrier), source), target)
 
 
 def _widen(values: np.ndarray, source: DType) -> np.ndarray:
