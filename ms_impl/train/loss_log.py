@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +12,55 @@ from ms_impl.errors import InputError
 
 
 class LossLog:
-    """Writes ``step`` (from 1), ``loss``, and whatever else a step knows, at once.
+    """Writes ``step`` (from 1), ``loss``, and whatever else a step knows, at once; null for what is not finite.
 
-    Of a log that is there already it keeps the steps up to ``resumed_after``.
+    Of a log that is there already it keeps the steps up to ``resumed_after``. Raises InputError where the file cannot
+    be written.
     """
 
     def __init__(self, path: Path, resumed_after: int = 0):
         kept = [step for step in read_losses(path) if step["step"] <= resumed_after] if path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
-        for step in kept:
-            self.write(**step)
+        self._path = path
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+            os.replace(partial, path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._not_written(error) from error
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(_line(values))
+            self._file.flush()
+        except OSError as error:
+            raise self._not_written(error) from error
 
     def close(self) -> None:
         self._file.close()
 
+    def _not_written(self, error: OSError) -> InputError:
+        return InputError(f"{self._path}: cannot be written ({error.strerror})")
+
 
 def read_losses(path: str | Path) -> list[dict[str, Any]]:
-    """The steps of a log. Raises InputError naming the line that is not one."""
+    """The steps of a log. A last line without an end, as a killed run may leave it, is passed over.
+
+    Raises InputError naming the line that is not a step.
+    """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     return [_step(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _line(values: dict[str, Any]) -> str:
+    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+              for key, value in values.items()}  # fmt: skip
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def _step(line: str, source: str) -> dict[str, Any]:
