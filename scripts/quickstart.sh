@@ -37,7 +37,7 @@ fine_tune() {
         --train_dataset.data_loader.annotation_file $OUT/easyvqa/train.json --train_dataset_dir $PICTURES \
         --num_samples 480 --epochs 1 --batch_size 8" 2 8118 "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
         { tail -n 40 "$log"; return 1; }
-    python scripts/plot_loss.py "$OUT/finetune/losses/rank_0.jsonl" --output_path "$OUT/loss.png"
+    python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
 }
 
 step data "Pictures and conversations of easy-VQA" \
@@ -56,4 +56,4 @@ step finetune "It is trained for 30 steps on two workers" fine_tune
 step accuracy "The shipped model on test pictures it has not seen" \
     python scripts/evaluate_easyvqa.py --model "$OUT/tiny.ckpt" --config "$MODEL" --limit 50
 echo
-echo "Look at $OUT/boxed.png (the box) and $OUT/loss.png (the loss curve)."
+echo "Look at $OUT/boxed.png (the box) and $OUT/run.png (the curves of the training)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,21 @@ class LossLog:
 
 
 def read_losses(path: str | Path) -> list[dict[str, Any]]:
-    """The steps of a log. A last line without an end, as a killed run may leave it, is passed over.
+    """The steps of a log. Raises InputError as ``read_records`` does."""
+    return read_records(path, ("step", "loss"))
 
-    Raises InputError naming the line that is not a step.
+
+def read_records(path: str | Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines. A last line without an end, as a killed run may leave it, is passed over.
+
+    Raises InputError naming the file, or its line that is not a record with such ``keys``.
     """
     path = Path(path)
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    return [_step(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+    return [_record(line, keys, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _line(values: dict[str, Any]) -> str:
@@ -63,11 +69,11 @@ def _line(values: dict[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _step(line: str, source: str) -> dict[str, Any]:
+def _record(line: str, keys: Sequence[str], source: str) -> dict[str, Any]:
     try:
-        step = json.loads(line)
+        record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{source}: not JSON ({error.msg})") from error
-    if not isinstance(step, dict) or not {"step", "loss"} <= step.keys():
-        raise InputError(f"{source}: not a step of a loss log, which has 'step' and 'loss'")
-    return step
+    if not isinstance(record, dict) or not set(keys) <= record.keys():
+        raise InputError(f"{source}: not a record with {' and '.join(map(repr, keys))}")
+    return record
