@@ -1,0 +1,118 @@
+"""AdamW against torch.optim.AdamW: fp32, 16 bits, groups of their own rate and decay, in both modes."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor, nn
+
+from ms_impl.errors import InputError
+from ms_impl.train.adamw import AdamW
+
+BETAS, EPS, STEPS = (0.9, 0.999), 1e-8, 12
+SHAPES = {"matrix": (5, 7), "vector": (3,), "scalar": (1,)}
+TORCH = {ms.float32: torch.float32, ms.float16: torch.float16, ms.bfloat16: torch.bfloat16}
+
+
+@pytest.fixture(params=["graph", "pynative"])
+def mode(request):
+    ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
+
+
+def starts() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def gradients(step: int) -> list[np.ndarray]:
+    """Of very different sizes, as gradients are."""
+    rng = np.random.default_rng(100 + step)
+    return [rng.normal(0, 10.0 ** rng.integers(-4, 1), shape).astype(np.float32) for shape in SHAPES.values()]
+
+
+def make(dtype: ms.Type, lr: float, **groups: dict) -> AdamW:
+    """``groups`` gives a parameter its own lr or weight decay."""
+    parameters = [Parameter(Tensor(value).astype(dtype), name=name) for name, value in starts().items()]
+    settings = [{"params": [p], "weight_decay": 0.1, **groups.get(p.name, {})} for p in parameters]
+    return AdamW(settings, learning_rate=lr, betas=BETAS, eps=EPS, weight_decay=0.1)
+
+
+def fp32(tensor: Tensor) -> np.ndarray:
+    return tensor.astype(ms.float32).asnumpy()
+
+
+def torch_masters(dtype: torch.dtype, lr: float, **groups: dict) -> list[torch.Tensor]:
+    """fp32 masters that start at the rounded weights, after all steps."""
+    masters = {name: torch.tensor(value).to(dtype).float() for name, value in starts().items()}
+    settings = [{"params": [value], "weight_decay": 0.1, **groups.get(name, {})} for name, value in masters.items()]
+    adamw = torch.optim.AdamW(settings, lr=lr, betas=BETAS, eps=EPS)
+    for step in range(STEPS):
+        for master, gradient in zip(masters.values(), gradients(step)):
+            master.grad = torch.tensor(gradient)
+        adamw.step()
+    return list(masters.values())
+
+
+def run(optimizer: AdamW) -> None:
+    for step in range(STEPS):
+        optimizer(tuple(Tensor(gradient) for gradient in gradients(step)))
+
+
+GROUPS = {"vector": {"lr": 3e-3, "weight_decay": 0.0}, "matrix": {"lr": 1e-3}, "scalar": {"lr": 5e-4}}
+
+
+@pytest.mark.parametrize("groups", [{}, {"vector": {"weight_decay": 0.0}}, GROUPS])
+def test_fp32_equals_torch(mode, groups):
+    optimizer = make(ms.float32, 1e-3, **groups)
+    run(optimizer)
+    for ours, theirs in zip(optimizer.parameters, torch_masters(torch.float32, 1e-3, **groups)):
+        np.testing.assert_allclose(ours.asnumpy(), theirs.numpy(), rtol=2e-6, atol=1e-7)
+
+
+def test_another_beta_is_another_training():
+    """The negative control of the test above."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    optimizer = make(ms.float32, 1e-3)
+    optimizer.beta2, optimizer.gain2 = 0.998, 0.002
+    run(optimizer)
+    theirs = torch_masters(torch.float32, 1e-3)[0].numpy()
+    assert np.abs(optimizer.parameters[0].asnumpy() / theirs - 1).max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [ms.bfloat16, ms.float16])
+def test_16_bits_are_the_rounded_masters_of_torch(mode, dtype):
+    optimizer = make(dtype, 1e-4)
+    run(optimizer)
+    for state, theirs in zip(optimizer.states, torch_masters(TORCH[dtype], 1e-4)):
+        np.testing.assert_allclose(fp32(state.master()), theirs.numpy(), rtol=2e-6, atol=1e-7)
+        rounded = torch.tensor(fp32(state.master())).to(TORCH[dtype]).float().numpy()
+        np.testing.assert_array_equal(fp32(state.parameter), rounded)
+        assert state.parameter.dtype == dtype and state.exp_avg.dtype == state.exp_avg_sq.dtype == ms.float32
+
+
+def test_steps_too_small_for_bfloat16_add_up():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    parameter = Parameter(Tensor(np.ones(4, np.float32)).astype(ms.bfloat16), name="weight")
+    optimizer = AdamW([parameter], learning_rate=1e-4)  # bfloat16 cannot hold 1 − 1e-4
+    for _ in range(100):
+        optimizer((Tensor(np.ones(4, np.float32)),))
+    np.testing.assert_allclose(fp32(parameter), 0.99, atol=2**-9)
+
+
+def test_frozen_parameters_have_no_state():
+    network = nn.CellList([nn.Dense(2, 2), nn.Dense(2, 2)])
+    network[0].weight.requires_grad = False
+    optimizer = AdamW(network.trainable_params())
+    names = {p.name for p in optimizer.get_parameters()}
+    trained = {p.name for p in network.trainable_params()}
+    state = {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in trained}
+    assert len(trained) == 3 and {p.name for p in optimizer.parameters} == trained
+    assert names - {"learning_rate"} == trained | state | {"global_step"}
+
+
+@pytest.mark.parametrize("wrong", [{"betas": (0.9, 1.0)}, {"betas": (0.9,)}, {"eps": 0.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        AdamW([Parameter(Tensor([1.0]), name="weight")], **wrong)
