@@ -137,6 +137,11 @@ class Decoder:
             logits = self._run(self.token_step, Tensor(ids), column, 0)
         return self._checked(logits)
 
+    def rewind(self, length: int) -> None:
+        """Forget all columns from ``length`` on, so that another answer can follow the prompt."""
+        self.segments[:, length:] = 0
+        self.length = length
+
     def _run(self, graph: nn.Cell, inputs: Tensor, columns: np.ndarray, last: int) -> Tensor:
         return graph(
             inputs, Tensor(self.segments), Tensor(columns), self.table, Tensor(np.array([last], dtype=np.int32))

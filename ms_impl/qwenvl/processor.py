@@ -89,6 +89,10 @@ class QwenVLProcessor:
             raise InputError(f"the {chat_format} format of base models has no history; start anew or use a chat model")
         return self.encode_prompt(query)
 
+    def encode_answer(self, text: str, chat_format: str) -> list[int]:
+        """Token ids of an answer as it follows a turn's prompt; in the raw format of base models after a space."""
+        return self.tokenizer.encode_message(text) if chat_format == CHATML else self.tokenizer.encode(f" {text}")
+
     def query_text(self, query: str | Sequence[Mapping[str, Any]]) -> str:
         """The text of a query that is text already or in the list format."""
         return query if isinstance(query, str) else from_list_format(query)

@@ -1,0 +1,186 @@
+"""A data set put to a model: all records checked, answered in batches by one rank or several, scored, written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ms_impl.data.conversations import ConversationFormat
+from ms_impl.data.files import RecordFile
+from ms_impl.data.images import read_image, resolve_path
+from ms_impl.errors import InputError
+from ms_impl.evaluate.answer_log import AnswerLog
+from ms_impl.evaluate.likelihood import log_likelihoods
+from ms_impl.evaluate.metrics import METRICS, Metric
+from ms_impl.evaluate.questions import Question, parse_question, pictures
+from ms_impl.evaluate.results import Result, save_lines, save_scores
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.generate.mixin import stop_sequences
+from ms_impl.generate.text import answer_text
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is asked and how. ``name`` is that of the results; ``max_new_tokens`` and the rest as in training's YAML."""
+
+    name: str
+    annotation_file: str
+    metric: str
+    dataset_dir: str = ""
+    batch_size: int = 1
+    max_new_tokens: int = 512
+    num_samples: int | None = None
+    style: ConversationFormat = field(default_factory=ConversationFormat)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of several processes this is. ``wait`` returns when all have come to it."""
+
+    rank: int = 0
+    size: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+class Evaluation:
+    """One data set, read and checked.
+
+    Args:
+        generation: settings of the answers; they are greedy whatever it says of sampling.
+
+    Raises:
+        InputError: for the first record that cannot be asked or scored; nothing has been run by then. Pictures are
+            decoded to see that they can be.
+    """
+
+    def __init__(self, data: DataSet, processor: Any, generation: GenerationConfig):
+        self.data = data
+        self.processor = processor
+        self.generation = generation.changed(do_sample=False, max_new_tokens=data.max_new_tokens)
+        self.metric = _metric(data)
+        file = RecordFile(data.annotation_file, data.num_samples)
+        self._sha256 = file.sha256
+        numbers = range(len(file))
+        self.questions = [parse_question(file[n], n, file.name(n), data.style, data.dataset_dir) for n in numbers]
+        self._check()
+
+    def fingerprint(self, weights: str) -> str:
+        """A name for everything that the answers depend on; ``weights`` is the model's own. Pictures do not count."""
+        settings = dataclasses.asdict(self.data) | {"name": None, "metric": self.metric.weighs_choices}
+        whole = [weights, self._sha256, settings, dataclasses.asdict(self.generation)]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def answer(self, model: Any, log: AnswerLog, ranks: Ranks) -> None:
+        """Answer what is not answered yet; each rank takes every n-th batch. Returns when all ranks are done."""
+        size = self.data.batch_size
+        batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
+        done = log.read()
+        ranks.wait()  # before anyone writes: all must see the same
+        pending = [number for number in range(len(batches)) if number not in done]
+        progress = tqdm(total=len(self.questions), desc=self.data.name, unit="", disable=None if not ranks.rank else True)
+        progress.update(sum(map(len, done.values())))
+        with progress, log.append(ranks.rank) as writer:
+            for start in range(0, len(pending), ranks.size):
+                together = pending[start : start + ranks.size]
+                if ranks.rank < len(together):
+                    number = together[ranks.rank]
+                    writer.write(number, self._ask(model, batches[number]))
+                ranks.wait()  # so that none runs ahead: a collective gives up on a rank that is far behind
+                progress.update(sum(len(batches[number]) for number in together))
+
+    def score(self, log: AnswerLog, path: Path) -> Result:
+        """Score the answers of all ranks, and write one line a record."""
+        done = log.read()
+        answers = [answer for number in sorted(done) for answer in done[number]]
+        if len(answers) != len(self.questions):
+            raise InputError(
+                f"{log.folder}: {len(answers)} of {len(self.questions)} answers are here; all ranks must share the folder"
+            )
+        scores = self.metric.scores(self.questions, answers)
+        save_lines((self._line(*row) for row in zip(self.questions, answers, scores)), path)
+        summary = self.metric.summary(self.questions, answers, scores)
+        return Result(self.data.name, self.data.metric, len(answers), summary)
+
+    def _line(self, question: Question, answer: Any, score: float) -> dict[str, Any]:
+        asked = {"id": question.identity, "question": question.query}
+        return asked | self.metric.details(question, answer) | {"references": question.references, "score": score}
+
+    def _check(self) -> None:
+        seen: set[str] = set()
+        for question in self.questions:
+            try:
+                self.metric.check(question)
+                self._check_length(question)
+                for path in pictures(question):
+                    if path not in seen:
+                        read_image(resolve_path(path, self.data.dataset_dir))
+                        seen.add(path)
+            except InputError as error:
+                raise InputError(f"{question.record}: {error}") from error
+
+    def _check_length(self, question: Question) -> None:
+        prompt = len(self._sample(question)["input_ids"])
+        choices = self._choices(question) if self.metric.weighs_choices else ()
+        answer = max(map(len, choices)) if choices else self.generation.max_new_tokens
+        limit = self.processor.config.max_position_embeddings
+        if prompt + answer > limit:
+            raise InputError(f"{prompt} tokens, and {answer} for the answer, are more than the model's {limit}")
+
+    def _sample(self, question: Question) -> dict[str, Any]:
+        settings = self.generation.chat_format, self.generation.max_window_size
+        sample = self.processor.encode_turn(
+            question.query, question.history, self.data.style.system_message, *settings
+        )
+        return {**sample, "record": question.record}
+
+    def _choices(self, question: Question) -> list[list[int]]:
+        return [self.processor.encode_answer(text, self.generation.chat_format) for text in question.choices]
+
+    def _ask(self, model: Any, questions: Sequence[Question]) -> list[Any]:
+        samples = [self._sample(question) for question in questions]
+        if self.metric.weighs_choices:
+            choices = [self._choices(question) for question in questions]
+            weights = log_likelihoods(model, self.processor, samples, choices, self.data.dataset_dir)
+            return [[(w, len(tokens)) for w, tokens in zip(*row)] for row in zip(weights, choices)]
+        stops = stop_sequences(self.processor, self.generation)
+        tokens = model.generate(self.processor, samples, self.generation, dataset_dir=self.data.dataset_dir)
+        return [answer_text(answer, stops, self.processor.tokenizer.decode) for answer in tokens]
+
+
+def run(
+    evaluations: Sequence[Evaluation], model: Any, weights: str, folder: Path, ranks: Ranks = Ranks()
+) -> list[Result] | None:
+    """Answer and score data sets.
+
+    Writes ``folder/NAME.jsonl``, one line a record, and ``folder/scores.json``; ``folder/answers`` lets a run that was
+    killed go on.
+
+    Args:
+        model: in eval mode.
+        weights: a digest of its weights.
+
+    Returns:
+        The results on rank 0, None on the others.
+    """
+    logs = [AnswerLog(folder / "answers" / e.data.name, e.fingerprint(weights)) for e in evaluations]
+    for evaluation, log in zip(evaluations, logs):
+        evaluation.answer(model, log, ranks)
+    results = None
+    if ranks.rank == 0:
+        results = [e.score(log, folder / f"{e.data.name}.jsonl") for e, log in zip(evaluations, logs)]
+        save_scores(results, folder / "scores.json")
+    ranks.wait()
+    return results
+
+
+def _metric(data: DataSet) -> Metric:
+    if data.metric not in METRICS:
+        raise InputError(f"{data.name}: unknown metric {data.metric!r}; known: {', '.join(METRICS)}")
+    return METRICS[data.metric]

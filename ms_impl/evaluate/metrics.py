@@ -1,0 +1,154 @@
+"""The metrics that a data set may ask for, by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ms_impl.data.boxes import Rectangle
+from ms_impl.errors import InputError
+from ms_impl.evaluate import caption, grounding, vqa
+from ms_impl.evaluate.questions import Question
+
+
+class Metric(ABC):
+    """How a data set's answers are scored. An answer is the model's text, unless ``weighs_choices``."""
+
+    weighs_choices = False  # the model is not asked for an answer, but how likely it finds each of the choices
+
+    @abstractmethod
+    def check(self, question: Question) -> None:
+        """Raise InputError for a record that cannot be scored."""
+
+    @abstractmethod
+    def scores(self, questions: Sequence[Question], answers: Sequence[Any]) -> list[float]:
+        """The score of each record; 1 is wholly right (CIDEr goes up to 10)."""
+
+    @abstractmethod
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> dict[str, float]:
+        """The figures of the whole data set, by name."""
+
+    def details(self, question: Question, answer: Any) -> dict[str, Any]:
+        """What a record's line of the results says beside question, references and score."""
+        return {"answer": answer}
+
+
+class VQA(Metric):
+    """``vqa``: the soft accuracy of VQA against several people's ``answers`` (usually ten)."""
+
+    def check(self, question: Question) -> None:
+        if len(question.references) <= vqa.FULL_MARKS:
+            raise InputError(
+                f"metric vqa needs the answers of more than {vqa.FULL_MARKS} people in 'answers', found "
+                f"{len(question.references)}; for one right answer there is the metric exact_match"
+            )
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [vqa.soft_accuracy(answer, q.references) for q, answer in zip(questions, answers, strict=True)]
+
+    def summary(self, questions, answers, scores) -> dict[str, float]:
+        return {"accuracy": _mean(scores)}
+
+
+class ExactMatch(Metric):
+    """``exact_match``: equal to one of the references but for case; beside it what the commonest reference would get."""
+
+    def check(self, question: Question) -> None:
+        _require_references(question)
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [vqa.exact_match(answer, q.references) for q, answer in zip(questions, answers, strict=True)]
+
+    def summary(self, questions, answers, scores) -> dict[str, float]:
+        commonest = Counter(reference for q in questions for reference in set(q.references)).most_common(1)[0][1]
+        return {"accuracy": _mean(scores), "majority": commonest / len(questions)}
+
+
+class Cider(Metric):
+    """``cider``: captions against one or more references."""
+
+    def check(self, question: Question) -> None:
+        caption.check_installed()
+        _require_references(question)
+        if not all(caption.words(reference) for reference in question.references):
+            raise InputError("a reference has no words")
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return caption.cider(answers, [question.references for question in questions])
+
+    def summary(self, questions, answers, scores) -> dict[str, float]:
+        return {"cider": _mean(scores)}
+
+
+class Grounding(Metric):
+    """``grounding``: the first box of the answer against ``bbox``, or else the first one of the reference."""
+
+    def check(self, question: Question) -> None:
+        if _target(question) is None:
+            raise InputError("metric grounding needs a box: in the last assistant turn, or as 'bbox' in pixels")
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [grounding.box_iou(answer, _target(q)) for q, answer in zip(questions, answers, strict=True)]
+
+    def summary(self, questions, answers, scores) -> dict[str, float]:
+        return {"mean_iou": _mean(scores), "iou_0.5": _mean([score >= grounding.HIT for score in scores])}
+
+
+class MultipleChoice(Metric):
+    """``multiple_choice``: whether the model finds the right choice the likeliest.
+
+    An answer is a list of (log-probability summed over tokens, number of tokens) for each choice. The score takes the
+    sums; ``accuracy_per_token`` their means over the tokens, as Qwen-VL's own evaluation (which asks for letters, one
+    token each, so that the two are the same there).
+    """
+
+    weighs_choices = True
+
+    def check(self, question: Question) -> None:
+        _require_references(question)
+        right = question.references[0]
+        if len(set(question.choices)) < 2 or right not in question.choices:
+            raise InputError(f"metric multiple_choice needs two 'choices' at least, with the answer {right!r} among them")
+        if "" in question.choices:
+            raise InputError("an empty text is among the choices")
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[Any]) -> list[float]:
+        return [float(_likeliest(q, [weight for weight, _ in a]) == q.references[0]) for q, a in zip(questions, answers)]
+
+    def summary(self, questions, answers, scores) -> dict[str, float]:
+        likeliest = [_likeliest(q, [weight / tokens for weight, tokens in a]) for q, a in zip(questions, answers)]
+        per_token = _mean([choice == q.references[0] for q, choice in zip(questions, likeliest)])
+        return {"accuracy": _mean(scores), "accuracy_per_token": per_token}
+
+    def details(self, question: Question, answer: Any) -> dict[str, Any]:
+        weights = [weight for weight, _ in answer]
+        return {"answer": _likeliest(question, weights), "choices": question.choices, "log_probabilities": weights}
+
+
+METRICS: dict[str, Metric] = {
+    "vqa": VQA(),
+    "exact_match": ExactMatch(),
+    "cider": Cider(),
+    "grounding": Grounding(),
+    "multiple_choice": MultipleChoice(),
+}
+
+
+def _likeliest(question: Question, weights: Sequence[float]) -> str:
+    return question.choices[max(range(len(weights)), key=weights.__getitem__)]
+
+
+def _target(question: Question) -> Rectangle | None:
+    given = question.references[0] if question.references else ""
+    return question.box or grounding.first_box(given)
+
+
+def _require_references(question: Question) -> None:
+    if not question.references:
+        raise InputError("there is no right answer: neither a last assistant turn nor 'answers'")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
