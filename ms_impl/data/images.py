@@ -18,14 +18,24 @@ MAX_PIXELS = 178_956_970  # Pillow's own hard limit at its default setting: 0.7 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
-def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None) -> Path:
+def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False) -> Path:
     """The file an image tag means: ``dataset_dir`` + path, or an absolute path by itself.
 
-    Raises InputError for a URL: nothing is fetched because data names it.
+    Raises InputError for a URL: nothing is fetched because data names it. Also, unless ``allow_outside``, for a relative
+    path that leaves ``dataset_dir`` through ``..``; without a folder (None) there is none to leave. Symbolic links are
+    followed wherever they lead: whoever owns the folder has put them there, while ``..`` comes with the data. A path
+    that is allowed has its ``..`` taken out, so that none of them goes up from where a link leads.
     """
     if path.lower().startswith(("http://", "https://")):
         raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")
-    return Path(dataset_dir or "", path)
+    if dataset_dir is None or allow_outside or os.path.isabs(path):
+        return Path(dataset_dir or "", path)
+    inside = os.path.normpath(path)
+    if inside.split(os.sep)[0] == os.pardir:
+        raise InputError(
+            f"image '{path}' lies outside dataset_dir '{dataset_dir}'; move it, or set allow_outside_dataset_dir: True"
+        )
+    return Path(dataset_dir, inside)
 
 
 def load_image(path: str | os.PathLike, image_size: int) -> Image.Image:

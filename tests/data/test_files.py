@@ -53,7 +53,7 @@ def test_records_are_those_that_json_reads(tmp_path, layout, mark):
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 7, 64, 1000])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_windows_may_cut_anywhere(tmp_path, monkeypatch, layout, window):
-    monkeypatch.setattr("ms_impl.data.files._WINDOW", window)
+    monkeypatch.setattr("ms_impl.data.json_scan._WINDOW", window)
     assert list(RecordFile(write(tmp_path / "data", LAYOUTS[layout](RECORDS[:6])))) == RECORDS[:6]
 
 
@@ -100,7 +100,7 @@ def test_the_first_samples_only(tmp_path):
 )
 @pytest.mark.parametrize("window", [3, 1 << 18])
 def test_bad_files_name_the_line(tmp_path, monkeypatch, window, content, message):
-    monkeypatch.setattr("ms_impl.data.files._WINDOW", window)
+    monkeypatch.setattr("ms_impl.data.json_scan._WINDOW", window)
     path = write(tmp_path / "train.json", content)
     with pytest.raises(InputError) as caught:
         ConversationFile(path)
@@ -109,17 +109,17 @@ def test_bad_files_name_the_line(tmp_path, monkeypatch, window, content, message
 
 def test_a_fault_ends_the_search_for_the_end_of_its_record(tmp_path, monkeypatch):
     """Else one quote left out would take the whole rest of the file into memory."""
-    monkeypatch.setattr("ms_impl.data.files._LONGEST", 1000)
+    monkeypatch.setattr("ms_impl.data.json_scan._LONGEST", 1000)
     path = write(tmp_path / "train.jsonl", '{"id": 1 "a": 2}\n' * 100_000)
     read = []
-    monkeypatch.setattr("ms_impl.data.files._Text._read", _counted(read))
+    monkeypatch.setattr("ms_impl.data.json_scan._Text._read", _counted(read))
     with pytest.raises(InputError, match="line 1: not JSON"):
         RecordFile(path)
     assert len(read) <= 2
 
 
 def _counted(calls):
-    from ms_impl.data.files import _Text
+    from ms_impl.data.json_scan import _Text
 
     original = _Text._read
 

@@ -138,6 +138,33 @@ def test_resolve_path(tmp_path):
     assert resolve_path("a/b.png", tmp_path) == tmp_path / "a" / "b.png"
     assert resolve_path("/a/b.png", tmp_path) == Path("/a/b.png")
     assert resolve_path("a/b.png") == Path("a/b.png")
+    assert resolve_path("a/b.png", "") == Path("a/b.png")
+
+
+@pytest.mark.parametrize("path", ["../b.png", "a/../../b.png", "..", "a/./../../data/b.png", "./../b.png"])
+def test_a_path_that_leaves_the_folder_is_refused_unless_allowed(tmp_path, path):
+    for folder in (tmp_path / "data", ""):
+        with pytest.raises(InputError, match="lies outside dataset_dir .*allow_outside_dataset_dir"):
+            resolve_path(path, folder)
+        assert resolve_path(path, folder, allow_outside=True) == Path(folder, path)
+    assert resolve_path(path) == Path(path)  # a path that the user gave, not the data
+
+
+def test_dots_that_stay_inside_the_folder(tmp_path):
+    assert resolve_path("a/../b.png", tmp_path) == tmp_path / "b.png"
+    assert resolve_path("..a/...png", tmp_path) == tmp_path / "..a" / "...png"
+    assert resolve_path("/a/../b.png", tmp_path) == Path("/a/../b.png")
+
+
+def test_links_in_the_folder_are_followed_but_not_left_upwards(tmp_path):
+    (tmp_path / "disk" / "pictures").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pictures").symlink_to(tmp_path / "disk" / "pictures")
+    for place in ("disk/pictures/a.png", "disk/secret.png"):
+        Image.new("RGB", (9, 5)).save(tmp_path / place)
+    assert read_image(resolve_path("pictures/a.png", tmp_path / "data")).size == (9, 5)
+    with pytest.raises(InputError, match="does not exist"):
+        read_image(resolve_path("pictures/../secret.png", tmp_path / "data"))
 
 
 @pytest.mark.parametrize("url", ["http://host/a.png", "https://host/a.png", "HTTPS://host/a.png"])
