@@ -21,10 +21,10 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False) -> Path:
     """The file an image tag means: ``dataset_dir`` + path, or an absolute path by itself.
 
-    Raises InputError for a URL: nothing is fetched because data names it. Also, unless ``allow_outside``, for a relative
-    path that leaves ``dataset_dir`` through ``..``; without a folder (None) there is none to leave. Symbolic links are
+    Raises InputError for a URL: nothing is fetched because data names it. Also, unless ``allow_outside``, for a path
+    that leaves ``dataset_dir`` through ``..``; without a folder (None) there is none to leave. Symbolic links are
     followed wherever they lead: whoever owns the folder has put them there, while ``..`` comes with the data. A path
-    that is allowed has its ``..`` taken out, so that none of them goes up from where a link leads.
+    that stays inside has its ``..`` taken out, so that none of them goes up from where a link leads.
     """
     if path.lower().startswith(("http://", "https://")):
         raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")

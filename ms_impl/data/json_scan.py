@@ -26,8 +26,8 @@ def find_records(file: BinaryIO, path: str, num_samples: int | None) -> tuple[np
     """Where the first ``num_samples`` records (all where None) of a file begin and end, and the file's sha256.
 
     The file is a JSON list if it begins with ``[``, and JSONL if with ``{``. Returns int64 [records, 2]: the offsets of
-    a record's first byte and of the one after its last. Raises InputError naming ``path`` and the line if the file is no
-    JSON, or holds no record.
+    a record's first byte and of the one after its last. Raises InputError naming ``path`` and the line if the file is
+    no JSON, or holds no record.
     """
     text = _Text(file, path)
     text.skip_mark()

@@ -1,0 +1,164 @@
+"""LLaVA-Instruct-150K with COCO's pictures → conversations to fine-tune Qwen-VL on.
+
+    python scripts/data_convert.py --data_path detail_23k.json --image_location /location/of/coco \
+        --output_path detail_23k_qwenvl.json --user_role_name user --assistant_role_name assistant
+
+converts detail_23k, complex_reasoning_77k and conversation_58k, whose records have ``id``, ``image`` and
+``conversations`` between ``human`` and ``gpt``. ``--image_location`` is the folder that holds ``train2014``, and what
+``dataset_dir`` must be when the conversations are trained on. The picture stands before the first question, wherever
+``<image>`` stood in it. The output is a JSON list, or JSONL if its name ends in ``.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ms_impl.data.chatml import ASSISTANT, USER
+from ms_impl.data.conversations import Turn, parse_record
+from ms_impl.data.files import RecordFile
+from ms_impl.errors import InputError
+from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
+
+SPEAKERS = ("human", "gpt")  # LLaVA's words for user and assistant
+PLACEHOLDER = "<image>"
+PICTURES = "train2014"  # the folder below --image_location
+SHOWN = 5  # faults that are printed
+LIST, LINES = ("[\n", ",\n", "\n]\n"), ("", "\n", "\n")  # what stands before, between and after the records
+
+
+class Converter:
+    """LLaVA's records to ours. ``roles`` are our words for user and assistant."""
+
+    def __init__(self, image_location: Path, roles: tuple[str, str]):
+        self.image_location = image_location
+        self.roles = roles
+
+    def convert(self, record: Any, source: str) -> dict[str, Any]:
+        """One record; ``source`` names it in errors.
+
+        Raises InputError for a record of another layout, a picture that is missing, and text that holds one of the
+        tokenizer's tags: it would no longer be text.
+        """
+        conversation = parse_record(record, source)
+        try:
+            texts = [self._text(turn, number) for number, turn in enumerate(conversation.turns)]
+            texts[0] = self._with_picture(texts[0], record.get("image"))
+            if any(PLACEHOLDER in text for text in texts):
+                raise InputError(f"a second {PLACEHOLDER}, or one that is not in the first turn")
+        except InputError as error:
+            raise InputError(f"{conversation.record}: {error}") from error
+        turns = [{"from": self.roles[number % 2], "value": text} for number, text in enumerate(texts)]
+        return {"id": record.get("id"), "conversations": turns}
+
+    def _text(self, turn: Turn, number: int) -> str:
+        expected = SPEAKERS[number % 2]
+        if turn.role != expected:
+            raise InputError(f"turn {number}: from '{turn.role}' where '{expected}' is due")
+        if tags := [tag for tag in IMAGE_TAGS if tag in turn.text]:
+            raise InputError(f"turn {number}: '{tags[0]}' in its text would be read as a tag; change the text")
+        return turn.text
+
+    def _with_picture(self, question: str, image: Any) -> str:
+        """The question behind its picture; a question without picture as it is."""
+        before, placeholder, after = question.partition(PLACEHOLDER)
+        if image is None and not placeholder:
+            return question
+        if not isinstance(image, str) or not placeholder:
+            found = f"with {PLACEHOLDER}" if placeholder else f"without {PLACEHOLDER}"
+            raise InputError(f"'image' is {image!r} in a record {found} in its first turn")
+        path = f"{PICTURES}/COCO_{PICTURES}_{image}"
+        if os.path.basename(image) != image or not (self.image_location / path).is_file():
+            raise InputError(f"there is no image file '{path}' in '{self.image_location}'")
+        words = " ".join(part.strip() for part in (before, after) if part.strip())
+        return f"Picture 1: <img>{path}</img>\n{words}"
+
+
+def convert_file(data_path: Path, output_path: Path, converter: Converter, skip_faulty: bool) -> tuple[int, list[str]]:
+    """Convert a whole file; returns how many conversations were written, and the faults of the others.
+
+    Raises InputError for faults unless ``skip_faulty``. The output is there when it is whole, or not at all.
+    """
+    records = RecordFile(data_path)
+    faults = []
+    with written_aside(output_path) as file:
+        lead, separator, end = LINES if output_path.suffix == ".jsonl" else LIST
+        for number, record in enumerate(tqdm(records, unit=" records", desc=data_path.name)):
+            try:
+                converted = converter.convert(record, records.name(number))
+            except InputError as fault:
+                faults.append(str(fault))
+            else:
+                file.write(lead + json.dumps(converted))
+                lead = separator
+        file.write(end)
+        if faults and (len(faults) == len(records) or not skip_faulty):
+            raise InputError(f"{summary(faults, len(records))}\n--skip_faulty leaves such records out")
+    return len(records) - len(faults), faults
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Any]:
+    """A text file to write, which gets its name when all is written and goes if there is an error."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def summary(faults: Sequence[str], records: int) -> str:
+    """How many records are faulty, and the first faults."""
+    more = [f"… and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([f"{len(faults):,} of {records:,} records are faulty:", *faults[:SHOWN], *more])
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InputError for arguments that cannot work, before any record is read."""
+    location = options.image_location
+    if not (location / PICTURES).is_dir():
+        hint = f"; give its parent, {location.parent}" if location.name == PICTURES else ""
+        raise InputError(f"--image_location: {location} holds no folder {PICTURES}{hint}")
+    if options.user_role_name == options.assistant_role_name:
+        raise InputError(f"--user_role_name and --assistant_role_name are both {options.user_role_name!r}")
+    if not options.output_path.parent.is_dir() or options.output_path.is_dir():
+        raise InputError(f"--output_path: {options.output_path} cannot be a file: give one in a folder that exists")
+    if options.output_path.resolve() == options.data_path.resolve():
+        raise InputError("--output_path: is --data_path itself; give another name")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit status."""
+    parser = argparse.ArgumentParser(description="LLaVA-Instruct-150K → conversations for Qwen-VL")
+    parser.add_argument("--data_path", type=Path, required=True, help="LLaVA's file, such as detail_23k.json")
+    parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {PICTURES}")
+    parser.add_argument("--output_path", type=Path, required=True, help="file to write: .json, or .jsonl for JSONL")
+    parser.add_argument("--user_role_name", default=USER, help="the output's word for the user")
+    parser.add_argument("--assistant_role_name", default=ASSISTANT, help="the output's word for the assistant")
+    parser.add_argument("--skip_faulty", action="store_true", help="leave out faulty records, and those without image")
+    options = parser.parse_args(arguments)
+    try:
+        check(options)
+        converter = Converter(options.image_location, (options.user_role_name, options.assistant_role_name))
+        written, faults = convert_file(options.data_path, options.output_path, converter, options.skip_faulty)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if faults:
+        print(f"left out: {summary(faults, written + len(faults))}", file=sys.stderr)
+    print(f"{options.output_path}: {written:,} conversations; train with dataset_dir: {options.image_location}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
