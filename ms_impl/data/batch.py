@@ -2,7 +2,8 @@
 
 A sample is one dialogue, a dict in numpy terms: ``input_ids`` int32 [t]; ``labels`` int32 [t] (−100 = not trained),
 absent for inference; ``image_paths`` list of str; ``image_columns`` list of int, the column of each image's first slot;
-and, where it came from a file, ``record``: how errors name it.
+and, where it came from a file, ``record``: how errors name it. A row to train on, of one dialogue or several, is a
+sample too; ``ms_impl.data.packing.pack`` says what else it has.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from ms_impl.errors import InputError
 
 IGNORED = -100  # the label of a token that is not trained
+_TRAINED = {"labels": IGNORED, "position_ids": 0, "loss_weights": 0}  # what only training needs, with its padding
 
 Sample = Mapping[str, Any]
 PaddingSide = Literal["right", "left"]
@@ -35,10 +37,10 @@ def collate(
     Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads n
     paths into float32 [n, 3, S, S].
 
-    Returns ``input_ids`` int32 [B, T]; ``labels`` int32 [B, T] if the samples have labels; ``segment_ids`` int32
-    [B, T], 1 on the sample and 0 on padding; ``images`` float32 [B, M, 3, S, S], zeros in unused places;
-    ``image_context_pos`` int32 [B, M, Q], the column of each query feature, or T in unused places. The last two are
-    None if M is 0.
+    Returns ``input_ids`` int32 [B, T]; ``segment_ids`` int32 [B, T], 0 on padding and 1 on a sample that has none of
+    its own; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos`` int32 [B, M, Q], the
+    column of each query feature, or T in unused places. The last two are None if M is 0. Rows to train on also give
+    ``labels`` int32, ``position_ids`` int32 and ``loss_weights`` float32, all [B, T].
 
     Raises InputError naming the record that is too long or has too many images.
     """
@@ -52,13 +54,18 @@ def collate(
     offsets = [length - len(sample["input_ids"]) if padding_side == "left" else 0 for sample in samples]
     batch = {
         "input_ids": _pad([sample["input_ids"] for sample in samples], offsets, length, pad_id),
-        "segment_ids": _pad([np.ones(len(sample["input_ids"])) for sample in samples], offsets, length, 0),
+        "segment_ids": _pad([_segments(sample) for sample in samples], offsets, length, 0),
         "images": _images(samples, names, slots, load_pixels) if slots else None,
         "image_context_pos": _positions(samples, offsets, length, slots, num_queries) if slots else None,
     }
-    if all("labels" in sample for sample in samples):
-        batch["labels"] = _pad([sample["labels"] for sample in samples], offsets, length, IGNORED)
+    for key, padding in _TRAINED.items():
+        if all(key in sample for sample in samples):
+            batch[key] = _pad([sample[key] for sample in samples], offsets, length, padding)
     return batch
+
+
+def _segments(sample: Sample) -> np.ndarray:
+    return sample.get("segment_ids", np.ones(len(sample["input_ids"]), dtype=np.int32))
 
 
 def _check_fits(sample: Sample, name: str, length: int, slots: int) -> None:
@@ -69,7 +76,7 @@ def _check_fits(sample: Sample, name: str, length: int, slots: int) -> None:
 
 
 def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value: int) -> np.ndarray:
-    padded = np.full((len(rows), length), value, dtype=np.int32)
+    padded = np.full((len(rows), length), value, dtype=rows[0].dtype)
     for target, row, offset in zip(padded, rows, offsets):
         target[offset : offset + len(row)] = row
     return padded
