@@ -32,6 +32,7 @@ class Family:
     processor: str
     weights: str  # the declared conversion table
     groups: Mapping[str, tuple[str, ...]]
+    training: str  # the YAML of the repository that has every key of a training run
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, field: str) -> Any:
@@ -125,6 +126,7 @@ register(
             "vision_tower": ("transformer.visual.*",),
             "language_model": ("transformer.wte.*", "transformer.h.*", "transformer.ln_f.*", "lm_head.*"),
         },
+        training="configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml",
         sources={"mindformers-1.5": "convert.qwenvl_mindformers:WEIGHTS"},
     )
 )

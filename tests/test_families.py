@@ -68,6 +68,7 @@ TOY = Family(
     processor=f"{__name__}:NoProcessor",
     weights=f"{__name__}:TOY_WEIGHTS",
     groups={"aligner": ("embed.*",), "language_model": ("model.*",)},
+    training="toy.yaml",
 )
 
 CONFIG = ToyConfig(width=12, heads=3, ffn=5, depth=2)
