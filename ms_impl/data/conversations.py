@@ -16,16 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_impl.data.batch import IGNORED, Sample
-from ms_impl.data.chatml import (
-    ASSISTANT,
-    SYSTEM,
-    SYSTEM_MESSAGE,
-    USER,
-    ChatTokenizer,
-    ImageSlots,
-    message_ids,
-    opening_ids,
-)
+from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, ChatTokenizer, message_ids, opening_ids
 from ms_impl.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -125,22 +116,39 @@ class ConversationEncoder:
     def encode(self, conversation: Conversation) -> Sample:
         """The sample of one conversation: see ``ms_impl.data.batch`` for its keys.
 
-        Raises InputError naming the record: an unknown role, roles that do not alternate, no user turn, a bad image
-        tag, or an image that ``max_length`` would cut in two.
+        Raises InputError naming the record: as ``encode_whole`` and ``cut`` do.
+        """
+        return self.cut(self.encode_whole(conversation))
+
+    def encode_whole(self, conversation: Conversation) -> Sample:
+        """The sample of one conversation at its full length.
+
+        Raises InputError naming the record: an unknown role, roles that do not alternate, no user turn, or a bad image
+        tag.
         """
         try:
             ids, labels = self._encode_turns(self._spoken(conversation))
-            images = self._images_within(ids)
+            images = self.tokenizer.find_images(ids)
         except InputError as error:
             raise InputError(f"{conversation.record}: {error}") from error
-        if len(ids) > self.max_length:
-            self._count(f"cut off at {self.max_length} tokens", conversation.record)
         return {
             "record": conversation.record,
-            "input_ids": np.array(ids[: self.max_length], dtype=np.int32),
-            "labels": np.array(labels[: self.max_length], dtype=np.int32),
+            "input_ids": np.array(ids, dtype=np.int32),
+            "labels": np.array(labels, dtype=np.int32),
             "image_paths": [image.path for image in images],
             "image_columns": [image.column for image in images],
+        }
+
+    def cut(self, sample: Sample) -> Sample:
+        """The first ``max_length`` tokens of a sample. Raises InputError for an image that would be cut in two."""
+        if len(sample["input_ids"]) <= self.max_length:
+            return sample
+        kept = sum(self._is_kept(sample, image) for image in range(len(sample["image_paths"])))
+        self._count(f"cut off at {self.max_length} tokens", sample["record"])
+        return {
+            "record": sample["record"],
+            **{key: sample[key][: self.max_length] for key in ("input_ids", "labels")},
+            **{key: sample[key][:kept] for key in ("image_paths", "image_columns")},
         }
 
     def _spoken(self, conversation: Conversation) -> list[tuple[str, str]]:
@@ -177,17 +185,16 @@ class ConversationEncoder:
         first = len(opening_ids(self.tokenizer, role)) if role == ASSISTANT else closing
         return [message[0], *[IGNORED] * (first - 1), *message[first:]]
 
-    def _images_within(self, ids: list[int]) -> list[ImageSlots]:
-        """The images that lie whole within ``max_length``; InputError for one that lies across it."""
-        kept = []
-        for image in self.tokenizer.find_images(ids):
-            start, end = image.column - 1, image.column + self.tokenizer.num_queries + 1
-            if start < self.max_length < end:
-                cut = f"image '{image.path}' (columns {start} to {end - 1})"
-                raise InputError(f"max_length {self.max_length} cuts {cut}; raise it or shorten the conversation")
-            if end <= self.max_length:
-                kept.append(image)
-        return kept
+    def _is_kept(self, sample: Sample, image: int) -> bool:
+        """Whether an image lies within ``max_length``, and not beyond; InputError if it lies across."""
+        column = sample["image_columns"][image]
+        start, end = column - 1, column + self.tokenizer.num_queries + 1
+        if start < self.max_length < end:
+            cut = f"image '{sample['image_paths'][image]}' (columns {start} to {end - 1})"
+            raise InputError(
+                f"{sample['record']}: max_length {self.max_length} cuts {cut}; raise it or shorten the conversation"
+            )
+        return end <= self.max_length
 
     def _count(self, kind: str, subject: str) -> None:
         """Count an event and log the 1st, 10th, 100th … of its kind."""
