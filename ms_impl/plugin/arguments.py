@@ -75,6 +75,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     if lookup(settings, "context.device_target") == "CPU":
         print(*adapt_to_cpu(settings), sep="\n", flush=True)
     settings["register_path"] = str(register_path.resolve())
+    settings["config_path"] = str(config.resolve())
     return settings
 
 

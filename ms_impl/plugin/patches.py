@@ -14,3 +14,17 @@ def patch_for_cpu() -> None:
     when ranks read a checkpoint to resume from (trainer/utils.py:167, utils/parallel_utils.py:31).
     """
     comm_func.barrier = wait_for_ranks
+
+
+def silence_settings() -> None:
+    """MindFormers 1.9.0, trainer/base_trainer.py:1672, prints its configuration, defaults and all, as nested dicts.
+
+    The settings of a run are shown by ``report``, before.
+    """
+    from mindformers.trainer import base_trainer
+
+    base_trainer.pprint = _print_nothing
+
+
+def _print_nothing(_: object) -> None:
+    pass

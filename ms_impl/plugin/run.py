@@ -13,8 +13,10 @@ from mindspore.communication import init
 from ms_impl import families
 from ms_impl.cells.device import is_available
 from ms_impl.errors import InputError
-from ms_impl.plugin.patches import patch_for_cpu
-from ms_impl.plugin.schema import Settings, lookup
+from ms_impl.plugin.patches import patch_for_cpu, silence_settings
+from ms_impl.plugin.report import report, save_report
+from ms_impl.plugin.schema import Settings, family_of, lookup
+from ms_impl.plugin.settings import locate, read_yaml
 
 
 def run(settings: Settings) -> None:
@@ -28,14 +30,17 @@ def run(settings: Settings) -> None:
     if settings.get("use_parallel") and device == "CPU" and not role:
         raise InputError("use_parallel: this is one process; start the ranks with scripts/msrun_launcher.sh")
     os.environ["REGISTER_PATH"] = settings.pop("register_path")
+    settings_report = _report(settings, Path(settings.pop("config_path")))  # MindFormers will change them
     output = Path(settings.get("output_dir") or "output")
     os.environ.setdefault("LOG_MF_PATH", str(output / "log"))
     os.environ.setdefault("OM_MODULES_CACHE", str(output / "modules"))  # where MindFormers copies the register files
     if device == "CPU":
         patch_for_cpu()
     register_all()
+    silence_settings()
     from mindformers import MindFormerConfig, Trainer, build_context
     from mindformers.tools.register.template import ConfigTemplate
+    from mindformers.tools.utils import get_real_rank
 
     try:
         ConfigTemplate.apply_template(settings)
@@ -51,6 +56,9 @@ def run(settings: Settings) -> None:
             batch_size=config.predict_batch_size,
         )
     else:
+        if get_real_rank() == 0:
+            print(settings_report, flush=True)
+            save_report(settings_report, output / "settings.yaml")
         trainer.train()
 
 
@@ -61,6 +69,11 @@ def register_all() -> None:
     for name in families.names():
         if importlib.util.find_spec(f"ms_impl.plugin.{name}"):
             importlib.import_module(f"ms_impl.plugin.{name}")
+
+
+def _report(settings: Settings, config: Path) -> str:
+    """The settings with what differs from the file they come from, and from what the family ships."""
+    return report(settings, read_yaml(config), read_yaml(locate(family_of(settings).training)))
 
 
 def _schedule(device: str) -> None:
