@@ -2,9 +2,10 @@
 
     python scripts/easyvqa_data.py --output_path data/easyvqa
 
-writes ``train.json``, ``validation.json`` and ``test.json`` beside a folder ``images``. Training dialogues ask several
-questions of one picture in random order; validation and test dialogues hold one question each, as accuracy is measured.
-The validation pictures are the last ones of easy-VQA's train split and are not trained on.
+writes ``train.json``, ``validation_questions.json``, ``validation_boxes.json``, ``test_questions.json`` and
+``test_boxes.json`` beside a folder ``images``. Training dialogues ask several questions of one picture in random order;
+the others hold one each, as accuracy is measured. The validation pictures are the last ones of easy-VQA's train split
+and are not trained on.
 """
 
 from __future__ import annotations
@@ -159,13 +160,18 @@ def training_dialogues(pictures: Sequence[Picture], turns: int, rounds: int, cha
     return dialogues
 
 
-def test_dialogues(pictures: Iterable[Picture]) -> list[dict]:
-    """One dialogue for every question, and one that asks for the box of every picture."""
+def question_dialogues(pictures: Iterable[Picture]) -> list[dict]:
+    """One dialogue for every question."""
     return [
         dialogue(f"{picture.path}#{number}", picture, [turn])
         for picture in pictures
-        for number, turn in enumerate((*picture.questions, test_box_turn(picture)))
+        for number, turn in enumerate(picture.questions)
     ]
+
+
+def box_dialogues(pictures: Iterable[Picture]) -> list[dict]:
+    """One dialogue for every picture, which asks for the box."""
+    return [dialogue(f"{picture.path}#box", picture, [test_box_turn(picture)]) for picture in pictures]
 
 
 def save_pictures(folder: Path, pictures: Iterable[Picture]) -> None:
@@ -185,8 +191,10 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
     train = [picture.mirrored(name) for name in MIRRORS for picture in train]
     files = {
         "train": training_dialogues(train, turns, rounds, random.Random(seed)),
-        "validation": test_dialogues(validation),
-        "test": test_dialogues(test),
+        "validation_questions": question_dialogues(validation),
+        "validation_boxes": box_dialogues(validation),
+        "test_questions": question_dialogues(test),
+        "test_boxes": box_dialogues(test),
     }
     aside = output.with_name(output.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)

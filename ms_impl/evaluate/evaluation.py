@@ -6,38 +6,24 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.files import RecordFile
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.errors import InputError
 from ms_impl.evaluate.answer_log import AnswerLog
+from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.likelihood import log_likelihoods
-from ms_impl.evaluate.metrics import METRICS, Metric
+from ms_impl.evaluate.metrics import METRICS
 from ms_impl.evaluate.questions import Question, parse_question, pictures
 from ms_impl.evaluate.results import Result, save_lines, save_scores
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import stop_sequences
 from ms_impl.generate.text import answer_text
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What is asked and how. ``name`` is that of the results; ``max_new_tokens`` and the rest as in training's YAML."""
-
-    name: str
-    annotation_file: str
-    metric: str
-    dataset_dir: str = ""
-    batch_size: int = 1
-    max_new_tokens: int = 512
-    num_samples: int | None = None
-    style: ConversationFormat = field(default_factory=ConversationFormat)
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class Evaluation:
         self.data = data
         self.processor = processor
         self.generation = generation.changed(do_sample=False, max_new_tokens=data.max_new_tokens)
-        self.metric = _metric(data)
+        self.metric = METRICS[data.metric]
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
         numbers = range(len(file))
@@ -73,7 +59,8 @@ class Evaluation:
 
     def fingerprint(self, weights: str) -> str:
         """A name for everything that the answers depend on; ``weights`` is the model's own. Pictures do not count."""
-        settings = dataclasses.asdict(self.data) | {"name": None, "metric": self.metric.weighs_choices}
+        of_no_matter = {"name": None, "annotation_file": None, "metric": self.metric.weighs_choices}
+        settings = dataclasses.asdict(self.data) | of_no_matter
         whole = [weights, self._sha256, settings, dataclasses.asdict(self.generation)]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
@@ -178,9 +165,3 @@ def run(
         save_scores(results, folder / "scores.json")
     ranks.wait()
     return results
-
-
-def _metric(data: DataSet) -> Metric:
-    if data.metric not in METRICS:
-        raise InputError(f"{data.name}: unknown metric {data.metric!r}; known: {', '.join(METRICS)}")
-    return METRICS[data.metric]

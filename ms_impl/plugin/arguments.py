@@ -12,10 +12,11 @@ import yaml
 from ms_impl.data.images import resolve_path
 from ms_impl.errors import InputError
 from ms_impl.plugin import schema
+from ms_impl.plugin.eval_settings import data_sets, plan_monitor
 from ms_impl.plugin.schema import Settings, lookup, suggest
 from ms_impl.plugin.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, locate, override, read_yaml
 
-RUN_MODES = ("train", "finetune", "predict")
+RUN_MODES = ("train", "finetune", "eval", "predict")
 MODALITIES = ("image", "text")
 
 _TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
@@ -69,6 +70,10 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
             _check_images(settings["input_data"])
         complete(settings)
+        if settings["run_mode"] == "eval":
+            data_sets(settings["eval_dataset"])
+        elif settings["run_mode"] != "predict":
+            plan_monitor(settings)
         check_weights(settings, schema.family_of(settings))
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
@@ -106,7 +111,7 @@ def _check_images(prompts: list[list[dict[str, str]]]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_mindformer.py",
-        usage="%(prog)s --config YAML [--run_mode train|finetune|predict] [--SETTING VALUE …]",
+        usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--SETTING VALUE …]",
         description="Train and use this project's models through MindFormers.",
         epilog="Any setting of the YAML can be changed by its dotted name: --lr_schedule.learning_rate 1e-4",
         allow_abbrev=False,
@@ -167,8 +172,6 @@ def _check(settings: Settings, register_path: Path) -> None:
         raise InputError(f"run_mode: {run_mode!r} is not supported{suggest(str(run_mode), RUN_MODES)}")
     if run_mode != "train" and not settings.get("load_checkpoint"):
         raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
-    if settings.get("do_eval"):
-        raise InputError("do_eval: evaluation while training is not supported; take the key out")
     if (lookup(settings, "runner_config.gradient_accumulation_steps") or 1) > 1:
         # MindFormers 1.9.0 (trainer/base_trainer.py:321) would quietly go on without.
         raise InputError("gradient_accumulation_steps: accumulation is not supported; raise batch_size or the ranks")

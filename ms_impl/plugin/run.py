@@ -13,6 +13,7 @@ from mindspore.communication import init
 from ms_impl import families
 from ms_impl.cells.device import is_available
 from ms_impl.errors import InputError
+from ms_impl.plugin.eval_settings import data_sets
 from ms_impl.plugin.patches import patch_for_cpu, silence_settings
 from ms_impl.plugin.report import report, save_report
 from ms_impl.plugin.schema import Settings, family_of, lookup
@@ -20,7 +21,7 @@ from ms_impl.plugin.settings import locate, read_yaml
 
 
 def run(settings: Settings) -> None:
-    """Train or predict. Raises InputError for what the user can put right."""
+    """Train, evaluate or predict. Raises InputError for what the user can put right."""
     device = lookup(settings, "context.device_target") or "Ascend"
     if not is_available(device):
         raise InputError(f"context.device_target: this machine has no {device}; for CPU give --device_target CPU")
@@ -42,6 +43,7 @@ def run(settings: Settings) -> None:
     from mindformers.tools.register.template import ConfigTemplate
     from mindformers.tools.utils import get_real_rank
 
+    asked = data_sets(settings.pop("eval_dataset")) if settings["run_mode"] == "eval" else None
     try:
         ConfigTemplate.apply_template(settings)
     except KeyError as error:
@@ -55,6 +57,8 @@ def run(settings: Settings) -> None:
             input_data=config.input_data,
             batch_size=config.predict_batch_size,
         )
+    elif config.run_mode == "eval":
+        trainer.evaluate(eval_dataset=asked, eval_checkpoint=config.load_checkpoint)
     else:
         if get_real_rank() == 0:
             print(settings_report, flush=True)
@@ -64,7 +68,7 @@ def run(settings: Settings) -> None:
 
 def register_all() -> None:
     """Register our classes, MindFormers' own names among them, and those of every family that has a plugin module."""
-    for module in ("trainer", "dataset", "train_step", "optimizer", "callbacks"):
+    for module in ("trainer", "dataset", "train_step", "optimizer", "callbacks", "evaluate"):
         importlib.import_module(f"ms_impl.plugin.{module}")
     for name in families.names():
         if importlib.util.find_spec(f"ms_impl.plugin.{name}"):

@@ -57,6 +57,13 @@ SECTIONS = {
         **dict.fromkeys(("python_multiprocessing", "drop_remainder", "numa_enable"), bool),
     },
 }
+# The same for each data set of ``eval_dataset``, whose names are free.
+EVAL_DATASET = {
+    "data_loader": {**_CLASS, "annotation_file": str, "num_samples": int},
+    **dict.fromkeys(("metric", "dataset_dir"), str),
+    **dict.fromkeys(("system_message", "user_role_name", "assistant_role_name", "user_prompt"), str),
+    **dict.fromkeys(("batch_size", "max_new_tokens"), int),
+}
 _ALWAYS = ("trainer.type", "model.arch.type", "model.model_config.type")
 _TO_TRAIN = (
     "train_dataset.data_loader.type",
@@ -68,7 +75,8 @@ _TO_TRAIN = (
     "train_dataset.tokenizer.type",
     "train_dataset_task.type",
 )
-_TO_PREDICT = ("processor.tokenizer.type",)
+_TO_ANSWER = ("processor.tokenizer.type",)
+_REQUIRED = {"predict": _TO_ANSWER, "eval": (*_TO_ANSWER, "eval_dataset")}  # other run modes train
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
@@ -92,7 +100,11 @@ def check_sections(settings: Settings) -> None:
     for name, allowed in SECTIONS.items():
         if settings.get(name) is not None:
             _check_section(settings[name], allowed, name)
-    for key in (*_ALWAYS, *(_TO_PREDICT if settings.get("run_mode") == "predict" else _TO_TRAIN)):
+    data_sets = settings.get("eval_dataset") or {}
+    _check_type(data_sets, dict, "eval_dataset")
+    for name, section in data_sets.items():
+        _check_section(section, EVAL_DATASET, f"eval_dataset.{name}")
+    for key in (*_ALWAYS, *_REQUIRED.get(settings.get("run_mode"), _TO_TRAIN)):
         if lookup(settings, key) is None:
             raise InputError(f"{key}: is missing")
 

@@ -13,7 +13,10 @@ from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextG
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
+from ms_impl.evaluate.data_set import DataSet
+from ms_impl.evaluate.results import Result
 from ms_impl.generate.mixin import Query
+from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.predict import answered, generation_settings, save_result
 from ms_impl.train.joint_batch import wait_for_ranks
 from ms_impl.weights import load_weights
@@ -67,6 +70,13 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
             texts.append(text)
         save_result(texts, Path(config.save_file or f"{self.task}_result.txt"))
         return texts
+
+    def evaluate(self, config: MindFormerConfig, dataset: Sequence[DataSet], **_) -> list[Result] | None:
+        """Put data sets to a checkpoint: see ``evaluate_checkpoint``."""
+        self.set_config(config, is_full_config=True)
+        checkpoint = Path(config.checkpoint.load_path)
+        self._weights = _take_weights(config)
+        return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network)
 
     def create_train_dataset(self, default_args=None):
         """The YAML's train_dataset, which needs to know the model's configuration."""

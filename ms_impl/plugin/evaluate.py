@@ -1,0 +1,164 @@
+"""``--run_mode eval``, and evaluation while training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindformers.models.build_config import build_model_config
+from mindformers.models.build_tokenizer import build_tokenizer
+from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
+from mindformers.tools.utils import get_output_root_path
+from mindspore import nn
+from mindspore.communication import get_rank
+from mindspore.train.callback import Callback
+
+from ms_impl.errors import InputError
+from ms_impl.evaluate.data_set import DataSet
+from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
+from ms_impl.evaluate.results import Result, table
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.plugin.eval_settings import data_sets
+from ms_impl.plugin.model import ModelSection, TrainerModel
+from ms_impl.plugin.predict import generation_settings
+from ms_impl.train.joint_batch import data_parallel_ranks, wait_for_ranks
+
+_TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
+
+
+def evaluate_checkpoint(
+    config: MindFormerConfig, asked: Sequence[DataSet], checkpoint: Path, create_network: Callable[[], TrainerModel]
+) -> list[Result] | None:
+    """Put data sets to a checkpoint; print and save what comes out (see ``ms_impl.evaluate.evaluation.run``).
+
+    ``create_network`` is called when all records have been checked. Raises InputError naming a record that has a fault.
+    """
+    _require_whole_parameters()
+    section = build_model_config(config.model.model_config)
+    generation = generation_settings(checkpoint, config.model.generation_config or {})
+    evaluations = _prepare(asked, config.processor.tokenizer, section, generation)
+    model = create_network().set_train(False).network
+    results = run(evaluations, model, weights_digest(model), _folder(), _ranks())
+    if results:
+        print(table(results), flush=True)
+    return results
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
+class EvaluationMonitor(Callback):
+    """Evaluates the network in training every so many steps or epochs. Training goes on as if it had not.
+
+    Results of step N are in ``<output_dir>/eval/step_N``, and ``<output_dir>/eval/scores.jsonl`` has one line for each
+    evaluation: ``{"step": N, "<data set>": {"<score>": …}}``. ``do_eval: True`` makes one of these
+    (``ms_impl.plugin.eval_settings``).
+    """
+
+    def __init__(
+        self,
+        eval_dataset: Mapping[str, Any],
+        tokenizer: Mapping[str, Any],
+        checkpoint: str,
+        generation_config: Mapping[str, Any],
+        step_interval: int | None = None,
+        epoch_interval: int | None = None,
+    ):
+        self._asked = data_sets(eval_dataset)
+        self._tokenizer = tokenizer
+        self._generation = generation_settings(Path(checkpoint), {**_TRAINED_FORMAT, **generation_config})
+        self._step_interval = step_interval
+        self._epoch_interval = epoch_interval
+
+    def on_train_begin(self, run_context) -> None:
+        """Check all records."""
+        _require_whole_parameters()
+        self._network = _trained_network(run_context.original_args().train_network)
+        self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, self._generation)
+        self._last = None
+
+    def on_train_step_end(self, run_context) -> None:
+        if self._step_interval and _step(run_context) % self._step_interval == 0:
+            self._evaluate(_step(run_context))
+
+    def on_train_epoch_end(self, run_context) -> None:
+        epoch = run_context.original_args().cur_epoch_num
+        if self._epoch_interval and epoch % self._epoch_interval == 0 and self._last != _step(run_context):
+            self._evaluate(_step(run_context))
+
+    def _evaluate(self, step: int) -> None:
+        self._last = step
+        model = self._network.network
+        with _eval_mode(model):
+            results = run(self._evaluations, model, weights_digest(model), _folder() / f"step_{step}", _ranks())
+        if results:
+            print(table(results), flush=True)
+            _record(_folder() / "scores.jsonl", step, results)
+
+
+def weights_digest(model: nn.Cell) -> str:
+    """sha256 of all parameters: names, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.parameters_dict().items()):
+        whole = parameter.astype(ms.float32) if parameter.dtype == ms.bfloat16 else parameter
+        digest.update(f"{name} {parameter.dtype} {parameter.shape}".encode())
+        digest.update(np.ascontiguousarray(whole.asnumpy()))
+    return digest.hexdigest()
+
+
+def _prepare(
+    asked: Sequence[DataSet], tokenizer: Mapping[str, Any], section: ModelSection, generation: GenerationConfig
+) -> list[Evaluation]:
+    built = build_tokenizer(tokenizer, default_args={"num_queries": section.config.num_queries})
+    processor = section.family.resolve("processor")(built, section.config)
+    return [Evaluation(data, processor, generation) for data in asked]
+
+
+def _require_whole_parameters() -> None:
+    mode = ms.get_auto_parallel_context("parallel_mode")
+    if mode not in (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL):
+        raise InputError(f"parallel.parallel_mode: evaluation needs whole parameters on each rank, not {mode}: give 0")
+
+
+def _ranks() -> Ranks:
+    size = data_parallel_ranks()
+    return Ranks(get_rank(), size, wait_for_ranks) if size > 1 else Ranks()
+
+
+def _folder() -> Path:
+    return Path(get_output_root_path()) / "eval"
+
+
+def _trained_network(train_network: nn.Cell) -> TrainerModel:
+    """The model within the cells that train it."""
+    return next(cell for _, cell in train_network.cells_and_names() if isinstance(cell, TrainerModel))
+
+
+def _step(run_context) -> int:
+    """How many steps are done, those before the run was resumed among them."""
+    return int(run_context.original_args().train_network.optimizer.global_step.asnumpy().reshape(()))
+
+
+@contextmanager
+def _eval_mode(model: nn.Cell) -> Iterator[None]:
+    training = model.training
+    model.set_train(False)
+    try:
+        yield
+    finally:
+        model.set_train(training)
+
+
+def _record(path: Path, step: int, results: list[Result]) -> None:
+    """Add a line to the scores of a run; lines of later steps, from before it was resumed, go."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] < step]
+    scores = {result.name: dict(result.scores) for result in results}
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
+    os.replace(aside, path)

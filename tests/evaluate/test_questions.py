@@ -1,0 +1,75 @@
+"""Records to evaluate, in all their forms, and what is wrong with others."""
+
+import pytest
+from PIL import Image
+
+from ms_impl.data.conversations import ConversationFormat
+from ms_impl.errors import InputError
+from ms_impl.evaluate.questions import parse_question, pictures
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse a record whose pictures lie in a folder with ``a.png``, 400 × 200 pixels."""
+    Image.new("RGB", (400, 200)).save(tmp_path / "a.png")
+
+    def parse(*turns, style=ConversationFormat(), **fields):
+        roles = ("user", "assistant")
+        conversations = [{"from": roles[n % 2], "value": text} for n, text in enumerate(turns)]
+        return parse_question({"conversations": conversations, **fields}, 7, "x.json: record 7", style, tmp_path)
+
+    return parse
+
+
+def test_the_last_assistant_turn_is_the_answer_and_the_others_are_history(parse):
+    question = parse("Picture 1: <img>a.png</img>\nWhat?", "A cat.", "Its colour?", "Black.", id="k")
+    assert (question.query, question.references) == ("Its colour?", ("Black.",))
+    assert question.history == (("Picture 1: <img>a.png</img>\nWhat?", "A cat."),)
+    assert pictures(question) == ["a.png"] and question.identity == "k" and parse("What?", "This.").identity == 7
+
+
+def test_answers_of_several_people_stand_in_place_of_the_turn(parse):
+    assert parse("What?", "red", answers=["blue", "green"]).references == ("blue", "green")
+    assert parse("What?", answers=["blue"]).references == ("blue",)
+
+
+def test_a_box_in_pixels_is_put_in_thousandths_of_the_last_picture(parse):
+    box = parse("<img>b.png</img><img>a.png</img>Where?", bbox=[40, 20, 200, 100]).box
+    assert box == pytest.approx((99.9, 99.9, 499.5, 499.5))
+
+
+def test_words_for_the_speakers_and_the_prompt_before_the_user(tmp_path):
+    style = ConversationFormat(user_role_name="human", assistant_role_name="gpt", user_prompt="Q: ")
+    record = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]}
+    question = parse_question(record, 0, "x", style, tmp_path)
+    assert (question.query, question.references) == ("Q: What?", ("This.",))
+
+
+@pytest.mark.parametrize(
+    ("turns", "fields", "message"),
+    [
+        ([], {}, "the conversation is empty"),
+        (["What?"], {"answers": "red"}, "'answers' must be a list of texts"),
+        (["What?", "a"], {"choices": ["a", 1]}, "'choices' must be a list of texts"),
+        (["What?"], {"bbox": [0, 0, 1, 1]}, "'bbox' is given, but no picture"),
+        (["<img>a.png</img>"], {"bbox": [5, 0, 1, 1]}, r"'bbox' must be \[left, top, right, bottom\] in pixels, not"),
+        (["<img>no.png</img>"], {"bbox": [0, 0, 1, 1]}, "does not exist"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_record(parse, turns, fields, message):
+    with pytest.raises(InputError, match=f"x.json: record 7 .*{message}"):
+        parse(*turns, id="k", **fields)
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        (["user", "user"], "must alternate"),
+        (["assistant", "user"], "the user must begin"),
+        (["user", "gpt"], "unknown role 'gpt'; user_role_name and assistant_role_name are 'user' and 'assistant'"),
+    ],
+)
+def test_roles_that_do_not_alternate_or_are_unknown(roles, message):
+    record = {"conversations": [{"from": role, "value": "x"} for role in roles]}
+    with pytest.raises(InputError, match=message):
+        parse_question(record, 0, "x", ConversationFormat(), "")
