@@ -51,6 +51,22 @@ class Tensor(ABC):
 
 
 @dataclass(frozen=True)
+class ArrayTensor(Tensor):
+    """A tensor that lies in memory; ``values`` are of ``dtype.carrier``."""
+
+    name: str
+    values: np.ndarray
+    dtype: DType
+
+    @property
+    def shape(self) -> Shape:
+        return self.values.shape
+
+    def array(self) -> np.ndarray:
+        return self.values
+
+
+@dataclass(frozen=True)
 class Piece:
     """Bytes ``offset`` to ``offset + nbytes`` of a file."""
 

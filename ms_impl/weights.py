@@ -7,11 +7,11 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, nn
 
 from convert.dtypes import BF16, FLOATS, DType, Loss
 from convert.engine import load_for_mindspore
-from convert.tensors import CastTensor
+from convert.tensors import CastTensor, Tensor
 from ms_impl.families import Family
 
 logger = logging.getLogger(__name__)
@@ -30,15 +30,30 @@ def load_weights(model: nn.Cell, path: str | Path, family: Family) -> None:
     """
     parameters, lost = model.parameters_dict(), Loss()
     for tensor in load_for_mindspore(path, family, model.config):
-        parameter = parameters[tensor.name]
-        dtype = _DTYPES[parameter.dtype]
-        if dtype != tensor.dtype:
-            tensor = CastTensor(tensor, dtype, lost)
-        parameter.set_data(_tensor(tensor.array(), dtype))
+        set_parameter(parameters[tensor.name], tensor, lost)
     if lost.overflow:
         logger.warning("%s: %d values are too large for the model's dtype and became infinite", path, lost.overflow)
 
 
-def _tensor(values: np.ndarray, dtype: DType) -> Tensor:
-    tensor = Tensor.from_numpy(values)
+def set_parameter(parameter: Parameter, stored: Tensor, lost: Loss) -> None:
+    """Give a parameter the values of a stored tensor, cast to its dtype; what the cast loses is added to ``lost``."""
+    dtype = _DTYPES[parameter.dtype]
+    if dtype != stored.dtype:
+        stored = CastTensor(stored, dtype, lost)
+    parameter.set_data(_tensor(stored.array(), dtype))
+
+
+class ParameterTensor(Tensor):
+    """A parameter as ``convert`` takes tensors: to be written, or compared with what a file holds."""
+
+    def __init__(self, parameter: Parameter):
+        self.name, self.shape, self.dtype = parameter.name, tuple(parameter.shape), _DTYPES[parameter.dtype]
+        self._parameter = parameter
+
+    def array(self) -> np.ndarray:
+        return self._parameter.asnumpy().view(self.dtype.carrier)
+
+
+def _tensor(values: np.ndarray, dtype: DType) -> ms.Tensor:
+    tensor = ms.Tensor.from_numpy(values)
     return tensor.view(ms.bfloat16) if dtype == BF16 else tensor

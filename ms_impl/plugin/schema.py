@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl import families
+from ms_impl.adapters.config import LoraConfig
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
 
@@ -22,6 +23,7 @@ FREEZES = {"freeze_vision": "vision_tower", "freeze_resampler": "aligner", "free
 
 _CLASS = {"type": str, "auto_register": str}
 _TOKENIZER = {**_CLASS, "vocab_file": str}
+_LORA = {field.name: object for field in dataclasses.fields(LoraConfig)} | {"adapter": str}  # LoraConfig checks them
 
 # Every key of our sections, with the type of its value; a table is a section, or each section of a list.
 SECTIONS = {
@@ -33,6 +35,7 @@ SECTIONS = {
             **dict.fromkeys(FREEZES, bool),
             "compute_dtype": str,
             "param_init_type": str,
+            "lora": _LORA,
         },
         "generation_config": {field.name: object for field in dataclasses.fields(GenerationConfig)},
     },
