@@ -4,11 +4,14 @@ import sys
 
 from ms_impl.errors import InputError
 from ms_impl.plugin.arguments import read_settings
+from ms_impl.plugin.check import check
 
 
 def main() -> int:
     try:
         settings = read_settings()
+        if settings["run_mode"] == "check":
+            return check(settings)
         from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 
         run(settings)

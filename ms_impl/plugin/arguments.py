@@ -16,7 +16,7 @@ from ms_impl.plugin.eval_settings import data_sets, plan_monitor
 from ms_impl.plugin.schema import Settings, lookup, suggest
 from ms_impl.plugin.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, locate, override, read_yaml
 
-RUN_MODES = ("train", "finetune", "eval", "predict")
+RUN_MODES = ("train", "finetune", "eval", "predict", "check")
 MODALITIES = ("image", "text")
 
 _TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
@@ -70,6 +70,8 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
             _check_images(settings["input_data"])
         complete(settings)
+        if settings["run_mode"] == "check":
+            return settings
         if settings["run_mode"] == "eval":
             data_sets(settings["eval_dataset"])
         elif settings["run_mode"] != "predict":
@@ -118,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, help="the YAML file")
     parser.add_argument("--register_path", default=REGISTER_PATH, help="folder of the classes that auto_register names")
+    parser.add_argument(
+        "--check", dest="run_mode", action="store_const", const="check", help="read the training data through, and stop"
+    )
     parser.add_argument("--predict_data", nargs="+", help="image files and texts of the prompt or prompts")
     parser.add_argument("--modal_type", nargs="+", help="what each item of one prompt is: image or text")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change or to add")
@@ -170,7 +175,7 @@ def _check(settings: Settings, register_path: Path) -> None:
     run_mode = settings.get("run_mode")
     if run_mode not in RUN_MODES:
         raise InputError(f"run_mode: {run_mode!r} is not supported{suggest(str(run_mode), RUN_MODES)}")
-    if run_mode != "train" and not settings.get("load_checkpoint"):
+    if run_mode not in ("train", "check") and not settings.get("load_checkpoint"):
         raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
     if (lookup(settings, "runner_config.gradient_accumulation_steps") or 1) > 1:
         # MindFormers 1.9.0 (trainer/base_trainer.py:321) would quietly go on without.

@@ -64,8 +64,9 @@ def override(settings: Settings, changes: Iterable[tuple[str, Any]]) -> None:
 
 def complete(settings: Settings) -> None:
     """Fill in what stands beside the checkpoint: the model's config.json and the vocabulary file."""
-    if settings.get("load_checkpoint"):
-        settings["load_checkpoint"] = str(_existing("load_checkpoint", settings["load_checkpoint"]))
+    if given := settings.get("load_checkpoint"):
+        needed = settings.get("run_mode") != "check"
+        settings["load_checkpoint"] = str(_existing("load_checkpoint", given) if needed else locate(given))
     checkpoint = Path(settings.get("load_checkpoint") or "")
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     given = lookup(settings, "model.model_config.config_file")

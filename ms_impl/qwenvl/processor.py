@@ -49,7 +49,12 @@ class QwenVLProcessor:
     def from_pretrained(cls, directory: str | os.PathLike, config: QwenVLConfig | None = None) -> "QwenVLProcessor":
         """Read the ``*.tiktoken`` file, and config.json unless ``config`` is given, of a checkpoint directory."""
         config = config or QwenVLConfig.from_file(directory)
-        return cls(QwenVLTokenizer(_vocabulary_in(Path(directory)), config.num_queries), config)
+        return cls.from_vocabulary(_vocabulary_in(Path(directory)), config)
+
+    @classmethod
+    def from_vocabulary(cls, vocab_file: str | os.PathLike, config: QwenVLConfig) -> "QwenVLProcessor":
+        """With a vocabulary file that may lie anywhere."""
+        return cls(QwenVLTokenizer(vocab_file, config.num_queries), config)
 
     def pixels(
         self,

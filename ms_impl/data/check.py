@@ -1,0 +1,168 @@
+"""A whole data set read as training reads it, on all cores: what is in it, and what is broken."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from ms_impl.data.batch import IGNORED, Sample
+from ms_impl.data.conversations import Conversation, ConversationEncoder
+from ms_impl.data.images import read_image, resolve_path
+from ms_impl.errors import InputError
+
+_CHUNK = 64  # records that a worker takes at a time
+_ID = re.compile(r"^( \(id .*?\))?: ")
+_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
+
+
+class NamedConversations(Protocol):
+    """Conversations that have a name before they are read: ``ConversationFile`` and ``Mixture``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Conversation: ...
+
+    def name(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a record is broken: the whole error, and the reason without what is particular to the record."""
+
+    message: str
+    reason: str
+
+
+@dataclass
+class Findings:
+    """What was found in records, in their order. ``lengths`` int32 [records]: tokens before cutting off, 0 if broken."""
+
+    lengths: np.ndarray
+    tokens: int = 0  # after cutting off
+    trained: int = 0
+    images: int = 0
+    changes: Counter[str] = field(default_factory=Counter)  # the encoder's warnings
+    faults: list[Fault] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Findings"]) -> "Findings":
+        """What was found in the records of all parts."""
+        return cls(
+            lengths=np.concatenate([part.lengths for part in parts]),
+            tokens=sum(part.tokens for part in parts),
+            trained=sum(part.trained for part in parts),
+            images=sum(part.images for part in parts),
+            changes=sum((part.changes for part in parts), Counter()),
+            faults=[fault for part in parts for fault in part.faults],
+        )
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Reads conversations as training does; images, at most ``image_slots`` of a conversation, are decoded."""
+
+    conversations: NamedConversations
+    encoder: ConversationEncoder
+    image_slots: int
+    dataset_dir: str = ""
+    allow_outside: bool = False
+
+    def check(self, indices: Sequence[int]) -> Findings:
+        """What is in some of the conversations."""
+        self.encoder.counts.clear()
+        findings = Findings(np.zeros(len(indices), np.int32))
+        for place, index in enumerate(indices):
+            try:
+                findings.lengths[place] = self._check_one(index, findings)
+            except InputError as error:
+                findings.faults.append(Fault(str(error), _reason(str(error), self.conversations.name(index))))
+        findings.changes.update(self.encoder.counts)
+        return findings
+
+    def sample(self, index: int) -> Sample:
+        """The sample of one conversation as it is trained on."""
+        return self.encoder.encode(self.conversations[index])
+
+    def _check_one(self, index: int, findings: Findings) -> int:
+        whole = self.encoder.encode_whole(self.conversations[index])
+        sample = self.encoder.cut(whole)
+        try:
+            self._check_images(sample["image_paths"])
+        except InputError as error:
+            raise InputError(f"{sample['record']}: {error}") from error
+        findings.tokens += len(sample["labels"])
+        findings.trained += int((sample["labels"] != IGNORED).sum())
+        findings.images += len(sample["image_paths"])
+        return len(whole["labels"])
+
+    def _check_images(self, paths: Sequence[str]) -> None:
+        if len(paths) > self.image_slots:
+            raise InputError(f"{len(paths)} images do not fit in {self.image_slots} image slots a row")
+        for path in paths:
+            read_image(resolve_path(path, self.dataset_dir, self.allow_outside))
+
+
+def check_all(checker: Checker, workers: int | None = None) -> Findings:
+    """What is in all of a checker's conversations, read by ``workers`` processes (as many as there are cores).
+
+    Raises InputError if a process is ended from outside, as the system does where memory runs out.
+    """
+    records = len(checker.conversations)
+    chunks = [range(start, min(start + _CHUNK, records)) for start in range(0, records, _CHUNK)]
+    workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    parts = []
+    with tqdm(total=records, unit=" records", desc="check") as progress:
+        for part in _in_processes(checker, chunks, workers):
+            parts.append(part)
+            progress.update(len(part.lengths))
+    return Findings.joined(parts)
+
+
+def _in_processes(checker: Checker, chunks: Sequence[range], workers: int) -> Iterator[Findings]:
+    """The findings of each chunk, in order. Processes are spawned: a fork would copy the threads' locks as they are."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (checker,))
+    try:
+        yield from pool.map(_check_chunk, chunks)
+    except BrokenProcessPool as error:
+        raise InputError("a process of the check was ended, perhaps because memory ran out") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_checker: Checker  # of a worker process
+
+
+def _start_worker(checker: Checker) -> None:
+    global _checker
+    _checker = checker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    logging.disable()  # what the encoder warns of is counted
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _check_chunk(indices: range) -> Findings:
+    return _checker.check(indices)
+
+
+def _reason(message: str, name: str) -> str:
+    """An error's message without the record's name, and without numbers and quoted words: the same for its like."""
+    return _PARTICULARS.sub("…", _ID.sub("", message.removeprefix(name)))
