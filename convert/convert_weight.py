@@ -88,7 +88,7 @@ def prepare(options: argparse.Namespace) -> Job:
     layout = _source_layout(options, family, source, target)
     config_path = find_config(source.path, options.config)
     raw = read_json(config_path)
-    _check_family(family, raw, config_path)
+    check_family(family, raw, config_path)
     config = family.resolve("config").from_dict(raw, str(config_path))
     dtype = FLOATS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
@@ -116,16 +116,17 @@ def _converted(source: Checkpoint, layout: Layout, target: Layout, family: Famil
     return list(convert(source, family.resolve("weights").expand(config), layout, target))
 
 
-def run(job: Job) -> None:
-    """Convert, show the progress and tell what was written and what was lost."""
+def run(job: Job, done: str = "converted") -> None:
+    """Write the output, show the progress and tell what was ``done`` and what was lost."""
     began = time.perf_counter()
     with tqdm(total=job.nbytes, unit="B", unit_scale=True, disable=None) as bar:
         job.output.write(job.tensors, job.companions, bar.update)
-    print(f"converted {job} in {time.perf_counter() - began:.1f} s")
+    print(f"{done} {job} in {time.perf_counter() - began:.1f} s")
     _report_losses([tensor for tensor in job.tensors if isinstance(tensor, CastTensor)])
 
 
-def _check_family(family: Family, raw: dict, config_path: Path) -> None:
+def check_family(family: Family, raw: dict, config_path: Path) -> None:
+    """Raise InputError unless a parsed config.json describes a model of the family."""
     if not family.recognises(raw):
         found = families.find(raw, str(config_path))
         raise InputError(f"{config_path}: describes a model of family '{found.name}', not '{family.name}'")

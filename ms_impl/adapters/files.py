@@ -64,13 +64,18 @@ def read(directory: str | Path) -> AdapterFiles:
     if foreign := [name for name in stored if not name.startswith(_PREFIX)]:
         raise InputError(f"{path}: tensor '{foreign[0]}' is none of an adapter's: its name lacks '{_PREFIX}'")
     taken = base.parse(metadata[_SAMPLE_KEY], str(path)) if _SAMPLE_KEY in metadata else {}
-    return AdapterFiles(directory, config, {name.removeprefix(_PREFIX): stored[name] for name in stored}, taken)
+    tensors = [_renamed(tensor, tensor.name.removeprefix(_PREFIX)) for tensor in stored.values()]
+    return AdapterFiles(directory, config, {tensor.name: tensor for tensor in tensors}, taken)
 
 
 def write(directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base.Sample) -> None:
     """Write an adapter's two files into a directory that is there. ``tensors`` have the model's names."""
     (directory / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-    renamed = [ConvertedTensor(_PREFIX + each.name, each.shape, each.dtype, (each,), (), 0) for each in tensors]
+    renamed = [_renamed(tensor, _PREFIX + tensor.name) for tensor in tensors]
     with open(directory / WEIGHTS_NAME, "wb") as file:
         metadata = {"format": "pt", _SAMPLE_KEY: base.dump(taken)}
         safetensors_files.write(file, safetensors_files.canonical_order(renamed), metadata, lambda written: None)
+
+
+def _renamed(tensor: Tensor, name: str) -> Tensor:
+    return ConvertedTensor(name, tensor.shape, tensor.dtype, (tensor,), operations=(), index=0)
