@@ -72,11 +72,11 @@ class Findings:
 
 @dataclass(frozen=True)
 class Checker:
-    """Reads conversations as training does; images, at most ``image_slots`` of a conversation, are decoded."""
+    """Reads conversations as training does, and decodes their images; ``image_slots`` None allows any number of them."""
 
     conversations: NamedConversations
     encoder: ConversationEncoder
-    image_slots: int
+    image_slots: int | None
     dataset_dir: str = ""
     allow_outside: bool = False
 
@@ -109,7 +109,7 @@ class Checker:
         return len(whole["labels"])
 
     def _check_images(self, paths: Sequence[str]) -> None:
-        if len(paths) > self.image_slots:
+        if self.image_slots is not None and len(paths) > self.image_slots:
             raise InputError(f"{len(paths)} images do not fit in {self.image_slots} image slots a row")
         for path in paths:
             read_image(resolve_path(path, self.dataset_dir, self.allow_outside))

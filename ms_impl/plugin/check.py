@@ -13,7 +13,8 @@ import numpy as np
 from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Findings, check_all
 from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
-from ms_impl.data.files import ConversationFile
+from ms_impl.data.files import Mixture
+from ms_impl.plugin.annotations import annotation_files
 from ms_impl.plugin.schema import Settings, family_of, lookup
 
 SAMPLES = 5  # that are shown
@@ -45,9 +46,9 @@ def checker_of(settings: Settings) -> Checker:
     style = ConversationFormat(**{key: template[key] for key in _STYLE if template.get(key) is not None})
     loader = lookup(settings, "train_dataset.data_loader")
     return Checker(
-        ConversationFile(loader["annotation_file"], loader.get("num_samples")),
+        Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples")),
         ConversationEncoder(tokenizer, lookup(settings, f"{_TRANSFORM}.max_length"), style),
-        image_slots=template.get("modal_content_padding_size", 1),
+        image_slots=template.get("modal_content_padding_size"),
         dataset_dir=template.get("dataset_dir") or "",
         allow_outside=bool(template.get("allow_outside_dataset_dir")),
     )
