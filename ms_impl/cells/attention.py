@@ -6,6 +6,7 @@ import math
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import FlashAttentionScore
 
 from ms_impl.cells.device import on_ascend
 
@@ -32,6 +33,12 @@ def visible_keys(segment_ids: Tensor, columns: Tensor) -> Tensor:
 class ComposedAttention(nn.Cell):
     """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype."""
 
+    def __init__(self):
+        super().__init__()
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
+        self.mix = ops.BatchMatMul()
+
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.
 
@@ -43,14 +50,18 @@ class ComposedAttention(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""
-        scores = ops.BatchMatMul(transpose_b=True)(q * (1.0 / math.sqrt(q.shape[-1])), k)
+        scores = self.scores(q * (1.0 / math.sqrt(q.shape[-1])), k)
         if mask is not None:
             scores = scores + mask
-        return ops.BatchMatMul()(ops.Softmax(-1)(scores), v)
+        return self.mix(self.softmax(scores), v)
 
 
 class FusedAttention(nn.Cell):
     """Ascend's flash attention behind the same two methods. Never run on Ascend yet."""
+
+    def __init__(self, heads: int, head_dim: int):
+        super().__init__()
+        self.flash = FlashAttentionScore(heads, scale_value=1.0 / math.sqrt(head_dim), input_layout="BNSD")
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """uint8 [B, 1, T, S], 1 where the key is hidden."""
@@ -58,12 +69,9 @@ class FusedAttention(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""
-        scale = 1.0 / math.sqrt(q.shape[-1])
-        return ops.flash_attention_score(
-            q, k, v, q.shape[1], attn_mask=mask, scalar_value=scale, input_layout="BNSD"
-        )
+        return self.flash(q, k, v, None, None, None, mask)[3]
 
 
-def attention() -> nn.Cell:
+def attention(heads: int, head_dim: int) -> nn.Cell:
     """The attention cell for the device in use."""
-    return FusedAttention() if on_ascend() else ComposedAttention()
+    return FusedAttention(heads, head_dim) if on_ascend() else ComposedAttention()

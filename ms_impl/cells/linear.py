@@ -14,12 +14,21 @@ def parameter(name: str, shape: tuple[int, ...], dtype: ms.Type, init="zeros") -
     return Parameter(initializer(init, shape, dtype), name=name)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, plus bias [out]: [..., out], in x's dtype."""
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    matmul: ops.Primitive = ops.MatMul(transpose_b=True),
+    bias_add: ops.Primitive = ops.BiasAdd(),
+) -> Tensor:
+    """x [..., in] times weight [out, in] transposed, plus bias [out]: [..., out], in x's dtype.
+
+    ``matmul`` and ``bias_add`` are given by who shards them.
+    """
     # MatMul on two dimensions: on CPU it is faster than ops.dense.
-    y = ops.MatMul(transpose_b=True)(x.reshape(-1, x.shape[-1]), ops.cast(weight, x.dtype))
+    y = matmul(x.reshape(-1, x.shape[-1]), ops.cast(weight, x.dtype))
     if bias is not None:
-        y = ops.BiasAdd()(y, ops.cast(bias, x.dtype))
+        y = bias_add(y, ops.cast(bias, x.dtype))
     return y.reshape(*x.shape[:-1], -1)
 
 
@@ -30,10 +39,12 @@ class Linear(nn.Cell):
         super().__init__()
         self.weight = parameter("weight", (out_size, in_size), dtype, Normal(INIT_SIGMA))
         self.bias = parameter("bias", (out_size,), dtype) if bias else None
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.bias_add = ops.BiasAdd()
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.matmul, self.bias_add)
 
 
 class Embedding(nn.Cell):
@@ -42,7 +53,8 @@ class Embedding(nn.Cell):
     def __init__(self, vocab_size: int, width: int, dtype: ms.Type = ms.float32):
         super().__init__()
         self.weight = parameter("weight", (vocab_size, width), dtype, Normal(INIT_SIGMA))
+        self.gather = ops.Gather()
 
     def construct(self, ids: Tensor) -> Tensor:
         """int ids [...] → [..., width]."""
-        return ops.gather(self.weight, ids, 0)
+        return self.gather(self.weight, ids, 0)

@@ -16,23 +16,23 @@ def composed_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y.astype(x.dtype) * weight.astype(x.dtype)
 
 
-def fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The Ascend operator with the same signature. Never run on Ascend yet."""
-    return ops.rms_norm(x, weight.astype(x.dtype), eps)[0]
-
-
 class RMSNorm(nn.Cell):
-    """Root mean square norm: normalised in fp32, cast back, then scaled."""
+    """Root mean square norm: normalised in fp32, cast back, then scaled.
+
+    On Ascend one operator does it, ``rms_norm``. Never run on Ascend yet.
+    """
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
         self.eps = eps
         self.weight = parameter("weight", (width,), dtype, "ones")
-        self.norm = fused_rms_norm if on_ascend() else composed_rms_norm
+        self.rms_norm = ops.RmsNorm(eps) if on_ascend() else None
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        return self.norm(x, self.weight, self.eps)
+        if self.rms_norm is None:
+            return composed_rms_norm(x, self.weight, self.eps)
+        return self.rms_norm(x, self.weight.astype(x.dtype))[0]
 
 
 class LayerNorm(nn.Cell):

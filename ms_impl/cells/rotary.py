@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import RotaryPositionEmbedding
 
 from ms_impl.cells.device import on_ascend
 
@@ -23,18 +22,28 @@ def ntk_base(dim: int, base: float, alpha: float) -> float:
     return base * alpha ** (dim / (dim - 2))
 
 
-def composed_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [B, heads, T, dim] by cos, sin fp32 [B, 1, T, dim] in fp32 and cast back to x's dtype."""
-    y = x.astype(ms.float32)
-    half = y.shape[-1] // 2
-    return (y * cos + ops.concat((-y[..., half:], y[..., :half]), -1) * sin).astype(x.dtype)
+class ComposedRotation(nn.Cell):
+    """Rotation from plain operators."""
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate x [B, heads, T, dim] by cos, sin fp32 [B, 1, T, dim] in fp32 and cast back to x's dtype."""
+        y = x.astype(ms.float32)
+        half = y.shape[-1] // 2
+        return (y * cos + ops.concat((-y[..., half:], y[..., :half]), -1) * sin).astype(x.dtype)
 
 
-def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The Ascend operator with the same signature. Never run on Ascend yet."""
-    return ops.rotary_position_embedding(x.astype(ms.float32), cos, sin, 0).astype(x.dtype)
+class FusedRotation(nn.Cell):
+    """The Ascend operator behind the same method. Never run on Ascend yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.rotate = RotaryPositionEmbedding()
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate x [B, heads, T, dim] by cos, sin fp32 [B, 1, T, dim] in fp32 and cast back to x's dtype."""
+        return self.rotate(x.astype(ms.float32), cos, sin, 0).astype(x.dtype)
 
 
-def rotation() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def rotation() -> nn.Cell:
     """The rotation for the device in use."""
-    return fused_rotate if on_ascend() else composed_rotate
+    return FusedRotation() if on_ascend() else ComposedRotation()

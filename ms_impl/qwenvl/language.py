@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import SiLU
 
 from ms_impl.cells.attention import attention
 from ms_impl.cells.kv_cache import LayerCache
@@ -22,8 +23,15 @@ class Attention(nn.Cell):
         self.head_dim = config.kv_channels
         self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size, dtype=dtype)
         self.c_proj = Linear(config.hidden_size, config.hidden_size, bias=False, dtype=dtype)
-        self.attention = attention()
+        self.split = ops.Split(-1, 3)
+        self.to_heads = ops.Transpose()
+        self.from_heads = ops.Transpose()
+        self.attention = attention(self.heads, self.head_dim)
         self.rotate = rotation()
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[B, T, D] → [B, heads, T, head_dim]."""
+        return self.to_heads(x.reshape(*x.shape[:2], self.heads, self.head_dim), (0, 2, 1, 3))
 
     def construct(
         self,
@@ -43,15 +51,16 @@ class Attention(nn.Cell):
             q_scale: log-n factors [B or 1, 1, T, 1], or None.
             cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
         """
-        b, t, width = x.shape
-        qkv = self.c_attn(x).reshape(b, t, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        q, k, v = self.rotate(qkv[0], cos, sin), self.rotate(qkv[1], cos, sin), qkv[2]
+        q, k, v = self.split(self.c_attn(x))
+        q = self.rotate(self.split_heads(q), cos, sin)
+        k = self.rotate(self.split_heads(k), cos, sin)
+        v = self.split_heads(v)
         if q_scale is not None:
             q = q * q_scale.astype(q.dtype)
         if cache is not None:
             k, v = cache(k, v, columns)
-        y = self.attention(q, k, v, mask).transpose(0, 2, 1, 3)
-        return self.c_proj(y.reshape(b, t, width))
+        y = self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3))
+        return self.c_proj(y.reshape(x.shape))
 
 
 class MLP(nn.Cell):
@@ -62,10 +71,12 @@ class MLP(nn.Cell):
         self.w1 = Linear(config.hidden_size, config.ffn_size, bias=False, dtype=dtype)
         self.w2 = Linear(config.hidden_size, config.ffn_size, bias=False, dtype=dtype)
         self.c_proj = Linear(config.ffn_size, config.hidden_size, bias=False, dtype=dtype)
+        self.silu = SiLU()
+        self.mul = ops.Mul()
 
     def construct(self, x: Tensor) -> Tensor:
         """[B, T, D] → [B, T, D]."""
-        return self.c_proj(self.w1(x) * ops.silu(self.w2(x)))
+        return self.c_proj(self.mul(self.w1(x), self.silu(self.w2(x))))
 
 
 class Block(nn.Cell):
@@ -77,6 +88,7 @@ class Block(nn.Cell):
         self.attn = Attention(config, dtype)
         self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
         self.mlp = MLP(config, dtype)
+        self.add = ops.Add()
 
     def construct(
         self,
@@ -89,5 +101,5 @@ class Block(nn.Cell):
         columns: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D] → [B, T, D]; the other arguments as in ``Attention``."""
-        x = x + self.attn(self.ln_1(x), mask, cos, sin, q_scale, cache, columns)
-        return x + self.mlp(self.ln_2(x))
+        x = self.add(x, self.attn(self.ln_1(x), mask, cos, sin, q_scale, cache, columns))
+        return self.add(x, self.mlp(self.ln_2(x)))

@@ -67,7 +67,7 @@ class QwenVL(Generative, nn.Cell):
         dtype = param_dtype or compute_dtype
         self.transformer = Transformer(config, compute_dtype, dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
-        self.attention = attention()
+        self.attention = attention(config.num_attention_heads, config.kv_channels)
         self.tables = self.rotary_stack()
 
     def freeze(self, groups: tuple[str, ...]) -> None:

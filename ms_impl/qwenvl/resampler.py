@@ -47,7 +47,7 @@ class CrossAttention(nn.Cell):
         self.in_proj_weight = parameter("in_proj_weight", (3 * width, width), dtype, Normal(INIT_SIGMA))
         self.in_proj_bias = parameter("in_proj_bias", (3 * width,), dtype)
         self.out_proj = Linear(width, width, dtype=dtype)
-        self.attention = attention()
+        self.attention = attention(self.heads, width // self.heads)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, heads, L, head_dim]."""

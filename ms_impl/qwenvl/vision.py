@@ -22,7 +22,7 @@ class VisionAttention(nn.Cell):
         self.head_dim = config.head_dim
         self.in_proj = Linear(config.width, 3 * config.width, dtype=dtype)
         self.out_proj = Linear(config.width, config.width, dtype=dtype)
-        self.attention = attention()
+        self.attention = attention(self.heads, self.head_dim)
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
