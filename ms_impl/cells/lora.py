@@ -103,8 +103,6 @@ class LoraLinear(nn.Cell):
         super().__init__()
         self.weight = adapted.weight
         self.bias = adapted.bias
-        self.matmul = adapted.matmul  # with the strategies that they may have
-        self.bias_add = adapted.bias_add
         self.adapted = adapted
         self.lora_A = LowRankFactor(a)
         self.lora_B = LowRankFactor(b)
