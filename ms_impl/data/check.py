@@ -48,7 +48,7 @@ class Fault:
 
 @dataclass
 class Findings:
-    """What was found in records, in their order. ``lengths`` int32 [records]: tokens before cutting off, 0 if broken."""
+    """What was found in records. ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken."""
 
     lengths: np.ndarray
     tokens: int = 0  # after cutting off
@@ -72,7 +72,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Checker:
-    """Reads conversations as training does, and decodes their images; ``image_slots`` None allows any number of them."""
+    """Reads conversations as training does, and decodes their images; ``image_slots`` None allows any number."""
 
     conversations: NamedConversations
     encoder: ConversationEncoder

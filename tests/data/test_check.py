@@ -1,0 +1,214 @@
+"""A whole data set is read through on all cores; every kind of fault is found, grouped and named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ms_impl.data import check_report
+from ms_impl.data.check import Checker, Fault, Findings, check_all
+from ms_impl.data.conversations import ConversationEncoder
+from ms_impl.data.files import ConversationFile
+from ms_impl.errors import InputError
+
+
+def record(text, answer="A dog.", **changes):
+    turns = [{"from": "user", "value": text}, {"from": "assistant", "value": answer}]
+    return {"id": "x", "conversations": turns} | changes
+
+
+FAULTY = {
+    "'conversations' is missing": {"id": "x"},
+    "turn 1: 'value' must be a str, not int": record("Hi", 3),
+    "unknown role 'bot'; user_role_name and": record("Hi", conversations=[{"from": "bot", "value": "Hi"}]),
+    "two turns in a row are the user's": record("", conversations=[{"from": "user", "value": "Hi"}] * 2),
+    "Unclosed image token": record("<img>a.png"),
+    "image '{root}/none.png' does not exist": record("<img>none.png</img>"),
+    "image '{root}/text.png' is not an image file": record("<img>text.png</img>"),
+    "image '{root}/cut.png' cannot be decoded": record("<img>cut.png</img>"),
+    "image '../b.png' lies outside dataset_dir": record("<img>../b.png</img>"),
+    "image 'http://host/a.png' is a URL": record("<img>http://host/a.png</img>"),
+    "2 images do not fit in 1 image slots": record("<img>a.png</img><img>a.png</img>"),
+    "max_length 900 cuts image 'a.png'": record("word " * 700 + "<img>a.png</img>"),
+}
+
+
+@pytest.fixture
+def checker(tmp_path, tokenizer):
+    """Makes a checker of records whose images lie beside them; a.png is one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    (tmp_path / "text.png").write_text("no image")
+
+    def make(records, image_slots=1):
+        (tmp_path / "train.json").write_text(json.dumps(records))
+        encoder = ConversationEncoder(tokenizer, max_length=900)
+        return Checker(ConversationFile(tmp_path / "train.json"), encoder, image_slots, str(tmp_path))
+
+    return make
+
+
+def test_counts_are_those_of_the_samples(checker):
+    led = record("Hi", conversations=[{"from": "assistant", "value": "Welcome."}, *record("Hi")["conversations"]])
+    checker = checker([record("<img>a.png</img>What?"), record("word " * 1000), led])
+    samples = [checker.sample(index) for index in range(3)]
+    findings = checker.check(range(3))
+    assert findings.tokens == sum(len(sample["input_ids"]) for sample in samples)
+    assert findings.trained == sum((sample["labels"] != -100).sum() for sample in samples)
+    assert findings.images == 1 and not findings.faults
+    assert findings.lengths[[0, 2]].tolist() == [len(samples[0]["labels"]), len(samples[2]["labels"])]
+    assert len(samples[1]["labels"]) == 900 and findings.lengths[1] > 1000  # its length before it is cut off
+    assert findings.changes == {"cut off at 900 tokens": 1, "leading turn that is not the user's left out": 1}
+
+
+def test_each_kind_of_fault_is_found(checker, tmp_path):
+    checker = checker([record("Hi"), *FAULTY.values(), record("<img>a.png</img>")])
+    findings = checker.check(range(len(FAULTY) + 2))
+    assert len(findings.faults) == len(FAULTY) and findings.images == 1
+    for number, (expected, fault) in enumerate(zip(FAULTY, findings.faults), start=1):
+        start = f"{tmp_path}/train.json: record {number} (id 'x'): "
+        assert fault.message.startswith(start + expected.format(root=tmp_path))
+    assert findings.lengths.astype(bool).tolist() == [True, *[False] * len(FAULTY), True]
+
+
+def test_any_number_of_images_without_a_limit(checker):
+    records = [record("<img>a.png</img><img>a.png</img>")]
+    assert checker(records).check([0]).faults
+    assert checker(records, image_slots=None).check([0]).images == 2
+
+
+def test_like_faults_have_one_reason(checker):
+    wrong = [record(f"<img>{number}.png</img>", id=number) for number in range(3)]
+    reasons = [fault.reason for fault in checker(wrong).check(range(3)).faults]
+    assert reasons == ["image … does not exist"] * 3
+
+
+def test_all_records_are_checked_in_processes(checker):
+    checker = checker([record(f"<img>{'a' if number % 10 else number}.png</img>") for number in range(500)])
+    together = check_all(checker, workers=2)
+    alone = checker.check(range(500))
+    assert together.lengths.tolist() == alone.lengths.tolist() and together.faults == alone.faults
+    assert (together.tokens, together.trained, together.images) == (alone.tokens, alone.trained, alone.images)
+    assert len(together.faults) == 50 and together.images == 450
+
+
+class Deadly:
+    """Conversations of which one ends the process that reads it, as the system does where memory runs out."""
+
+    def __init__(self, parent):
+        self._parent = parent
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if os.getpid() != self._parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def name(self, index):
+        return str(index)
+
+
+def test_a_killed_process_ends_the_check(tokenizer):
+    checker = Checker(Deadly(os.getpid()), ConversationEncoder(tokenizer, 900), 1)
+    with pytest.raises(InputError, match="a process of the check was ended"):
+        check_all(checker, workers=2)
+
+
+_SLOW = """
+import os, sys, time
+from ms_impl.data.check import Checker, check_all
+from ms_impl.data.conversations import ConversationEncoder
+from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
+
+class Slow:
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        print(os.getpid(), flush=True)
+        time.sleep(100)
+    def name(self, index):
+        return str(index)
+
+if __name__ == "__main__":
+    check_all(Checker(Slow(), ConversationEncoder(QwenVLTokenizer(sys.argv[1], 256), 900), 1), workers=2)
+"""
+
+
+def test_a_killed_check_leaves_no_process_behind(tmp_path, vocabulary_file):
+    (tmp_path / "slow.py").write_text(_SLOW)
+    command = [sys.executable, tmp_path / "slow.py", vocabulary_file]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(_runs(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_runs(worker) for worker in workers)
+
+
+def _runs(process):
+    """Whether a process runs; one that nobody has waited for yet (state Z) does not."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_table():
+    findings = Findings(np.array([7, 0, 5]), 12345, 1234, 2, Counter({"cut off at 9 tokens": 1}), [Fault("m", "r")])
+    assert [line.split() for line in check_report.table(findings).splitlines()] == [
+        ["records", "3"],
+        ["tokens", "12,345"],
+        ["trained", "1,234", "10.0%"],
+        ["images", "2"],
+        ["cut", "off", "at", "9", "tokens", "1"],
+        ["broken", "1"],
+    ]
+
+
+def test_reasons_are_grouped_with_the_commonest_first():
+    faults = [Fault("a.json: record 0: odd", "odd"), *(Fault(f"record {n}: \x1b[31m", "like") for n in range(5))]
+    assert check_report.reasons(faults).splitlines() == [
+        "5 × like",
+        *(f"    record {number}: \N{REPLACEMENT CHARACTER}[31m" for number in range(3)),
+        "    … and 2 more",
+        "1 × odd",
+        "    a.json: record 0: odd",
+    ]
+
+
+@pytest.mark.parametrize("lengths", [[7], [1, 2], [100] * 9 + [2048], list(range(1, 3000)), [90_000, 1]])
+def test_histogram_counts_every_length_once(lengths):
+    lines = check_report.histogram(np.array(lengths)).splitlines()
+    assert len(lines) <= check_report.BINS
+    bars = []
+    for line in lines:
+        first, last, count = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", line))
+        assert count == sum(first <= length <= last for length in lengths)
+        bars.append((count, line.count("█")))
+    assert sum(count for count, _ in bars) == len(lengths)
+    assert max(bars)[1] == check_report.BAR and [bar for _, bar in sorted(bars)] == sorted(bar for _, bar in bars)
+
+
+def test_trained_tokens_are_marked_or_coloured(checker, tokenizer):
+    sample = checker([record("<img>a.png</img>\x1b[2J é?")]).sample(0)
+    text = check_report.dialogue(sample, tokenizer.decode, coloured=False)
+    head, _, body = text.partition("\n")
+    assert head.endswith(f"{len(sample['labels'])} tokens, {(sample['labels'] != -100).sum()} trained")
+    assert body == (
+        "⟦<|im_start|>⟧system\nYou are a helpful assistant.⟦<|im_end|>\n<|im_start|>⟧user\n"
+        "<img>a.png</img>\N{REPLACEMENT CHARACTER}[2J é?⟦<|im_end|>\n<|im_start|>⟧assistant\n⟦A dog.<|im_end|>\n⟧"
+    )
+    coloured = check_report.dialogue(sample, tokenizer.decode, coloured=True).partition("\n")[2]
+    assert coloured == body.replace("⟦", "\x1b[32m").replace("⟧", "\x1b[0m")

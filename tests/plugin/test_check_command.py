@@ -1,0 +1,69 @@
+"""``run_mindformer.py --check``: the training data of a YAML, read without a framework and without weights."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOADER = "--train_dataset.data_loader.annotation_file"
+_RUN = """
+import sys
+import run_mindformer
+status = run_mindformer.main()
+assert not {"mindspore", "mindformers", "torch", "transformers"} & set(sys.modules), "a framework was imported"
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def check(finetune_arguments):
+    """Run the command on changed settings; returns the finished process."""
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", _RUN, *finetune_arguments, *map(str, arguments), "--check"]
+        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_good_data_set(check, workspace, tmp_path):
+    """Weights need not be there: the configuration and the vocabulary beside them do."""
+    folder = shutil.copytree(workspace / "model", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    ran = check("--load_checkpoint", folder / "model.ckpt")
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    assert ["records", "6"] in lines and ["images", "3"] in lines and ["broken", "0"] in lines
+    assert ran.stdout.count("conversations.json: record") == 5  # samples
+    assert "What?⟦<|im_end|>\n<|im_start|>⟧assistant\n⟦It is yes<|im_end|>\n⟧" in ran.stdout
+    assert "6/6" in ran.stderr  # the progress bar
+
+
+def test_broken_records_are_listed(check, workspace, tmp_path):
+    records = json.loads((workspace / "conversations.json").read_text())
+    records[2]["conversations"][0]["value"] = "<img>none.png</img>"
+    records[4]["conversations"] = []
+    (tmp_path / "broken.jsonl").write_text("\n".join(map(json.dumps, records)))
+    ran = check(LOADER, tmp_path / "broken.jsonl")
+    assert ran.returncode == 1, ran.stderr
+    assert "1 × image … does not exist\n" in ran.stdout and "1 × the conversation is empty\n" in ran.stdout
+    assert f"broken.jsonl: record 2 (id 'record_2'): image '{workspace}/none.png' does not exist" in ran.stdout
+    assert ran.stdout.count("⟦<|im_start|>⟧system") == 4  # the unbroken ones as samples
+
+
+def test_all_records_broken(check, tmp_path):
+    (tmp_path / "broken.json").write_text('[{"id": 1}, {"id": 2}]')
+    ran = check(LOADER, tmp_path / "broken.json")
+    assert ran.returncode == 1 and "2 × … is missing" in ran.stdout
+
+
+def test_what_cannot_be_checked_is_an_error(check, tmp_path):
+    (tmp_path / "train.json").write_text('[{"id": 1},\n')
+    ran = check(LOADER, tmp_path / "train.json")
+    assert ran.returncode == 2
+    assert "error: " in ran.stderr and "train.json: line 2: expected a record" in ran.stderr
+    assert "Traceback" not in ran.stderr
