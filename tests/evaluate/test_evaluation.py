@@ -1,0 +1,112 @@
+"""A data set put to the shipped model: answers, scores, files; cut off and gone on with; what is refused at once."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ms_impl.errors import InputError
+from ms_impl.evaluate.evaluation import Evaluation, run
+from ms_impl.generate.mixin import Generative
+
+WEIGHTS = "digest of the weights"
+
+
+@pytest.fixture
+def evaluate(shipped, tmp_path):
+    """Run a data set; returns the result of it and the lines of its file."""
+    model, processor = shipped
+
+    def evaluate(data, weights=WEIGHTS):
+        (result,) = run([Evaluation(data, processor, model.generation)], model, weights, tmp_path / "eval")
+        lines = (tmp_path / "eval/asked.jsonl").read_text(encoding="utf-8").splitlines()
+        return result, [json.loads(line) for line in lines]
+
+    return evaluate
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """The number of questions of each batch that is generated."""
+    sizes, generate = [], Generative.generate
+
+    def counted(self, processor, samples, *arguments, **settings):
+        sizes.append(len(samples))
+        return generate(self, processor, samples, *arguments, **settings)
+
+    monkeypatch.setattr(Generative, "generate", counted)
+    return sizes
+
+
+def test_every_record_is_answered_once_in_order_and_scored(evaluate, shipped, data_set, records, tmp_path):
+    result, lines = evaluate(data_set())
+    assert [line["id"] for line in lines] == ["r0", "r1", "r2", "r3", "r4"]
+    model, processor = shipped
+    for line, (_, _, right) in zip(lines, records):
+        expected, _ = model.chat(processor, line["question"], do_sample=False, dataset_dir=data_set().dataset_dir)
+        assert line["answer"] == expected and line["references"] == [right]
+        assert line["score"] == float(expected == right)
+    assert result.records == 5 and result.scores["accuracy"] == sum(line["score"] for line in lines) / 5
+    saved = json.loads((tmp_path / "eval/scores.json").read_text())
+    assert saved == {"asked": {"metric": "exact_match", "records": 5, **result.scores}}
+
+
+def test_a_run_that_was_cut_off_asks_only_what_is_left(evaluate, data_set, asked, tmp_path):
+    whole = evaluate(data_set())
+    assert asked == [2, 2, 1]
+    log = tmp_path / "eval/answers/asked/rank_0.jsonl"
+    log.write_bytes(log.read_bytes()[:-3])
+    assert evaluate(data_set()) == whole and asked == [2, 2, 1, 1]
+    assert evaluate(data_set()) == whole and asked == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "settings"])
+def test_answers_of_other_weights_data_or_settings_are_not_taken(evaluate, data_set, records, asked, change):
+    evaluate(data_set())
+    other = [*records[:4], ("3.png", "what shape is it?", "circle")]
+    data = data_set(records=other if change == "data" else records)
+    data = dataclasses.replace(data, max_new_tokens=7) if change == "settings" else data
+    evaluate(data, "other weights" if change == "weights" else WEIGHTS)
+    assert asked == [2, 2, 1] * 2
+
+
+def test_another_metric_takes_the_answers_that_are_there(evaluate, data_set, asked):
+    evaluate(data_set(answers=["red", "red", "no", "yes"]))
+    result, _ = evaluate(dataclasses.replace(data_set(answers=["red", "red", "no", "yes"]), metric="vqa"))
+    assert asked == [2, 2, 1] and result.metric == "vqa"
+
+
+def test_multiple_choice_asks_for_no_answer(evaluate, data_set, asked):
+    records = [("7.png", "what color is the shape?", "green"), ("7.png", "what shape is present?", "circle")]
+    result, lines = evaluate(data_set("multiple_choice", records, choices=["red", "circle", "green", "no"]))
+    assert asked == [] and result.scores == {"accuracy": 1.0, "accuracy_per_token": 1.0}
+    assert [line["answer"] for line in lines] == ["green", "circle"] and len(lines[0]["log_probabilities"]) == 4
+
+
+def test_num_samples_asks_the_first_so_many(evaluate, data_set):
+    assert [line["id"] for line in evaluate(data_set(num_samples=3))[1]] == ["r0", "r1", "r2"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "last", "message"),
+    [
+        ("exact_match", ("no.png", "what?", "x"), "image '.*no.png' does not exist"),
+        ("exact_match", (None, "what? " * 2000, "x"), "tokens"),
+        ("exact_match", (None, "<img>7.png", "x"), "Unclosed image token"),
+        ("grounding", ("7.png", "where?", "here"), "metric grounding needs a box"),
+    ],
+)
+def test_a_broken_record_is_named_before_anything_is_asked(shipped, data_set, records, asked, metric, last, message):
+    boxed = [(picture, question, "<box>(1,2),(3,4)</box>") for picture, question, _ in records]
+    with pytest.raises(InputError, match=rf"records.json: record 5 \(id 'r5'\): .*{message}"):
+        Evaluation(data_set(metric, [*boxed, last]), shipped[1], shipped[0].generation)
+    assert asked == []
+
+
+def test_a_damaged_picture_is_found_before_anything_is_asked(shipped, data_set, tmp_path):
+    data = data_set(records=[("cut.png", "what?", "x")])
+    whole = (Path(data.dataset_dir) / "7.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="record 0 .*cannot be decoded"):
+        Evaluation(dataclasses.replace(data, dataset_dir=str(tmp_path)), shipped[1], shipped[0].generation)
