@@ -65,7 +65,8 @@ def test_conversations_name_file_record_and_id(tmp_path):
     assert file.name(7) == f"{path}: record 7"
 
 
-def test_the_first_samples_only(tmp_path):
+def test_the_first_samples_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("ms_impl.data.json_scan._WINDOW", 64)
     path = write(tmp_path / "train.json", json.dumps(RECORDS))
     file = ConversationFile(path, num_samples=3)
     assert len(file) == 3 and file.sha256 == ConversationFile(path).sha256
