@@ -8,8 +8,13 @@
 #                                      CLUSTER_TIME_OUT
 #
 # WORKER_NUM counts the workers of all machines (8 if left out), LOCAL_WORKER those of this one. CLUSTER_TIME_OUT is the
-# number of seconds to wait for all of them to come. With JOIN False the launcher returns as soon as they are started.
-# Its exit status is msrun's. MSRUN=echo shows what would be run.
+# number of seconds to wait for all of them to come. With JOIN False the launcher returns as soon as they are started, and
+# they are left to themselves.
+#
+# With JOIN True they end with the launcher, even if that is killed. The exit status is 0 if all workers ended with 0, else
+# that of the first that failed (2: the user's mistake; 128 + N: killed by signal N). On SIGTERM, SIGHUP or Ctrl-C the
+# workers have STOP_TIME_OUT seconds (30) to write a checkpoint and leave, before they are killed; on a second one none.
+# MSRUN=echo shows what would be run.
 set -uo pipefail
 
 WORKER_NUM=8 LOCAL_WORKER='' MASTER_ADDR=127.0.0.1 MASTER_PORT=8118 NODE_RANK=0
@@ -21,7 +26,7 @@ fail() {
 }
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     fail "$1 arguments were given; it takes 1, 2, 6 or 9"
 }
 
@@ -61,48 +66,17 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > 0 ? CORES : 1))}
 # A rank may be this many seconds behind the others, at a checkpoint or while it compiles, before they give it up.
 export MS_NODE_TIMEOUT=${MS_NODE_TIMEOUT:-300}
 
+# What a worker prints is in its log at once, even if it is killed.
+export PYTHONUNBUFFERED=1
+
+# As msrun does, which is not told of the wrapper's argument.
+[[ ${TASK[0]} == python || ${TASK[0]} == python3 || ${TASK[0]} == pytest ]] || TASK=(python "${TASK[@]}")
 COMMAND=("${MSRUN[@]}" --worker_num="$WORKER_NUM" --local_worker_num="$LOCAL_WORKER"
     --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --node_rank="$NODE_RANK"
-    --log_dir="$LOG_DIR" --join="$JOIN" --cluster_time_out="$CLUSTER_TIME_OUT"
-    --tail_worker_log="$((NODE_RANK * LOCAL_WORKER))" "${TASK[@]}")
+    --log_dir="$LOG_DIR" --join=False --cluster_time_out="$CLUSTER_TIME_OUT")
 
-# msrun leaves its children running when it is asked to end: end them first, by their process ids.
-stop() {
-    trap - INT TERM
-    local child
-    for child in $(cat "/proc/$MSRUN_PID/task/$MSRUN_PID/children" 2>/dev/null); do
-        kill -KILL -- "-$child" 2>/dev/null || kill -KILL "$child" 2>/dev/null
-    done
-    kill -TERM "$MSRUN_PID" 2>/dev/null
-    wait "$MSRUN_PID" 2>/dev/null
-    exit $((128 + $1))
-}
-
-# The end of the log of the worker that stopped first: one with an error of ours, or else with a traceback.
-show_failure() {
-    local log pattern
-    for pattern in '^(.*: )?error: ' '^Traceback'; do
-        for log in $(ls -tr "$LOG_DIR"/worker_*.log 2>/dev/null); do
-            if [[ $log -nt $STARTED ]] && grep -qE "$pattern" "$log"; then
-                echo "The end of $log:" >&2
-                tail -n 20 "$log" >&2
-                return
-            fi
-        done
-    done
-}
-
-STARTED=$(mktemp)
-trap 'rm -f "$STARTED"' EXIT
 echo "Logs: $LOG_DIR/worker_*.log and $LOG_DIR/scheduler.log"
-"${COMMAND[@]}" &
-MSRUN_PID=$!
-trap 'stop 2' INT
-trap 'stop 15' TERM
-wait "$MSRUN_PID"
-STATUS=$?
-if ((STATUS != 0)); then
-    show_failure
-    echo "error: msrun ended with status $STATUS; the logs are in $LOG_DIR" >&2
-fi
-exit "$STATUS"
+[[ $JOIN == True ]] || exec "${COMMAND[@]}" "${TASK[@]}"
+# The process that waits takes this one's place, so that signals come to it; the workers are bound to its id.
+exec python -m ms_impl.launch.workers "$LOG_DIR" "$((NODE_RANK * LOCAL_WORKER))" \
+    "${COMMAND[@]}" python -m ms_impl.launch.bound $$ "${TASK[@]}"

@@ -12,6 +12,7 @@ import pytest
 
 LAUNCHER = Path(__file__).parents[2] / "scripts/msrun_launcher.sh"
 # msrun and python of the environment that runs the tests, activated or not
+NOTE_PID = 'open(f"{role}_{rank}.pid", "w").write(str(os.getpid()))\n'
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -44,9 +45,9 @@ def worker(tmp_path):
     ("arguments", "expected"),
     [
         ([], "--worker_num=8 --local_worker_num=8 --master_addr=127.0.0.1 --master_port=8118 --node_rank=0 "
-             "--log_dir=output/msrun_log --join=True --cluster_time_out=600"),
+             "--log_dir=output/msrun_log --join=False --cluster_time_out=600"),
         (["2"], "--worker_num=2 --local_worker_num=2 --master_addr=127.0.0.1 --master_port=8118 --node_rank=0 "
-                "--log_dir=output/msrun_log --join=True --cluster_time_out=600"),
+                "--log_dir=output/msrun_log --join=False --cluster_time_out=600"),
         (["4", "8120", "logs", "False", "300"],
          "--worker_num=4 --local_worker_num=4 --master_addr=127.0.0.1 --master_port=8120 --node_rank=0 "
          "--log_dir=logs --join=False --cluster_time_out=300"),
@@ -62,7 +63,7 @@ def test_one_two_six_or_nine_arguments_have_msruns_meaning(tmp_path, arguments, 
     assert logs == f"Logs: {expected.split('--log_dir=')[1].split()[0]}/worker_*.log and " + logs.rpartition(" ")[2]
     given = "".join(f"<{word}>" for word in expected.split())
     assert command.startswith(given)
-    assert command.endswith("<run.py><--text><a b><c  d><$HOME>")
+    assert command.endswith("<python><run.py><--text><a b><c  d><$HOME>")
 
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 7, 8, 10])
@@ -105,29 +106,136 @@ def test_workers_share_the_cores_and_the_exit_status_is_0(tmp_path, worker):
     assert [(tmp_path / f"logs/worker_{rank}.log").read_text() for rank in (0, 1)] == [expected] * 2
 
 
-def test_a_failing_worker_fails_the_run_and_its_log_is_shown(tmp_path, worker):
+def test_the_first_failure_ends_the_run_with_its_status_and_the_end_of_its_log(tmp_path, worker):
+    """status 2 of run_mindformer.py, the user's mistake, is the launcher's, too."""
     program = worker(
-        'if role == "MS_WORKER" and rank == "1":\n    sys.exit("error: this is what went wrong")\n'
-        'if role == "MS_WORKER":\n    time.sleep(30)\n'
+        'if role == "MS_WORKER" and rank == "1":\n    print("this is what went wrong")\n    sys.exit(2)\n'
+        'time.sleep(60)\n'
     )
     run = launch(tmp_path, program, "2", free_port(), "logs", "True", "60")
-    assert run.returncode == 1
-    assert "The end of logs/worker_1.log:\nerror: this is what went wrong" in run.stderr
-    assert "error: msrun ended with status 1; the logs are in logs" in run.stderr
+    assert run.returncode == 2
+    assert "The end of logs/worker_1.log:\nthis is what went wrong\n" in run.stderr
+    assert run.stderr.endswith("error: worker_1 ended with status 2; the logs are in logs\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_workers_too(tmp_path, worker, number):
-    program = worker('open(f"{role}_{rank}.pid", "w").write(str(os.getpid()))\ntime.sleep(60)\n')
-    command = ["bash", LAUNCHER, str(program), "2", str(free_port()), "logs", "True", "60"]
-    launcher = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: len(read_pids(tmp_path)) == 3)
-    pids = read_pids(tmp_path)
+def test_the_log_of_the_first_worker_is_shown_to_its_end(tmp_path, worker):
+    run = launch(tmp_path, worker('print("I am", role, rank)'), "2", free_port(), "logs", "True", "60")
+    assert run.returncode == 0, run.stderr
+    assert "I am MS_WORKER 0\n" in run.stdout and "I am MS_WORKER 1\n" not in run.stdout
+
+
+SLEEP = "time.sleep(60)\n"
+SAVE = """
+import signal
+def save(*_):
+    time.sleep(1)
+    open(f"saved_{rank}", "w").close()
+    sys.exit(0)
+if role == "MS_WORKER":
+    signal.signal(signal.SIGTERM, save)
+    time.sleep(60)
+else:
+    while len([name for name in os.listdir() if name.startswith("saved")]) < 2:
+        time.sleep(0.1)
+"""
+DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
+
+
+@pytest.fixture
+def started(tmp_path, worker):
+    """Start the launcher on two workers and return it with the process ids of them and their scheduler."""
+    launchers = []
+
+    def start(body: str, **environment) -> tuple[subprocess.Popen, list[int]]:
+        program = worker(NOTE_PID + body)
+        command = ["bash", LAUNCHER, str(program), "2", str(free_port()), "logs", "True", "60"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environment = {**ENVIRONMENT, **environment}
+        launchers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **quiet))
+        wait_until(lambda: len(read_pids(tmp_path)) == 3)
+        return launchers[0], read_pids(tmp_path)
+
+    yield start
+    for launcher in launchers:
+        launcher.kill()
+        launcher.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_workers_that_do_not_know_it(started, number):
+    launcher, pids = started(SLEEP)
     launcher.send_signal(number)
     assert launcher.wait(20) == 128 + number
-    wait_until(lambda: not any(alive(pid) for pid in pids))
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_workers_that_save_and_leave_when_asked_end_the_run_with_status_0(started, tmp_path):
+    launcher, pids = started(SAVE)
+    launcher.terminate()
+    assert launcher.wait(20) == 0
+    assert len(list(tmp_path.glob("saved_*"))) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_scheduler_that_is_signalled_with_all_others_waits_for_the_workers(started, tmp_path):
+    """As a batch system or systemd does it."""
+    launcher, pids = started(SAVE)
+    for pid in [launcher.pid, *pids]:
+        os.kill(pid, signal.SIGTERM)
+    assert launcher.wait(20) == 0
+    assert len(list(tmp_path.glob("saved_*"))) == 2
+
+
+def test_workers_that_stay_when_asked_to_stop_are_killed_after_a_while(started):
+    launcher, pids = started(DEAF, STOP_TIME_OUT="1")
+    launcher.terminate()
+    assert launcher.wait(20) == 128 + signal.SIGTERM
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_second_signal_kills_the_workers_at_once(started):
+    launcher, pids = started(DEAF)
+    launcher.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(10) == 128 + signal.SIGINT
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_all_end_with_a_launcher_that_is_killed(started):
+    launcher, pids = started(DEAF)
+    launcher.kill()
+    wait_until(lambda: not any(alive(pid) for pid in pids), 5)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_process_that_is_killed_takes_the_others_with_it(started, victim):
+    launcher, pids = started(DEAF)
+    os.kill(pids[victim], signal.SIGKILL)
+    assert launcher.wait(20) == 128 + signal.SIGKILL
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_what_a_killed_worker_leaves_behind_is_ended(started, tmp_path):
+    child = 'import subprocess\nchild = subprocess.Popen(["sleep", "60"], start_new_session=True)\n'
+    launcher, pids = started(child + 'open(f"child_{role}_{rank}", "w").write(str(child.pid))\n' + SLEEP)
+    wait_until(lambda: len(list(tmp_path.glob("child_*"))) == 3)
+    children = [int(path.read_text()) for path in tmp_path.glob("child_*")]
+    os.kill(pids[0], signal.SIGKILL)
+    launcher.wait(20)
+    assert not any(alive(pid) for pid in children)
+
+
+def test_without_joining_the_workers_are_left_to_themselves(tmp_path, worker):
+    program = worker(NOTE_PID + SLEEP)
+    run = launch(tmp_path, program, "2", free_port(), "logs", "False", "60")
+    assert run.returncode == 0, run.stderr
+    wait_until(lambda: len(read_pids(tmp_path)) == 3)
+    pids = read_pids(tmp_path)
+    assert all(alive(pid) for pid in pids)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def read_pids(folder: Path) -> list[int]:
