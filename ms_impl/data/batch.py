@@ -85,16 +85,22 @@ def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value:
 def _images(
     samples: Sequence[Sample], names: Sequence[str], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
 ) -> np.ndarray:
-    rows = []
-    for name, sample in zip(names, samples):
-        try:
-            rows.append(load_pixels(sample["image_paths"]))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+    rows = [_read(sample, name, load_pixels) for name, sample in zip(names, samples)]
     images = np.zeros((len(rows), slots, *rows[0].shape[1:]), dtype=np.float32)
     for places, pixels in zip(images, rows):
         places[: len(pixels)] = pixels
     return images
+
+
+def _read(sample: Sample, name: str, load_pixels: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    """The pixels of one sample's images [n, 3, S, S]. In a row of several dialogues an error names the right one."""
+    paths, pixels = sample["image_paths"], []
+    for path, record in zip(paths, sample.get("image_records", [name] * len(paths))):
+        try:
+            pixels.append(load_pixels([path]))
+        except InputError as error:
+            raise InputError(f"{record}: {error}") from error
+    return np.concatenate([load_pixels([]), *pixels])
 
 
 def _positions(

@@ -13,6 +13,15 @@ from ms_impl.errors import InputError
 
 LossWeighting = Literal["token", "dialogue"]
 
+_NO_TOKENS = np.empty(0, np.int32)
+_EMPTY: Sample = {
+    **dict.fromkeys(("input_ids", "labels", "segment_ids", "position_ids"), _NO_TOKENS),
+    "loss_weights": _NO_TOKENS.astype(np.float32),
+    "image_paths": [],
+    "image_columns": [],
+    "record": "no dialogue",
+}
+
 
 def best_fit(lengths: Sequence[int], images: Sequence[int], row_length: int, image_slots: int) -> list[list[int]]:
     """Deal dialogues out to rows of ``row_length`` tokens and ``image_slots`` images, longest dialogue first.
@@ -57,8 +66,10 @@ def pack(dialogues: Sequence[Sample], weighting: LossWeighting = "token") -> Sam
     Attention stays within equal ``segment_ids`` (1, 2, …), ``position_ids`` begin at 0 in each dialogue, images keep
     their dialogue's slots. A dialogue's first label is taken out: nothing comes before it that could predict it.
     ``loss_weights`` float32 [t] are what each label counts: 1, or, weighting by "dialogue", so much that the labels of
-    each dialogue together count 1.
+    each dialogue together count 1. Without dialogues the row is empty.
     """
+    if not dialogues:
+        return _EMPTY
     starts = np.cumsum([0, *(len(dialogue["input_ids"]) for dialogue in dialogues)]).tolist()
     labels = [_predictable(dialogue["labels"]) for dialogue in dialogues]
     return {
@@ -69,6 +80,7 @@ def pack(dialogues: Sequence[Sample], weighting: LossWeighting = "token") -> Sam
         "segment_ids": np.repeat(np.arange(1, len(dialogues) + 1, dtype=np.int32), np.diff(starts)),
         "position_ids": np.concatenate([np.arange(len(row), dtype=np.int32) for row in labels]),
         "image_paths": [path for dialogue in dialogues for path in dialogue["image_paths"]],
+        "image_records": [dialogue["record"] for dialogue in dialogues for _ in dialogue["image_paths"]],
         "image_columns": [
             column + start for dialogue, start in zip(dialogues, starts) for column in dialogue["image_columns"]
         ],

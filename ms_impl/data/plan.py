@@ -24,6 +24,9 @@ class Dialogues(Protocol):
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The dialogues of an epoch, in their own order; one may come several times."""
 
+    def record(self, index: int) -> str:
+        """How errors name a dialogue."""
+
 
 @dataclass(frozen=True)
 class PlanSettings:
@@ -54,8 +57,9 @@ class BatchPlan:
 
     def __init__(self, dialogues: Dialogues, settings: PlanSettings):
         self.settings = settings
+        self._dialogues = dialogues
         self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)
-        epochs = [self._epoch_rows(dialogues, epoch) for epoch in range(settings.epochs)]
+        epochs = [self._epoch_rows(epoch) for epoch in range(settings.epochs)]
         self._epoch_ends = np.cumsum([len(rows) for rows in epochs])
         rows = [row for epoch in epochs for row in epoch]
         if settings.group_by_length:
@@ -110,13 +114,17 @@ class BatchPlan:
         start = self._epoch_ends[epoch - 1] if epoch else 0
         return epoch + (row - start) / (self._epoch_ends[epoch] - start)
 
+    def records(self, step: int) -> list[str]:
+        """The names of all dialogues in a step, those of every rank."""
+        return [self._dialogues.record(int(index)) for row in self.rows(step) for index in row]
+
     def _row(self, number: int) -> np.ndarray:
         if number >= self.total_rows:
             return np.empty(0, np.int64)
         return self._members[self._starts[number] : self._starts[number + 1]]
 
-    def _epoch_rows(self, dialogues: Dialogues, epoch: int) -> list[np.ndarray]:
-        members = np.asarray(dialogues.epoch(epoch, self.settings.seed))
+    def _epoch_rows(self, epoch: int) -> list[np.ndarray]:
+        members = np.asarray(self._dialogues.epoch(epoch, self.settings.seed))
         generator = np.random.default_rng((self.settings.seed, epoch))
         if self.settings.shuffle:
             members = generator.permutation(members)

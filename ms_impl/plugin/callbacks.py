@@ -1,46 +1,160 @@
-"""What is written down while training."""
+"""What is seen of a run while it trains, and what stops it when its loss is no number.
+
+Callbacks are called in the order of ``with_step_callbacks``: a step is read once, shown and written down, and checked,
+before anything is saved of it.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_output_root_path, get_real_rank
+from mindspore import Tensor
 from mindspore.train.callback import Callback
 
+from ms_impl.errors import InputError
+from ms_impl.train.event_log import EventLog
 from ms_impl.train.loss_log import LossLog
+from ms_impl.train.step import Feed, Pace, Plan, Step
+
+
+class StepReader(Callback):
+    """Reads what each step puts out, for the callbacks after it.
+
+    ``run_context.original_args()`` then has ``feed`` and, from the end of the first step on, ``step``.
+    """
+
+    def on_train_begin(self, run_context) -> None:
+        state = run_context.original_args()
+        state.feed = feed_of(state)
+        self._number = state.feed.first_step
+        self._not_counted = self._number - state.cur_step_num  # by MindSpore
+        self._pace = Pace()
+        self._ended = time.perf_counter()
+
+    def on_train_step_end(self, run_context) -> None:
+        state = run_context.original_args()
+        loss, overflow, loss_scale, rate, grad_norm, *_ = state.net_outputs
+        outputs = {
+            "loss": _number(loss),  # waits for the device
+            "overflow": bool(_number(overflow)),
+            "loss_scale": _number(loss_scale),
+            "lr": learning_rates(state.train_network, rate),
+            "grad_norm": None if grad_norm is None else _number(grad_norm),
+        }
+        now = time.perf_counter()
+        number = self._not_counted + state.cur_step_num
+        state.step = self._step(state.feed.plan, number, now - self._ended, outputs)
+        self._number, self._ended = number, now
+
+    def _step(self, plan: Plan, number: int, seconds: float, outputs: dict[str, Any]) -> Step:
+        seconds /= number - self._number  # with sink_mode the device makes several on its own
+        self._pace.add(seconds)
+        return Step(
+            number=number,
+            total=plan.total_steps,
+            epoch=plan.epoch_at(number),
+            seconds=seconds,
+            left=self._pace.time_for(plan.total_steps - number),
+            useful_tokens=plan.useful_tokens(number - 1),
+            all_tokens=plan.all_tokens(number - 1),
+            **outputs,
+        )
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK, alias="MFLossMonitor")
+class StepPrinter(Callback):
+    """Prints a line each ``per_print_times`` steps on rank 0, under the name of MindFormers' class in YAML.
+
+    MindFormers 1.9.0's class (core/callback/callback.py:348) takes two lines of its log, counts samples rather than
+    tokens, and estimates the time left from the last step alone.
+    """
+
+    def __init__(self, per_print_times: int = 1, **_):  # what else MindFormers hands over, the plan knows better
+        self._every = per_print_times
+        self._prints = get_real_rank() == 0
+
+    def on_train_begin(self, run_context) -> None:
+        self._printed = run_context.original_args().feed.first_step
+
+    def on_train_step_end(self, run_context) -> None:
+        step = run_context.original_args().step
+        if self._prints and step.number - self._printed >= self._every:
+            print(step.line(), flush=True)
+            self._printed = step.number
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
 class LossRecorder(Callback):
-    """Writes ``<output_dir>/losses/rank_N.jsonl``: step, loss, overflow, loss_scale, lr, grad_norm, seconds."""
+    """Writes each step to ``<output_dir>/losses/rank_N.jsonl`` and, on rank 0, to ``<output_dir>/tensorboard``."""
 
     def on_train_begin(self, run_context) -> None:
-        self._done = int(run_context.original_args().train_network.optimizer.global_step)  # before it was resumed
-        path = Path(get_output_root_path()) / "losses" / f"rank_{get_real_rank()}.jsonl"
-        self._log = LossLog(path, resumed_after=self._done)
-
-    def on_train_step_begin(self, run_context) -> None:
-        self._began = time.perf_counter()
+        done = run_context.original_args().feed.first_step
+        output, rank = Path(get_output_root_path()), get_real_rank()
+        self._log = LossLog(output / f"losses/rank_{rank}.jsonl", resumed_after=done)
+        self._events = EventLog(output / "tensorboard", resumed_after=done) if rank == 0 else None
 
     def on_train_step_end(self, run_context) -> None:
-        state = run_context.original_args()
-        loss, overflow, loss_scale, lr, grad_norm = state.net_outputs
-        self._log.write(
-            step=self._done + state.cur_step_num,
-            loss=_number(loss),
-            overflow=bool(_number(overflow)),
-            loss_scale=_number(loss_scale),
-            lr=_number(lr),
-            grad_norm=None if grad_norm is None else _number(grad_norm),
-            seconds=round(time.perf_counter() - self._began, 4),
-        )
+        step = run_context.original_args().step
+        self._log.write(**step.record())
+        if self._events:
+            self._events.write(step.number, step.scalars())
 
     def on_train_end(self, run_context) -> None:
         self._log.close()
+        if self._events:
+            self._events.close()
 
 
-def _number(value) -> float:
+class LossGuard(Callback):
+    """Stops the run, by an InputError naming the batch's conversations, when a loss is not finite.
+
+    A gradient that is not finite while the loss is, is an ordinary overflow of the loss scale: that step is passed over
+    and training goes on.
+    """
+
+    def on_train_step_end(self, run_context) -> None:
+        state = run_context.original_args()
+        if math.isfinite(state.step.loss):
+            return
+        records = state.feed.plan.records(state.step.number - 1)
+        raise InputError(
+            f"step {state.step.number}: the loss is {state.step.loss}; the run stops, and nothing of this step is saved. "
+            f"Look at the conversations of its batch, or lower the learning rate: {'; '.join(records)}"
+        )
+
+
+def with_step_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """A run's callbacks in the order they must have: read, show and write down, check; then the others as they came."""
+    recording = [callback for callback in callbacks if isinstance(callback, StepPrinter | LossRecorder)]
+    others = [callback for callback in callbacks if callback not in recording]
+    return [StepReader(), *recording, LossGuard(), *others]
+
+
+def feed_of(state) -> Feed:
+    """What feeds the run; the training data carry it."""
+    return state.train_dataset.feed
+
+
+def learning_rates(train_network, rate) -> tuple[float, ...]:
+    """The rates of a step: one, or one for each group of parameters that has its own.
+
+    ``rate`` is what MindFormers 1.9.0's step cell returns (wrapper/wrapper.py:297): a scalar; with
+    ``grouped_lr_schedule`` that of all other parameters, the groups' being in a parameter; and without a schedule a
+    tuple with one for every parameter.
+    """
+    if isinstance(rate, tuple | list):
+        return tuple(dict.fromkeys(map(_number, rate)))
+    if train_network.use_grouped_lr:
+        return _number(rate), *map(float, train_network.grouped_lr_parameter.asnumpy())
+    return (_number(rate),)
+
+
+def _number(value: Tensor | float) -> float:
     """A scalar, or the only element of a tensor."""
-    return float(value.asnumpy().reshape(())) if hasattr(value, "asnumpy") else float(value)
+    return float(value.asnumpy().reshape(())) if isinstance(value, Tensor) else float(value)

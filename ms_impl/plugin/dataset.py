@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from mindformers.dataset.base_dataset import BaseDataset
 from mindformers.dataset.transforms import build_transforms
 from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindformers.tools.utils import get_real_rank
 from mindspore.dataset import Dataset, GeneratorDataset
 
-from ms_impl.data.batch import Sample
-from ms_impl.data.conversations import read_conversations
+from ms_impl.data.dialogues import Dialogues
+from ms_impl.data.files import Mixture
+from ms_impl.data.plan import BatchPlan, PlanSettings
 from ms_impl.errors import InputError
-from ms_impl.plugin.model import INPUT_COLUMNS, ModelSection
+from ms_impl.plugin.annotations import annotation_files
+from ms_impl.plugin.model import ModelSection
+from ms_impl.train.feed import INPUT_COLUMNS, Share, StepFeed
 
 logger = logging.getLogger(__name__)
 
 _LOADER, _TRANSFORM = "BaseMultiModalDataLoader", "BaseXModalToTextTransform"
 _PIXEL_STEPS = ["BatchToTensor", "BatchNormalize"]
-
-Row = tuple[np.ndarray, ...]
+# The columns of the old port, which is what YAMLs name; the others follow from them.
+_NAMED_COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
 
 
 @MindFormerRegister.register(MindFormerModuleType.DATASET, alias="ModalToTextSFTDataset")
@@ -36,57 +39,58 @@ class ConversationDataset(BaseDataset):
     special tokens from the data's text, and fetch URLs that the data name.
     """
 
-    def __new__(cls, dataset_config: Mapping[str, Any], model: ModelSection) -> Dataset:
-        """A data set that yields batches of ``INPUT_COLUMNS``, cut for this rank where the run is data parallel."""
+    def __new__(
+        cls, dataset_config: Mapping[str, Any], model: ModelSection, epochs: int = 1, seed: int = 0, first_step: int = 0
+    ) -> Dataset:
+        """All steps of a run from ``first_step`` on as one data set of ``INPUT_COLUMNS``, with its ``feed`` and ``plan``.
+
+        ``batch_size`` is the number of rows that this rank takes in a step, those of all micro-batches together.
+        """
         cls.init_dataset_config(dataset_config)
-        rows = _read_rows(dataset_config, model)
-        shard_id, num_shards = cls._generate_shard_info()
-        batch_size, drop_remainder = dataset_config["batch_size"], dataset_config.get("drop_remainder", True)
+        rank, ranks = cls._generate_shard_info()
+        share = Share(rank or 0, ranks or 1)
+        feed = _feed(dataset_config, model, share, epochs * (dataset_config.get("repeat") or 1), seed, first_step)
         dataset = GeneratorDataset(
-            rows,
+            feed,
             list(INPUT_COLUMNS),
-            shuffle=bool(dataset_config["data_loader"].get("shuffle", True)),
-            num_shards=num_shards,
-            shard_id=shard_id,
+            shuffle=False,
             num_parallel_workers=dataset_config.get("num_parallel_workers", 1),
             python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
-        ).batch(batch_size, drop_remainder=drop_remainder)
-        if drop_remainder:  # uneven shards are filled up by repetition: leave those out, too
-            dataset = dataset.take(_whole_batches(len(rows), batch_size * (num_shards or 1)))
-        dataset = dataset.repeat(dataset_config.get("repeat", 1))
-        dataset.rows = rows
+        )
+        dataset.feed, dataset.plan = feed, feed.plan
         return dataset
 
 
-class Rows:
-    """Random access to the rows of one-conversation batches, without their batch dimension.
+def _feed(
+    config: Mapping[str, Any], model: ModelSection, share: Share, epochs: int, seed: int, first_step: int
+) -> StepFeed:
+    template = _template(config, model)
+    loader = config["data_loader"]
+    mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
+    dialogues = Dialogues(mixture, template.sample, show_progress=get_real_rank() == 0)
+    settings = PlanSettings(
+        epochs=epochs,
+        rows_per_step=config["batch_size"] * share.ranks,
+        row_length=config["modal_to_text_transform"]["max_length"],
+        seed=seed,
+        shuffle=bool(loader.get("shuffle", True)),
+        packing=bool(config.get("packing", False)),
+        group_by_length=bool(config.get("group_by_length", False)),
+        image_slots=template.image_slots,
+        drop_remainder=bool(config.get("drop_remainder", True)),
+    )
+    plan = BatchPlan(dialogues, settings)
+    if plan.dropped:
+        logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
+    return StepFeed(plan, dialogues, template.collate, share, first_step, config.get("loss_weighting") or "token")
 
-    MindSpore wraps what is raised here into a RuntimeError with a traceback for its message; ``error`` keeps it whole.
-    """
 
-    def __init__(self, samples: Sequence[Sample], row: Callable[[Sample], Mapping[str, np.ndarray]]):
-        self._samples = samples
-        self._row = row
-        self.error: InputError | None = None
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Row:
-        try:
-            row = self._row(self._samples[index])
-        except InputError as error:
-            self.error = error
-            raise
-        return tuple(row[column] for column in INPUT_COLUMNS)
-
-
-def _read_rows(config: Mapping[str, Any], model: ModelSection) -> Rows:
-    """The conversations of the annotation file, encoded; their images are read when a row is asked for."""
-    loader, transform = config["data_loader"], config["modal_to_text_transform"]
-    _check_type("data_loader", loader["type"], _LOADER)
+def _template(config: Mapping[str, Any], model: ModelSection) -> Any:
+    """The family's own class for ``model_transform_template``."""
+    transform = config["modal_to_text_transform"]
+    _check_type("data_loader", config["data_loader"]["type"], _LOADER)
     _check_type("modal_to_text_transform", transform["type"], _TRANSFORM)
-    _check_columns("net_input_columns", config.get("net_input_columns", INPUT_COLUMNS))
+    _check_columns("net_input_columns", config.get("net_input_columns", _NAMED_COLUMNS))
     mean, std = _normalisation(config.get("modal_content_transforms"))
     tokenizer = build_tokenizer(config["tokenizer"], default_args={"num_queries": model.config.num_queries})
     template = build_transforms(
@@ -96,17 +100,7 @@ def _read_rows(config: Mapping[str, Any], model: ModelSection) -> Rows:
         },
     )  # fmt: skip
     _check_columns("output_columns", template.output_columns)
-    conversations = read_conversations(loader["annotation_file"])[: loader.get("num_samples")]
-    return Rows(template.samples(conversations), template.row)
-
-
-def _whole_batches(rows: int, joint_batch: int) -> int:
-    batches, rest = divmod(rows, joint_batch)
-    if not batches:
-        raise InputError(f"train_dataset: {rows} conversations do not fill one batch of {joint_batch}")
-    if rest:
-        logger.warning("an epoch leaves out %d of %d conversations: they fill no batch of %d", rest, rows, joint_batch)
-    return batches
+    return template
 
 
 def _normalisation(steps: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -121,8 +115,8 @@ def _normalisation(steps: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[flo
 
 
 def _check_columns(key: str, columns: Sequence[str]) -> None:
-    if sorted(columns) != sorted(INPUT_COLUMNS):
-        raise InputError(f"train_dataset: {key}: expected {', '.join(INPUT_COLUMNS)}; found {', '.join(columns)}")
+    if not set(_NAMED_COLUMNS) <= set(columns) <= set(INPUT_COLUMNS):
+        raise InputError(f"train_dataset: {key}: expected {', '.join(_NAMED_COLUMNS)}; found {', '.join(columns)}")
 
 
 def _check_type(key: str, found: str, expected: str) -> None:

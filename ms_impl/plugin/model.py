@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn
 
 from ms_impl import families
+from ms_impl.adapters.adapter import Adapter, inject
+from ms_impl.adapters.config import LoraConfig
 from ms_impl.errors import InputError
 from ms_impl.plugin.schema import FREEZES, suggest
-
-# What a step of training takes, in the order of TrainerModel.construct; the data set yields these columns.
-INPUT_COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
 
 _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -20,29 +20,41 @@ _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16
 class ModelSection:
     """The YAML's ``model.model_config``.
 
-    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters. MindFormers adds more,
-    such as ``parallel_config``, which holds the YAML's ``recompute_config``.
+    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters, ``lora`` an adapter to train,
+    ``rows`` the number of rows of a micro-batch. MindFormers adds more, such as ``parallel_config``, which holds the
+    YAML's ``recompute_config``.
     """
 
     family: families.Family
 
     def __init__(
-        self, config_file: str, compute_dtype: str = "float32", param_init_type: str = "float32", **others: Any
+        self,
+        config_file: str,
+        compute_dtype: str = "float32",
+        param_init_type: str = "float32",
+        lora: Mapping[str, Any] | None = None,
+        rows: int = 1,
+        **others: Any,
     ):
         self.config = self.family.resolve("config").from_file(config_file)
         self.compute_dtype = _dtype("compute_dtype", compute_dtype)
         self.param_dtype = _dtype("param_init_type", param_init_type)
         self.frozen_groups = tuple(group for key, group in FREEZES.items() if others.pop(key, False))
+        self.lora = lora and LoraConfig.from_section(lora, "model.model_config.lora")
+        self.first_adapter = lora and lora.get("adapter")
+        self._rows = rows
         for name, value in others.items():
             setattr(self, name, value)
 
-    def build(self) -> nn.Cell:
-        """The family's own model, with the groups frozen that the section names, and its layers set to recompute."""
-        model = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype)
+    def build(self) -> tuple[nn.Cell, Adapter | None]:
+        """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
+        model, adapter = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype), None
         model.freeze(self.frozen_groups)
+        if self.lora:
+            adapter = inject(model, self.lora, self.family, seed=ms.get_seed() or 0, rows=self._rows)
         if parallel_config := getattr(self, "parallel_config", None):
             _recompute_layers(model, parallel_config.recompute)
-        return model
+        return model, adapter
 
 
 class TrainerModel(nn.Cell):
@@ -51,11 +63,16 @@ class TrainerModel(nn.Cell):
     def __init__(self, config: ModelSection):
         super().__init__(auto_prefix=False)
         self.config = config
-        self.network = config.build()
+        self.network, self.adapter = config.build()
+        self.seed_dropout = self.adapter.seeds if self.adapter else None
 
-    def construct(self, input_ids: Tensor, images: Tensor, image_context_pos: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: a scalar in fp32."""
-        return self.network(input_ids, images, image_context_pos, labels)
+    def construct(
+        self, input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights, seeds
+    ) -> Tensor:
+        """The loss of a batch, whose columns are ``ms_impl.train.feed.INPUT_COLUMNS``: a scalar in fp32."""
+        if self.seed_dropout is not None:
+            self.seed_dropout(seeds)
+        return self.network(input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights)
 
     def can_generate(self) -> bool:
         """False: MindFormers' generation is not used (models/build_model.py:89 asks)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from ms_impl.data.batch import Sample, collate
 from ms_impl.data.conversations import Conversation, ConversationEncoder, ConversationFormat
 from ms_impl.data.images import resolve_path
 from ms_impl.errors import InputError
-from ms_impl.plugin.model import INPUT_COLUMNS, ModelSection, TrainerModel
+from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.qwenvl.processor import QwenVLProcessor
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
+from ms_impl.train.feed import INPUT_COLUMNS
 
 MindFormerRegister.register_cls(QwenVLTokenizer, MindFormerModuleType.TOKENIZER)
 
@@ -34,9 +35,10 @@ class QwenVL(TrainerModel):
 
 @MindFormerRegister.register(MindFormerModuleType.TRANSFORMS)
 class QwenVLContentTransformTemplate:
-    """``modal_to_text_transform.model_transform_template``: conversations to samples, samples to rows.
+    """``modal_to_text_transform.model_transform_template``: conversations to samples, rows of samples to arrays.
 
-    ``modal_content_padding_size`` is the number of image slots a row. Images lie in ``dataset_dir``.
+    ``modal_content_padding_size`` is the number of image slots a row; None: as many as any row of the data needs. Images
+    lie in ``dataset_dir``; a path that leaves it through ``..`` is refused unless ``allow_outside_dataset_dir``.
     """
 
     def __init__(
@@ -49,15 +51,17 @@ class QwenVLContentTransformTemplate:
         output_columns: Sequence[str] = INPUT_COLUMNS,
         mode: str = "train",
         dataset_dir: str = "",
-        modal_content_padding_size: int = 1,
+        allow_outside_dataset_dir: bool = False,
+        modal_content_padding_size: int | None = None,
         image_size: int | None = None,
         **style: Any,
     ):
         self.output_columns = output_columns
+        self.image_slots = modal_content_padding_size
         self._processor = QwenVLProcessor(tokenizer, model.config)
         self._encoder = ConversationEncoder(tokenizer, max_length, ConversationFormat(**style))
         self._dataset_dir = dataset_dir
-        self._image_slots = modal_content_padding_size
+        self._allow_outside = allow_outside_dataset_dir
         self._normalisation = mean, std
         size = model.config.visual.image_size
         if image_size not in (None, size):
@@ -65,23 +69,25 @@ class QwenVLContentTransformTemplate:
         if mode != "train":
             raise InputError(f"mode: {mode!r} is not supported; it is 'train'")
 
-    def samples(self, conversations: Sequence[Conversation]) -> list[Sample]:
-        """The samples of all conversations; raises InputError for one that has a fault or an image that is missing."""
-        samples = self._encoder.encode_all(conversations)
-        for sample in samples:
-            missing = [path for path in sample["image_paths"] if not resolve_path(path, self._dataset_dir).is_file()]
-            if missing:
-                raise InputError(f"{sample['record']}: there is no image file {missing[0]!r} in {self._dataset_dir!r}")
-        return samples
+    def sample(self, conversation: Conversation) -> Sample:
+        """The sample of a conversation. Raises InputError if it has a fault, or one of its images is not there."""
+        sample = self._encoder.encode(conversation)
+        try:
+            files = [resolve_path(path, self._dataset_dir, self._allow_outside) for path in sample["image_paths"]]
+        except InputError as error:
+            raise InputError(f"{conversation.record}: {error}") from error
+        for path, file in zip(sample["image_paths"], files):
+            if not file.is_file():
+                raise InputError(f"{conversation.record}: there is no image file {path!r} in {self._dataset_dir!r}")
+        return {**sample, "image_paths": list(map(str, files))}
 
-    def row(self, sample: Sample) -> dict[str, np.ndarray]:
-        """The arrays of one sample padded to ``max_length``, without batch dimension."""
-        batch = collate(
-            [sample],
+    def collate(self, rows: Sequence[Sample], length: int, image_slots: int) -> Mapping[str, np.ndarray]:
+        """The arrays of a batch of rows padded to ``length``, images read."""
+        return collate(
+            rows,
             pad_id=self._processor.tokenizer.pad_id,
             num_queries=self._processor.config.num_queries,
-            load_pixels=lambda paths: self._processor.pixels(paths, self._dataset_dir, *self._normalisation),
-            length=self._encoder.max_length,
-            image_slots=self._image_slots,
+            load_pixels=lambda paths: self._processor.pixels(paths, None, *self._normalisation),
+            length=length,
+            image_slots=image_slots,
         )
-        return {column: batch[column][0] for column in INPUT_COLUMNS}

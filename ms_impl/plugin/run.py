@@ -15,6 +15,8 @@ from ms_impl.cells.device import is_available
 from ms_impl.errors import InputError
 from ms_impl.plugin.eval_settings import data_sets
 from ms_impl.plugin.patches import patch_for_cpu, silence_settings
+from ms_impl.plugin.processes import install as note_stop_signals
+from ms_impl.plugin.processes import install as note_stop_signals
 from ms_impl.plugin.report import report, save_report
 from ms_impl.plugin.schema import Settings, family_of, lookup
 from ms_impl.plugin.settings import locate, read_yaml
@@ -43,6 +45,9 @@ def run(settings: Settings) -> None:
     from mindformers.tools.register.template import ConfigTemplate
     from mindformers.tools.utils import get_real_rank
 
+    if not settings.get("use_parallel") or not lookup(settings, "parallel.parallel_mode"):
+        # TrainingRun's to do; semi-automatic parallelism has MindFormers resume.
+        settings["continue_from"] = settings.pop("resume_training", False)
     asked = data_sets(settings.pop("eval_dataset")) if settings["run_mode"] == "eval" else None
     try:
         ConfigTemplate.apply_template(settings)
@@ -63,6 +68,7 @@ def run(settings: Settings) -> None:
         if get_real_rank() == 0:
             print(settings_report, flush=True)
             save_report(settings_report, output / "settings.yaml")
+        note_stop_signals()
         trainer.train()
 
 

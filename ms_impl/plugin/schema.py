@@ -41,7 +41,7 @@ SECTIONS = {
     },
     "processor": {**_CLASS, "tokenizer": _TOKENIZER},
     "train_dataset": {
-        "data_loader": {**_CLASS, "annotation_file": str, "shuffle": bool, "num_samples": int},
+        "data_loader": {**_CLASS, "annotation_file": (str, list), "shuffle": bool, "num_samples": int},
         "modal_to_text_transform": {
             **_CLASS,
             "max_length": int,
@@ -51,6 +51,7 @@ SECTIONS = {
                 **dict.fromkeys(("user_role_name", "assistant_role_name", "user_prompt", "assistant_prompt"), str),
                 **dict.fromkeys(("modal_content_padding_size", "image_size"), int),
                 "output_columns": list,
+                "allow_outside_dataset_dir": bool,
             },
         },
         "modal_content_transforms": {**_CLASS, "mean": list, "std": list, "is_hwc": bool},
@@ -58,6 +59,8 @@ SECTIONS = {
         **dict.fromkeys(("modal_content_input_columns", "modal_content_output_columns", "net_input_columns"), list),
         **dict.fromkeys(("num_parallel_workers", "prefetch_size", "batch_size", "repeat", "seed"), int),
         **dict.fromkeys(("python_multiprocessing", "drop_remainder", "numa_enable"), bool),
+        **dict.fromkeys(("packing", "group_by_length"), bool),
+        "loss_weighting": str,
     },
 }
 # The same for each data set of ``eval_dataset``, whose names are free.
@@ -152,9 +155,10 @@ def _check_section(section: Any, allowed: Mapping[str, Any], where: str) -> None
             _check_type(value, allowed[key], f"{where}.{key}")
 
 
-def _check_type(value: Any, kind: type, where: str) -> None:
+def _check_type(value: Any, kind: type | tuple[type, ...], where: str) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise InputError(f"{where}: expected a value of type {kind.__name__}, found {value!r}")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise InputError(f"{where}: expected a value of type {' or '.join(k.__name__ for k in kinds)}, found {value!r}")
 
 
 def _references(value: Any, where: str, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -12,12 +12,16 @@ from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, M
 from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextGenerationTrainer
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
+from mindspore.train.callback import Callback
 
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.results import Result
 from ms_impl.generate.mixin import Query
+from ms_impl.plugin.callbacks import with_step_callbacks
+from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.predict import answered, generation_settings, save_result
+from ms_impl.plugin.training_run import TrainingRun
 from ms_impl.train.joint_batch import wait_for_ranks
 from ms_impl.weights import load_weights
 
@@ -28,23 +32,32 @@ _WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
 class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     """MindFormers 1.9.0's trainer (trainer/multi_modal_to_text_generation), under its own name in YAML.
 
-    Weights to start from are read here wherever each rank holds whole parameters: MindFormers (trainer/utils.py:762)
-    passes over missing and unused ones, takes one safetensors file only without ranks, and needs the Barrier operator,
-    which CPU lacks (trainer/utils.py:167). Resuming, and cutting weights for semi-automatic parallelism, stay with it.
+    Where each rank holds whole parameters, weights to start from are read here, and ``TrainingRun`` saves and resumes.
+    MindFormers (trainer/utils.py:762) passes over missing and unused weights, takes one safetensors file only without
+    ranks, and needs the Barrier operator, which CPU lacks (trainer/utils.py:167); its checkpoints know neither the order
+    of the data nor the loss scale, and what a kill leaves half-written looks whole to it. In semi-automatic parallelism,
+    where parameters are cut, all this stays with MindFormers.
     """
+
+    _run: TrainingRun | None = None
 
     def train(self, config: MindFormerConfig, **kwargs) -> None:
         """Train as the YAML says. Raises InputError for a conversation or an image that turns out to be damaged."""
         self._weights = _take_weights(config)
+        self._run = TrainingRun(config, self._weights) if _parameters_are_whole() else None
+        # The data set has the steps of all epochs.
+        self._epochs, config.runner_config.epochs = config.runner_config.epochs, 1
         try:
             super().train(config, **kwargs)
         except RuntimeError:
-            rows = getattr(self.train_dataset, "rows", None)
-            if rows and rows.error:
-                raise rows.error from None
+            feed = getattr(self.train_dataset, "feed", None)
+            if feed and feed.error:
+                raise feed.error from None
             raise
         if config.use_parallel:
             wait_for_ranks()  # a rank that leaves early would take the others' connection down
+        if self._run and not self._run.stopped:
+            self._run.finish(self.train_dataset.plan.total_steps)
 
     def predict(
         self, config: MindFormerConfig, input_data: Sequence[Query], batch_size: int | None = None, **_
@@ -79,23 +92,60 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network)
 
     def create_train_dataset(self, default_args=None):
-        """The YAML's train_dataset, which needs to know the model's configuration."""
+        """The YAML's train_dataset: all steps that are still to be done."""
         section = build_model_config(self.config.model.model_config)
-        return super().create_train_dataset({"model": section, **(default_args or {})})
+        first_step = self._run.first_step if self._run else 0
+        run = {"model": section, "epochs": self._epochs, "seed": self.config.seed or 0, "first_step": first_step}
+        dataset = super().create_train_dataset({**run, **(default_args or {})})
+        _set_total_steps(self.config, dataset.plan.total_steps)
+        if self._run:
+            self._run.check(dataset)
+        return dataset
 
     def create_network(self, default_args=None) -> nn.Cell:
-        """The YAML's model, with its weights read."""
-        if not self._weights:
-            return super().create_network(default_args)
-        with no_init_parameters():
+        """The YAML's model, with its weights and its adapter read: those to start from, or to go on from."""
+        resumed = self._run.resumed if self._run else None
+        weights = resumed if resumed and not self.config.model.model_config.lora else self._weights
+        if not weights:
             network = super().create_network(default_args)
-        load_weights(network.network, self._weights, network.config.family)
+        else:
+            with no_init_parameters():
+                network = super().create_network(default_args)
+            load_weights(network.network, weights, network.config.family)
+        if network.adapter and (folder := resumed or network.config.first_adapter):
+            network.adapter.load(folder)
+        self._model = network
         return network
+
+    def create_model_wrapper(self, network, optimizer) -> nn.Cell:
+        """The YAML's runner_wrapper, as the run left it that is gone on with."""
+        step_cell = super().create_model_wrapper(network, optimizer)
+        if self._run:
+            self._run.restore_step_cell(step_cell)
+        return step_cell
+
+    def sort_callbacks(self, default_callbacks: list[Callback]) -> list[Callback]:
+        """The YAML's callbacks, and after them the one that saves: not before the others have looked at the step."""
+        callbacks = with_step_callbacks(super().sort_callbacks(default_callbacks))
+        return [*callbacks, self._run.callback(self._model, self.train_dataset)] if self._run else callbacks
+
+
+def _parameters_are_whole() -> bool:
+    return ms.get_auto_parallel_context("parallel_mode") in _WHOLE_PARAMETERS
+
+
+def _set_total_steps(config: MindFormerConfig, total_steps: int) -> None:
+    """The length of the schedules that name none: that of the whole run, also when a part of it is done."""
+    grouped = config.grouped_lr_schedule
+    schedules = [grouped.default, *grouped.grouped] if grouped else [config.lr_schedule]
+    for schedule in filter(None, schedules):
+        if schedule.get("total_steps") in (None, -1):
+            schedule["total_steps"] = total_steps
 
 
 def _take_weights(config: MindFormerConfig) -> str | None:
     """The checkpoint that this trainer reads itself; MindFormers is then told of none."""
-    if config.resume_training or ms.get_auto_parallel_context("parallel_mode") not in _WHOLE_PARAMETERS:
+    if not _parameters_are_whole():
         return None
     path, config.checkpoint.load_path, config.load_checkpoint = config.checkpoint.load_path, "", ""
     return path

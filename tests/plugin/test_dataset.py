@@ -17,10 +17,10 @@ from mindformers.dataset import build_dataset  # noqa: E402 (after our classes a
 from mindformers.tools.register import MindFormerConfig  # noqa: E402
 
 from ms_impl.plugin.arguments import read_settings  # noqa: E402
-from ms_impl.plugin.model import INPUT_COLUMNS  # noqa: E402
 from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: E402
 from ms_impl.plugin.settings import override  # noqa: E402
 from ms_impl.qwenvl.processor import QwenVLProcessor  # noqa: E402
+from ms_impl.train.feed import INPUT_COLUMNS  # noqa: E402
 
 TEMPLATE = "modal_to_text_transform.model_transform_template"
 

@@ -1,0 +1,150 @@
+"""Saving a training run so that it goes on after any interruption as if there had been none.
+
+This is for runs in which every rank holds whole parameters. In semi-automatic parallelism MindFormers' own
+CheckpointMonitor cuts and saves them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindspore.train.callback import Callback
+
+from convert import safetensors_files
+from convert.checkpoint import SINGLE_NAME
+from convert.dtypes import ALL
+from convert.rules import Layout
+from convert.tensors import ArrayTensor
+from convert.tensors import Tensor as Stored
+from ms_impl.errors import InputError
+from ms_impl.plugin.processes import stop_requested
+from ms_impl.train import checkpoints
+from ms_impl.train.optimizer_state import gather_state, restore_state
+from ms_impl.train.ranks import any_rank, is_first_rank
+from ms_impl.weights import ParameterTensor
+
+OPTIMIZER, STEP_CELL = "optimizer.safetensors", "step_cell.safetensors"
+COMPLETED = "completed.json"
+
+_DTYPES = {dtype.carrier: dtype for dtype in ALL}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run saves, how often, and what lies beside the weights.
+
+    ``identity`` is what ``ms_impl.train.identity`` says of the run; ``companions`` are files to copy.
+    """
+
+    root: Path
+    every: int
+    keep: int
+    companions: tuple[Path, ...]
+    identity: Mapping[str, Any]
+    base_weights: str
+
+
+class TrainingCheckpoints(Callback):
+    """Saves every ``every`` steps, after the last, and when the run is asked to stop; then it stops it.
+
+    All ranks take part; the first one writes. When it cannot, every rank stops with an InputError.
+    """
+
+    def __init__(self, target: Target, model: nn.Cell, first_step: int, total_steps: int):
+        self._target = target
+        self._model = model
+        self._first_step = first_step
+        self._total_steps = total_steps
+        self.stopped = False
+
+    def on_train_step_end(self, run_context) -> None:
+        arguments = run_context.original_args()
+        step = self._first_step + arguments.cur_step_num
+        self.stopped = any_rank(stop_requested()) and step < self._total_steps
+        if step % self._target.every == 0 or step == self._total_steps or self.stopped:
+            self._save(step, arguments.train_network)
+        if self.stopped:
+            if is_first_rank():
+                print(f"asked to stop: saved after step {step}; --resume_training True goes on from there", flush=True)
+            run_context.request_stop()
+
+    def _save(self, step: int, step_cell: nn.Cell) -> None:
+        optimizer_state = gather_state(step_cell.optimizer)
+        failure = None
+        if is_first_rank():
+            try:
+                writers = [self._write_weights, partial(_write_states, optimizer_state, step_cell)]
+                checkpoints.save(self._target.root, step, writers, self._target.identity, self._target.keep)
+            except InputError as error:
+                failure = error
+        if any_rank(failure is not None):
+            raise failure or InputError(f"step {step}: the first rank could not write the checkpoint")
+
+    def _write_weights(self, folder: Path) -> None:
+        """The adapter if there is one, else all weights, with configuration and vocabulary beside them."""
+        if self._model.adapter is not None:
+            return self._model.adapter.save(folder, self._target.base_weights)
+        parameters = [ParameterTensor(parameter) for parameter in self._model.network.get_parameters()]
+        _write_tensors(parameters, folder / SINGLE_NAME)
+        for path in self._target.companions:
+            shutil.copyfile(path, folder / path.name)
+
+
+def restore_step_cell(step_cell: nn.Cell, folder: Path) -> None:
+    """Give optimizer and loss scaling the state of a checkpoint."""
+    restore_state(step_cell.optimizer, _read_arrays(folder / OPTIMIZER), str(folder / OPTIMIZER))
+    saved = _read_arrays(folder / STEP_CELL)
+    own = dict(_own_parameters(step_cell))
+    if saved.keys() != own.keys():
+        raise InputError(f"{folder / STEP_CELL}: was saved with another runner_wrapper: {sorted(saved.keys() ^ own)}")
+    for name, parameter in own.items():
+        parameter.set_data(Tensor(saved[name].reshape(parameter.shape), parameter.dtype))
+
+
+def unmark_completed(output: Path) -> None:
+    """Take away the mark of an earlier training."""
+    (output / COMPLETED).unlink(missing_ok=True)
+
+
+def mark_completed(output: Path, steps: int) -> None:
+    """Leave the mark that the training has come to its end."""
+    text = json.dumps({"steps": steps, "checkpoint": f"checkpoint/{checkpoints.folder_name(steps)}"})
+    partial_file = output / f".{COMPLETED}.partial"
+    partial_file.write_text(text + "\n", encoding="utf-8")
+    partial_file.replace(output / COMPLETED)
+
+
+def _write_states(optimizer_state: Mapping[str, np.ndarray], step_cell: nn.Cell, folder: Path) -> None:
+    own = {name: parameter.asnumpy() for name, parameter in _own_parameters(step_cell)}
+    _write_tensors(_as_tensors(optimizer_state), folder / OPTIMIZER)
+    _write_tensors(_as_tensors(own), folder / STEP_CELL)
+
+
+def _own_parameters(step_cell: nn.Cell) -> Iterator[tuple[str, Parameter]]:
+    """The step cell's parameters that are neither the model's nor the optimizer's: those of loss scaling."""
+    others = {id(parameter) for cell in (step_cell.network, step_cell.optimizer) for parameter in cell.get_parameters()}
+    return ((p.name, p) for p in step_cell.get_parameters() if id(p) not in others)
+
+
+def _as_tensors(arrays: Mapping[str, np.ndarray]) -> list[ArrayTensor]:
+    return [ArrayTensor(name, values, _DTYPES[values.dtype]) for name, values in arrays.items()]
+
+
+def _write_tensors(tensors: Sequence[Stored], path: Path) -> None:
+    with path.open("wb") as file:
+        ordered = safetensors_files.canonical_order(tensors)
+        safetensors_files.write(file, ordered, {"format": Layout.MINDSPORE.value}, lambda _: None)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, mapped and not yet read."""
+    tensors, _ = safetensors_files.read(path)
+    return {name: tensor.array() for name, tensor in tensors.items()}

@@ -1,0 +1,122 @@
+"""A training run in which every rank holds whole parameters: what it goes on from, and what it leaves behind."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mindformers.tools.register import MindFormerConfig
+from mindformers.tools.utils import get_output_root_path
+from mindspore import nn
+from mindspore.dataset import Dataset
+
+from ms_impl.errors import InputError
+from ms_impl.plugin.checkpoint import (
+    Target,
+    TrainingCheckpoints,
+    mark_completed,
+    restore_step_cell,
+    unmark_completed,
+)
+from ms_impl.train import checkpoints, identity
+from ms_impl.train.ranks import is_first_rank
+
+logger = logging.getLogger(__name__)
+
+_MONITOR = "CheckpointMonitor"
+_EVERY, _KEEP = "save_checkpoint_steps", "keep_checkpoint_max"
+_DEFAULTS = {_EVERY: 1000, _KEEP: 5}
+
+
+class TrainingRun:
+    """What MindFormers' trainer does not do of a run: its batches, its checkpoints, going on from one.
+
+    Takes over from the configuration: ``gradient_accumulation_steps``, which MindFormers 1.9.0 would set to 1
+    (trainer/base_trainer.py:321), ``CheckpointMonitor`` among the callbacks, and ``continue_from``, the YAML's
+    ``resume_training``.
+    """
+
+    def __init__(self, config: MindFormerConfig, weights: str | None):
+        self.output = Path(get_output_root_path())
+        self.root = self.output / "checkpoint"
+        self.weights = weights
+        self._monitor = _take_monitor(config)
+        self._seed = config.seed or 0
+        self._companions = _companions(config)
+        _divide_batch(config)
+        self.resumed = _find(self.root, config.pop("continue_from", False))
+        self.first_step = checkpoints.read_state(self.resumed)["step"] if self.resumed else 0
+        if is_first_rank():
+            unmark_completed(self.output)
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise InputError unless the run has the data, the order and the length of the one it goes on from."""
+        digests = dataset.feed.dialogues.mixture.digests
+        self.identity = identity.describe(dataset.plan, digests, self._seed, dataset.feed.weighting)
+        if self.resumed:
+            identity.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
+            if is_first_rank():
+                print(f"going on from {self.resumed}: {self.first_step} of {dataset.plan.total_steps} steps are done")
+
+    def restore_step_cell(self, step_cell: nn.Cell) -> None:
+        """Give optimizer and loss scaling the state of the checkpoint, if there is one."""
+        if self.resumed:
+            restore_step_cell(step_cell, self.resumed)
+
+    def callback(self, model: nn.Cell, dataset: Dataset) -> TrainingCheckpoints:
+        """The callback that saves this run."""
+        monitor = _DEFAULTS | self._monitor
+        target = Target(self.root, monitor[_EVERY], monitor[_KEEP], self._companions, self.identity, self.weights or "")
+        self._saving = TrainingCheckpoints(target, model, self.first_step, dataset.plan.total_steps)
+        return self._saving
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was asked to stop, and did, before its end."""
+        return self._saving.stopped
+
+    def finish(self, total_steps: int) -> None:
+        """Leave the mark of a complete run."""
+        if is_first_rank():
+            mark_completed(self.output, total_steps)
+
+
+def _find(root: Path, asked: bool | str) -> Path | None:
+    """The checkpoint to go on from: the newest whole one, the one of the name asked for, or none."""
+    if asked is True:
+        return checkpoints.newest(root)
+    if not asked:
+        return None
+    folder = Path(asked) if Path(asked).is_dir() else root / asked
+    if not folder.is_dir():
+        known = ", ".join(path.name for path in checkpoints.all_of(root)) or "none"
+        raise InputError(f"resume_training: there is no checkpoint {asked!r} in {root}, which has {known}")
+    checkpoints.verify(folder)
+    return folder
+
+
+def _take_monitor(config: MindFormerConfig) -> dict[str, Any]:
+    """The CheckpointMonitor of the YAML, taken out of it; keys of it that mean nothing here are told."""
+    monitors = [callback for callback in config.callbacks or () if callback["type"] == _MONITOR]
+    config.callbacks = [callback for callback in config.callbacks or () if callback["type"] != _MONITOR]
+    monitor = dict(monitors[0]) if monitors else {}
+    if ignored := sorted(monitor.keys() - _DEFAULTS.keys() - {"type"}):
+        logger.info("%s: %s have no effect where ranks hold whole parameters", _MONITOR, ", ".join(ignored))
+    for key in _DEFAULTS.keys() & monitor.keys():
+        if type(monitor[key]) is not int or monitor[key] < 1:
+            raise InputError(f"callbacks: {_MONITOR}.{key}: expected a whole number above 0, found {monitor[key]!r}")
+    return monitor
+
+
+def _divide_batch(config: MindFormerConfig) -> None:
+    """A rank's batch has the rows of all micro-batches of a step; the step cell takes it apart."""
+    runner, wrapper = config.runner_config, config.runner_wrapper
+    wrapper.accumulation = runner.gradient_accumulation_steps or 1
+    runner.gradient_accumulation_steps = 1
+    config.model.model_config.rows = runner.batch_size
+    runner.batch_size *= wrapper.accumulation
+
+
+def _companions(config: MindFormerConfig) -> tuple[Path, ...]:
+    return Path(config.model.model_config.config_file), Path(config.train_dataset.tokenizer.vocab_file)

@@ -1,0 +1,118 @@
+"""The checkpoints of a training run: one folder each, whole once it has its name. No framework is imported here."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.staging import staged
+from ms_impl.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+STATE, MANIFEST = "state.json", "manifest.json"
+_NAME = re.compile(r"step_(\d{8,})")
+
+# Writes its files into the folder it is given.
+Writer = Callable[[Path], Any]
+
+
+def folder_name(step: int) -> str:
+    """The name of the checkpoint after ``step`` steps."""
+    return f"step_{step:08d}"
+
+
+def save(root: Path, step: int, writers: Iterable[Writer], state: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint of what ``writers`` write and of ``state``, then remove all but the ``keep`` newest.
+
+    It is written aside, synced, and renamed when whole; ``manifest.json`` has every file's sha256.
+
+    Raises InputError when it cannot be written (the disk is full): what was there before is still there.
+    """
+    folder = root / folder_name(step)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with staged(folder) as partial:
+            partial.mkdir()
+            for write in writers:
+                write(partial)
+            (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+            _write_manifest(partial)
+    except OSError as error:
+        reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
+        kept = _name_of(newest(root)) or "there is none"
+        raise InputError(f"{folder}: cannot be written ({reason}); the checkpoint to go on from: {kept}") from error
+    _rotate(root, keep)
+    return folder
+
+
+def all_of(root: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first. Whether they are whole is not looked into."""
+    found = [path for path in root.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
+def newest(root: Path) -> Path | None:
+    """The newest whole checkpoint in a folder, or None. Each that is damaged is named in a warning."""
+    for folder in all_of(root):
+        try:
+            verify(folder)
+        except InputError as error:
+            logger.warning("%s; it is passed over", error)
+        else:
+            return folder
+    return None
+
+
+def verify(folder: Path) -> None:
+    """Raise InputError naming the first file that is missing or whose checksum is not that of the manifest."""
+    for name, wanted in _read_json(folder / MANIFEST).items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file}: is missing: the checkpoint is damaged")
+        if _sha256(file) != wanted:
+            raise InputError(f"{file}: its checksum is not the manifest's: the checkpoint is damaged")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The ``state`` that the checkpoint was saved with, and its ``step``."""
+    return _read_json(folder / STATE)
+
+
+def _name_of(folder: Path | None) -> str:
+    return str(folder) if folder else ""
+
+
+def _rotate(root: Path, keep: int) -> None:
+    for folder in all_of(root)[keep:]:
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look whole
+        shutil.rmtree(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); the checkpoint is damaged") from error
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON; the checkpoint is damaged") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a table; the checkpoint is damaged")
+    return content
