@@ -1,13 +1,12 @@
-"""Conversations become the official fine-tuning's tokens and labels; what is wrong with a file is said by name."""
+"""Conversations become the official fine-tuning's tokens and labels; what is wrong with one is said by name."""
 
-import json
 import logging
 
 import numpy as np
 import pytest
 
 from ms_impl.data.batch import collate
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat, parse_record, read_conversations
+from ms_impl.data.conversations import ConversationEncoder, ConversationFormat, parse_record
 from ms_impl.errors import InputError
 
 ANSWERED = [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hello!"}]
@@ -18,21 +17,15 @@ def conversation(turns, source="a.json: record 0"):
     return parse_record({"conversations": turns}, source)
 
 
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def encoder(tokenizer):
     return ConversationEncoder(tokenizer, max_length=512)
 
 
-def test_equals_the_official_preprocessing(tokenizer, tokenizer_cases, tmp_path):
+def test_equals_the_official_preprocessing(tokenizer, tokenizer_cases):
     for case in tokenizer_cases["preprocess"]:
-        file = write(tmp_path / "train.json", [{"id": "identity_0", "conversations": case["conversations"]}])
         encoder = ConversationEncoder(tokenizer, case["max_len"])
-        (sample,) = encoder.encode_all(read_conversations(file))
+        sample = encoder.encode(conversation(case["conversations"]))
         batch = collate(
             [sample | {"image_paths": [], "image_columns": []}],
             pad_id=tokenizer.pad_id,
@@ -163,40 +156,3 @@ USER, ASSISTANT = ANSWERED
 def test_bad_turns_name_the_record(encoder, turns, message):
     with pytest.raises(InputError, match=f"a.json: record 3 .*{message}"):
         encoder.encode(parse_record({"id": "identity_3", "conversations": turns}, "a.json: record 3"))
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ('[{"id": 1,\n"conversations": [}\n]', "line 2: not JSON"),
-        ('[\n\n{"id": 1', "line 3: not JSON"),
-        ("", "line 1: not JSON"),
-        ("[" * 100_000, "not a JSON text"),
-        ({"conversations": []}, "expected a list of conversations"),
-        ([], "expected a list of conversations"),
-        (["text"], "record 0: 'conversations' is missing"),
-        ([{"id": "a", "conversations": ANSWERED}, {"id": "b"}], r"record 1 \(id 'b'\): 'conversations' is missing"),
-        ([{"id": "a", "conversations": {}}], r"record 0 \(id 'a'\): 'conversations' must be a list, not dict"),
-        ([{"id": "a", "conversations": []}], r"record 0 \(id 'a'\): the conversation is empty"),
-        ([{"conversations": [{"value": "Hi"}]}], "record 0: turn 0: 'from' is missing"),
-        ([{"conversations": [USER, {"from": "assistant"}]}], "record 0: turn 1: 'value' is missing"),
-        ([{"conversations": [{"from": "user", "value": 3}]}], "record 0: turn 0: 'value' must be a str, not int"),
-    ],
-)
-def test_bad_files(tmp_path, content, message):
-    file = write(tmp_path / "train.json", content)
-    with pytest.raises(InputError, match=f"train.json: {message}"):
-        read_conversations(file)
-
-
-def test_unreadable_files(tmp_path):
-    with pytest.raises(InputError, match="none.json: cannot be read"):
-        read_conversations(tmp_path / "none.json")
-    (tmp_path / "latin.json").write_bytes('["é"]'.encode("latin-1"))
-    with pytest.raises(InputError, match="latin.json: not a JSON text in UTF-8"):
-        read_conversations(tmp_path / "latin.json")
-
-
-def test_a_byte_order_mark_is_no_error(tmp_path):
-    (tmp_path / "train.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([{"conversations": ANSWERED}]).encode())
-    assert len(read_conversations(tmp_path / "train.json")) == 1
