@@ -5,12 +5,10 @@ The file is a list of ``{"id": …, "conversations": [{"from": "user", "value": 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,21 +51,6 @@ class ConversationFormat:
     assistant_prompt: str = ""
 
 
-def read_conversations(path: str | Path) -> list[Conversation]:
-    """The records of a conversation file. Raises InputError naming the file and the line or the record."""
-    try:
-        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON text in UTF-8 ({error})") from error
-    if not isinstance(records, list) or not records:
-        raise InputError(f"{path}: expected a list of conversations, and at least one")
-    return [parse_record(record, f"{path}: record {index}") for index, record in enumerate(records)]
-
-
 def parse_record(record: Any, source: str) -> Conversation:
     """One record of a parsed file. ``source`` names it in errors, together with its ``id``."""
     if isinstance(record, dict) and "id" in record:
@@ -86,7 +69,7 @@ class ConversationEncoder:
     in a message only the image, ref, box and quad tags are special, so that a literal ``<|im_end|>`` in the data stays
     text.
 
-    ``counts`` says how often a conversation was changed or left out, by kind; each is logged as a warning.
+    ``counts`` says how often a conversation was changed, by kind; the 1st, 10th, 100th … are logged as warnings.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, max_length: int, style: ConversationFormat = ConversationFormat()):
@@ -98,20 +81,6 @@ class ConversationEncoder:
         self._prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
         if len(self._roles) < 2:
             raise InputError(f"user_role_name and assistant_role_name are both {style.user_role_name!r}")
-
-    def encode_all(self, conversations: Iterable[Conversation], lenient: bool = False) -> list[Sample]:
-        """The samples of many conversations. ``lenient`` leaves out, counts and logs those that ``encode`` refuses."""
-        samples = []
-        for conversation in conversations:
-            try:
-                samples.append(self.encode(conversation))
-            except InputError as error:
-                if not lenient:
-                    raise
-                self._count("left out", str(error))
-        for kind, count in self.counts.items():
-            logger.warning("%d conversations: %s", count, kind)
-        return samples
 
     def encode(self, conversation: Conversation) -> Sample:
         """The sample of one conversation: see ``ms_impl.data.batch`` for its keys.
