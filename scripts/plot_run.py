@@ -12,7 +12,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -49,7 +49,7 @@ class Run:
 
     name: str
     steps: list[dict[str, Any]]
-    scores: list[dict[str, Any]]
+    scores: list[dict[str, float]]
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -57,7 +57,8 @@ class Run:
         log, scores = folder / "losses/rank_0.jsonl", folder / "eval/scores.jsonl"
         if not (steps := read_losses(log)):
             raise InputError(f"{log}: holds no step yet")
-        return cls(str(folder), steps, read_records(scores, ("step",)) if scores.exists() else [])
+        evaluations = read_records(scores, ("step",)) if scores.exists() else []
+        return cls(str(folder), steps, [_flat(evaluation) for evaluation in evaluations])
 
     def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """The steps' numbers int [N], and a quantity of each: float [N, 1], or a column for each group of parameters.
@@ -119,7 +120,7 @@ def draw_scores(panel: Axes, runs: Sequence[Run], key: str) -> None:
     """One score of all runs' evaluations."""
     panel.set_title(key, loc="left", fontsize=10)
     for index, run in enumerate(runs):
-        scored = [record for record in run.scores if record.get(key) is not None]
+        scored = [record for record in run.scores if key in record]
         panel.plot([record["step"] for record in scored], [record[key] for record in scored], f"C{index}o-", markersize=4)
 
 
@@ -131,6 +132,12 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     kernel = np.ones(window)
     sums = np.convolve(np.where(finite, values, 0), kernel, "same")
     return np.where(finite, sums / np.maximum(np.convolve(finite, kernel, "same"), 1), np.nan)
+
+
+def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The step and every score, by the names of its data set and its own."""
+    data_sets = ((name, scores) for name, scores in evaluation.items() if name != "step")
+    return {"step": evaluation["step"], **{f"{name}: {key}": scores[key] for name, scores in data_sets for key in scores}}
 
 
 def _label_steps(panels: Sequence[Axes]) -> None:

@@ -29,9 +29,16 @@ class Plan(Protocol):
         """The conversations of the joint batch, as errors name them."""
 
 
+class Feed(Protocol):
+    """What the training data tell of a run: its plan, and the step it begins with, which is not 0 when it is resumed."""
+
+    plan: Plan
+    first_step: int
+
+
 @dataclass(frozen=True)
 class Step:
-    """One step, the ``number``-th of ``total`` (from 1), or several where the host sees only every n-th.
+    """One step, the ``number``-th of ``total`` (from 1).
 
     ``lr`` has one rate for each group of parameters that has its own. ``grad_norm`` is None where nothing asks for it.
     After an ``overflow``, a gradient that is not finite, the parameters were not updated. ``seconds`` is the time since

@@ -28,7 +28,9 @@ def run_folder(tmp_path) -> Path:
     ]  # fmt: skip
     steps[1]["grad_norm"] = None
     write_lines(tmp_path / "run/losses/rank_0.jsonl", steps)
-    write_lines(tmp_path / "run/eval/scores.jsonl", [{"step": 50, "accuracy": 0.5}, {"step": 100, "accuracy": 0.75}])
+    write_lines(tmp_path / "run/eval/scores.jsonl", [
+        {"step": 50, "colours": {"accuracy": 0.5}}, {"step": 100, "colours": {"accuracy": 0.75}}
+    ])  # fmt: skip
     return tmp_path / "run"
 
 
@@ -61,7 +63,7 @@ def test_each_group_of_parameters_has_its_learning_rate(run_folder):
 
 def test_scores_are_drawn_at_their_steps(run_folder):
     _, panel = pyplot.subplots()
-    SCRIPT["draw_scores"](panel, [Run.read(run_folder)], "accuracy")
+    SCRIPT["draw_scores"](panel, [Run.read(run_folder)], "colours: accuracy")
     np.testing.assert_array_equal(panel.lines[0].get_xydata(), [[50, 0.5], [100, 0.75]])
     pyplot.close()
 
