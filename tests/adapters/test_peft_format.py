@@ -1,0 +1,125 @@
+"""Adapters go to PEFT and come from it: the same logits on torch_ref as on ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import peft
+import pytest
+import torch
+from mindspore import Tensor
+from safetensors.numpy import load_file, save_file
+
+from ms_impl.adapters.adapter import inject
+from ms_impl.adapters.config import LoraConfig
+from ms_impl.adapters.files import WEIGHTS_NAME
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.model import QwenVL
+from ms_impl.weights import load_weights
+from torch_ref.qwenvl.model import QwenVL as Reference
+
+TOLERANCE = 1e-5  # rms(difference) / rms(reference), fp32
+PREFIX = "base_model.model.transformer.h"
+
+
+def distance(found: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.sqrt(np.square(found - reference).mean() / np.square(reference).mean()))
+
+
+@pytest.fixture
+def reference(golden_dir):
+    """torch_ref, with the one method that PEFT asks a causal language model for; it is not called."""
+    model = Reference.from_pretrained(golden_dir)
+    model.prepare_inputs_for_generation = None
+    return model
+
+
+def torch_logits(model, input_ids) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(input_ids)).numpy()
+
+
+def peft_logits(reference, directory, input_ids) -> np.ndarray:
+    adapted = peft.PeftModel.from_pretrained(reference, directory)
+    return torch_logits(adapted.base_model, input_ids)
+
+
+GROUPS = ("language_model", "aligner")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("targets", [None, GROUPS], ids=["official", "groups"])
+def test_peft_loads_ours(adapted, settings, reference, input_ids, tmp_path, targets):
+    model, adapter = adapted(replace(settings, target_modules=targets) if targets else settings)
+    before = torch_logits(reference, input_ids)
+    adapter.save(tmp_path)
+    ours, theirs = model(Tensor(input_ids)).asnumpy(), peft_logits(reference, tmp_path, input_ids)
+    assert distance(ours, theirs) < TOLERANCE
+    assert distance(before, theirs) > 0.1
+
+
+def exchange(tensors, one: str, other: str) -> None:
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tensors: exchange(tensors, f"{PREFIX}.0.mlp.w1.lora_A.weight", f"{PREFIX}.0.mlp.w2.lora_A.weight"),
+        lambda tensors: exchange(tensors, f"{PREFIX}.0.mlp.w1.lora_B.weight", f"{PREFIX}.1.mlp.w1.lora_B.weight"),
+        lambda tensors: tensors.update({f"{PREFIX}.1.attn.c_proj.lora_B.weight": np.zeros((128, 4), np.float32)}),
+    ],
+    ids=["exchanged projections", "exchanged layers", "one layer left out"],
+)
+def test_negative_control_a_spoiled_adapter_gives_other_logits(adapted, reference, input_ids, tmp_path, spoil):
+    model, adapter = adapted()
+    adapter.save(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_NAME)
+    spoil(tensors)
+    save_file(tensors, tmp_path / WEIGHTS_NAME)
+    ours, theirs = model(Tensor(input_ids)).asnumpy(), peft_logits(reference, tmp_path, input_ids)
+    assert distance(ours, theirs) > 100 * TOLERANCE
+
+
+@pytest.fixture
+def pefts_own(reference, tmp_path):
+    """An adapter that PEFT made on torch_ref, moved and saved; and the model."""
+
+    def make(**changes):
+        settings = {"r": 4, "lora_alpha": 16, "target_modules": ["c_attn", "w1"], "modules_to_save": ["wte", "ln_f"]}
+        torch.manual_seed(0)
+        adapted = peft.get_peft_model(reference, peft.LoraConfig(**settings | changes)).eval()
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn_like(parameter)
+        adapted.save_pretrained(tmp_path)
+        return tmp_path, adapted
+
+    return make
+
+
+@pytest.mark.parametrize("whole", [["wte", "ln_f"], ["attn_pool", "lm_head"], None])
+def test_ours_loads_pefts(pefts_own, golden_dir, family, input_ids, whole):
+    directory, theirs = pefts_own(modules_to_save=whole)
+    model = QwenVL(QwenVLConfig.from_file(golden_dir))
+    load_weights(model, golden_dir, family)
+    adapter = inject(model, LoraConfig.read(directory), family, seed=0)
+    adapter.load(directory)
+    ours, expected = model.set_train(False)(Tensor(input_ids)).asnumpy(), torch_logits(theirs.base_model, input_ids)
+    assert distance(ours, expected) < TOLERANCE
+
+
+def test_pefts_adapter_is_saved_again_as_it_was(pefts_own, golden_dir, family, tmp_path):
+    directory, _ = pefts_own()
+    model = QwenVL(QwenVLConfig.from_file(golden_dir))
+    load_weights(model, golden_dir, family)
+    adapter = inject(model, LoraConfig.read(directory), family, seed=0)
+    adapter.load(directory)
+    again = tmp_path / "again"
+    again.mkdir()
+    adapter.save(again)
+    before, after = load_file(directory / WEIGHTS_NAME), load_file(again / WEIGHTS_NAME)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
