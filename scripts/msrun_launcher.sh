@@ -8,13 +8,13 @@
 #                                      CLUSTER_TIME_OUT
 #
 # WORKER_NUM counts the workers of all machines (8 if left out), LOCAL_WORKER those of this one. CLUSTER_TIME_OUT is the
-# number of seconds to wait for all of them to come. With JOIN False the launcher returns as soon as they are started, and
-# they are left to themselves.
+# number of seconds to wait for all of them to come. With JOIN False the launcher returns as soon as they are started,
+# and they are left to themselves.
 #
-# With JOIN True they end with the launcher, even if that is killed. The exit status is 0 if all workers ended with 0, else
-# that of the first that failed (2: the user's mistake; 128 + N: killed by signal N). On SIGTERM, SIGHUP or Ctrl-C the
-# workers have STOP_TIME_OUT seconds (30) to write a checkpoint and leave, before they are killed; on a second one none.
-# MSRUN=echo shows what would be run.
+# With JOIN True they end with the launcher, even if that is killed. The exit status is 0 if all workers ended with 0,
+# else that of the first that failed (2: the user's mistake; 128 + N: killed by signal N). On SIGTERM, SIGHUP or Ctrl-C
+# the workers have STOP_TIME_OUT seconds (30) to write a checkpoint and leave, before they are killed; a second signal
+# kills them at once. MSRUN=echo shows what would be run.
 set -uo pipefail
 
 WORKER_NUM=8 LOCAL_WORKER='' MASTER_ADDR=127.0.0.1 MASTER_PORT=8118 NODE_RANK=0

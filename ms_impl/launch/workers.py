@@ -1,8 +1,8 @@
 """Have msrun start workers, and stay with them: ``python -m ms_impl.launch.workers LOG_DIR RANK msrun …``.
 
-scripts/msrun_launcher.sh calls this. msrun only starts the workers (``--join=False``); its own way of waiting returns 0
-on Ctrl-C, leaves workers running on SIGTERM, and after a failure waits for the scheduler as long as MS_NODE_TIMEOUT.
-RANK is the worker whose log is shown.
+scripts/msrun_launcher.sh calls this. msrun only starts the workers (``--join=False``): its own way of waiting returns
+0 on Ctrl-C, leaves workers running on SIGTERM, and after a failure lasts as long as MS_NODE_TIMEOUT. RANK is the worker
+whose log is shown.
 
 The exit status is 0 if all workers ended with 0, whether their work was done or they stopped when asked to; otherwise it
 is that of the first that failed (128 + N if signal N killed it), or 128 + N if signal N asked for the end and the
@@ -41,7 +41,10 @@ class Workers:
         self._names: dict[int, str] = {}  # of the processes that must end with 0
 
     def run(self, command: list[str]) -> int:
-        """Have msrun start them and wait until all have ended, or one failed or did not stop. Returns the exit status."""
+        """Have msrun start them, and wait until all have ended, or one failed, or they had to be killed.
+
+        Returns the exit status.
+        """
         children.adopt_orphans()
         try:
             return self._start(command) or self._wait()
