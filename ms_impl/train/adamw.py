@@ -32,8 +32,8 @@ class ParameterState(nn.Cell):
 
     def master(self) -> Tensor:
         """This rank's part of the parameter in fp32."""
-        part = self.partition.take(self.parameter)
-        return part.astype(ms.float32) + self.remainder if self.rounded else part
+        part = self.partition.take(self.parameter.astype(ms.float32))
+        return part + self.remainder if self.rounded else part
 
     def assign(self, master: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> Tensor:
         """Keep this rank's new parts, and put the parameter together from all ranks'."""
@@ -41,9 +41,10 @@ class ParameterState(nn.Cell):
         ops.assign(self.exp_avg_sq, exp_avg_sq)
         if not self.rounded:
             return ops.assign(self.parameter, self.partition.join(master))
-        part = master.astype(self.parameter.dtype)
-        ops.assign(self.remainder, master - part.astype(ms.float32))
-        return self.parameter.copy_(self.partition.join(part))  # on CPU Assign takes no bfloat16
+        rounded = master.astype(self.parameter.dtype).astype(ms.float32)
+        ops.assign(self.remainder, master - rounded)
+        # On CPU there is neither Assign nor Reshape for bfloat16.
+        return self.parameter.copy_(self.partition.join(rounded).astype(self.parameter.dtype))
 
 
 class AdamW(nn.Optimizer):

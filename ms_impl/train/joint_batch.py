@@ -1,12 +1,20 @@
-"""Several ranks, each with a part of the batch, training as one process would with all of it."""
+"""A batch in parts, on several ranks and one after the other, trained as one process would with all of it at once.
+
+The loss of a batch is the weighted mean over its labels. Of a batch in parts it is the sum of the parts' losses, each
+times the share that its labels have of all weights; the gradients likewise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.communication import get_group_size
 
-from ms_impl.cells.loss import IGNORED_LABEL, shift_labels
+from ms_impl.cells.loss import share
+
+Columns = tuple[Tensor, ...]
 
 
 def data_parallel_ranks() -> int:
@@ -20,26 +28,95 @@ def gradients_are_averaged() -> bool:
     return ms.get_auto_parallel_context("gradients_mean")
 
 
-class TokenShare(nn.Cell):
-    """Which share of the joint batch's loss is this rank's.
+class JointBatch(nn.Cell):
+    """The loss of all ranks' batches together, and what this rank adds to its gradients.
 
-    The loss of a batch is a mean over its labelled tokens. Of a batch cut into parts it is the sum of the parts'
-    losses, each weighted with its share of all labelled tokens; the gradients likewise.
+    This rank's batch is cut along its first axis into micro-batches. They run in a loop, which is compiled once and
+    holds the activations of one micro-batch at a time; their gradients are added in fp32.
+
+    Args:
+        network: the loss of a batch, from its columns.
+        weights: the parameters to take gradients of.
+        weigh: what the labels of a batch weigh together, from its columns: an fp32 scalar. Not called where there is
+            one rank with one micro-batch.
+        micro_batches: their number.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.sum_over_ranks = ops.AllReduce()
+    def __init__(
+        self, network: nn.Cell, weights: ParameterTuple, weigh: Callable[[Columns], Tensor], micro_batches: int = 1
+    ):
+        super().__init__(auto_prefix=False)
+        self.weights = weights
+        self.weigh = weigh
+        self.micro_batches = micro_batches
+        self.sum_over_ranks = ops.AllReduce() if data_parallel_ranks() > 1 else None
+        self.value_and_grad = ms.value_and_grad(_ScaledLoss(network), None, weights, has_aux=True)
+        self.first = Tensor(0, ms.int32)
 
-    def construct(self, labels: Tensor) -> Tensor:
-        """labels int [B, T] of this rank → its share of all ranks' labelled tokens: fp32 scalar, 0 without any."""
-        count = (shift_labels(labels) != IGNORED_LABEL).astype(ms.float32).sum()
-        total = self.sum_over_ranks(count.reshape(1)).reshape(())
-        return count / ops.maximum(total, Tensor(1.0, ms.float32))
+    def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The joint loss, fp32 and the same on every rank; this rank's part of the gradients of scale · joint loss."""
+        if self.micro_batches == 1 and self.sum_over_ranks is None:
+            return self.backward(scale, columns)
+        weight = self.weigh(columns)
+        total = weight if self.sum_over_ranks is None else self.joint(weight)
+        if self.micro_batches == 1:
+            part = share(weight, total)
+            loss, gradients = self.backward(scale * part, columns)
+            loss = loss * part
+        else:
+            loss, gradients = self.accumulate(scale, total, columns)
+        return loss if self.sum_over_ranks is None else self.joint(loss), gradients
 
-    def joint(self, loss: Tensor, share: Tensor) -> Tensor:
-        """The joint batch's loss, from this rank's loss and share: fp32 scalar, the same on every rank."""
-        return self.sum_over_ranks((loss * share).reshape(1)).reshape(())
+    def backward(self, scale: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A batch's loss, and the gradients of scale · loss."""
+        (_, loss), gradients = self.value_and_grad(scale, *columns)
+        return loss, gradients
+
+    def accumulate(self, scale: Tensor, total: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What this rank's micro-batches add to the joint loss and to the gradients of scale · joint loss."""
+        loss, gradients = ops.zeros((), ms.float32), ()
+        for weight in self.weights:
+            gradients += (ops.zeros(weight.shape, ms.float32),)
+        number = self.first
+        while number < self.micro_batches:
+            batch = self.micro_batch(columns, number)
+            part = share(self.weigh(batch), total)
+            its_loss, its_gradients = self.backward(scale * part, batch)
+            loss = loss + its_loss * part
+            gradients = self.add(gradients, its_gradients)
+            number = number + 1
+        return loss, gradients
+
+    def micro_batch(self, columns: Columns, number: Tensor) -> Columns:
+        """The rows of one micro-batch."""
+        batch = ()
+        for column in columns:
+            rows = column.reshape(self.micro_batches, column.shape[0] // self.micro_batches, *column.shape[1:])
+            batch += (ops.gather(rows, number, 0),)
+        return batch
+
+    def add(self, totals: tuple[Tensor, ...], more: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The sums of fp32 totals and of tensors of any floating type."""
+        sums = ()
+        for total, addend in zip(totals, more):
+            sums += (total + addend.astype(ms.float32),)
+        return sums
+
+    def joint(self, value: Tensor) -> Tensor:
+        """The sum of the ranks' scalars."""
+        return self.sum_over_ranks(value.reshape(1)).reshape(())
+
+
+class _ScaledLoss(nn.Cell):
+    """scale · loss, to be differentiated, and the loss."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        loss = self.network(*columns)
+        return loss * scale, loss
 
 
 def wait_for_ranks() -> None:

@@ -27,7 +27,7 @@ class Partition(nn.Cell):
         self.all_gather = ops.AllGather() if ranks > 1 else None
 
     def take(self, whole: Tensor) -> Tensor:
-        """This rank's part of a tensor that every rank has: [length]."""
+        """This rank's part of an fp32 tensor that every rank has: [length]."""
         if self.ranks == 1:
             return whole
         flat = whole.reshape(-1)
@@ -36,7 +36,7 @@ class Partition(nn.Cell):
         return flat[self.begin : self.begin + self.length]
 
     def join(self, part: Tensor) -> Tensor:
-        """The whole from all ranks' parts. Collective: every rank has to call it."""
+        """The whole fp32 tensor from all ranks' parts. Collective: every rank has to call it."""
         if self.ranks == 1:
             return part
         return self.all_gather(part)[: self.size].reshape(self.shape)
