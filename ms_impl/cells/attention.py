@@ -62,10 +62,11 @@ class FusedAttention(nn.Cell):
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
         self.flash = FlashAttentionScore(heads, scale_value=1.0 / math.sqrt(head_dim), input_layout="BNSD")
+        self.hide = ops.LogicalNot()
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """uint8 [B, 1, T, S], 1 where the key is hidden."""
-        return ops.logical_not(visible).astype(ms.uint8)
+        return self.hide(visible).astype(ms.uint8)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""

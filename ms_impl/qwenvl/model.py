@@ -69,6 +69,7 @@ class QwenVL(Generative, nn.Cell):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         self.attention = attention(config.num_attention_heads, config.kv_channels)
         self.tables = self.rotary_stack()
+        self.table_rows = ops.Gather()
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups; stage 3 is ``("vision_tower",)``."""
@@ -106,8 +107,9 @@ class QwenVL(Generative, nn.Cell):
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
-        cos = ops.gather(self.tables[alpha_index, 0], position_ids, 0).expand_dims(1)
-        sin = ops.gather(self.tables[alpha_index, 1], position_ids, 0).expand_dims(1)
+        shape = (position_ids.shape[0], 1, position_ids.shape[1], self.config.kv_channels)
+        cos = self.table_rows(self.tables[alpha_index, 0], position_ids, 0).reshape(shape)
+        sin = self.table_rows(self.tables[alpha_index, 1], position_ids, 0).reshape(shape)
         return cos, sin, self.log_n(position_ids)
 
     def log_n(self, position_ids: Tensor) -> Tensor | None:

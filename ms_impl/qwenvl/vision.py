@@ -22,14 +22,15 @@ class VisionAttention(nn.Cell):
         self.head_dim = config.head_dim
         self.in_proj = Linear(config.width, 3 * config.width, dtype=dtype)
         self.out_proj = Linear(config.width, config.width, dtype=dtype)
+        self.split = ops.Split(-1, 3)
         self.attention = attention(self.heads, self.head_dim)
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
-        n, length, width = x.shape
-        qkv = self.in_proj(x).reshape(n, length, self.heads, 3, self.head_dim).transpose(3, 0, 2, 1, 4)
-        y = self.attention(qkv[0], qkv[1], qkv[2]).transpose(0, 2, 1, 3)
-        return self.out_proj(y.reshape(n, length, width))
+        qkv = self.in_proj(x).reshape(*x.shape[:2], self.heads, 3 * self.head_dim)
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in self.split(qkv))
+        y = self.attention(q, k, v).transpose(0, 2, 1, 3)
+        return self.out_proj(y.reshape(x.shape))
 
 
 class VisionMLP(nn.Cell):

@@ -1,0 +1,144 @@
+"""MindSpore's semi-automatic parallelism, up to the cut graph, on a machine without Ascend. Started as a process.
+
+    MS_SIMULATION_LEVEL=0 RANK_SIZE=8 python semi_auto.py FOLDER '{"data_parallel": 2, "model_parallel": 4, …}'
+
+builds a QwenVL of full width and few layers for Ascend, without values, sets its strategies, compiles its loss (and
+with "gradients" a step with them) as rank 0 of RANK_SIZE would, and prints as JSON what each parameter is cut to and
+how often the cut graph communicates. Nothing is computed: only that MindSpore accepts the graph for Ascend and the
+strategies, and what it makes of them, is shown.
+
+MindSpore 2.9.0 has these passes in its CPU library, but they ask for a device target that only Ascend's libraries can
+set. ``pretend_ascend`` writes it into MindSpore's context.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore._c_expression import AutoParallelContext, MSContext
+from mindspore.common.api import _cell_graph_executor
+from mindspore.nn.utils import no_init_parameters
+from mindspore.ops.operations import comm_ops
+
+from ms_impl.errors import InputError
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.model import QwenVL
+from ms_impl.qwenvl.parallel import shard
+
+NOT_POSSIBLE = 77  # the exit status where this MindSpore's context is not as expected
+USER_ERROR = 2
+
+ROOT = Path(__file__).parents[2]
+LENGTH, SLOTS = 512, 1
+COMMUNICATION = re.compile(r"^ +%\d+\([^)]*\) = (AllGather|AllReduce|ReduceScatter|AlltoAll\w*|Send|Receive)\(", re.M)
+WORD = ctypes.sizeof(ctypes.c_void_p)
+CONTEXT_WORDS = 1024  # where the target is looked for
+
+
+class StringHead(ctypes.Structure):
+    """What precedes the characters of a reference-counted std::string, the kind that MindSpore is built with."""
+
+    _fields_ = [("length", ctypes.c_size_t), ("capacity", ctypes.c_size_t), ("owners", ctypes.c_ssize_t)]
+
+
+def pretend_ascend(found: bytes = b"CPU", wanted: bytes = b"Ascend") -> None:
+    """Make "Ascend" the device target of MindSpore's context."""
+    context = MSContext.get_instance()
+    target = StringHead(len(wanted), len(wanted), 1 << 30)
+    text = ctypes.create_string_buffer(bytes(target) + wanted)
+    pretend_ascend.keep = text
+    held_by_python = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
+    for place in range(held_by_python, held_by_python + CONTEXT_WORDS * WORD, WORD):
+        characters = ctypes.c_void_p.from_address(place).value
+        if characters and readable(characters - ctypes.sizeof(StringHead), ctypes.sizeof(StringHead) + len(found)):
+            head = StringHead.from_address(characters - ctypes.sizeof(StringHead))
+            if head.length == len(found) and ctypes.string_at(characters, len(found)) == found:
+                ctypes.c_void_p.from_address(place).value = ctypes.addressof(text) + ctypes.sizeof(StringHead)
+                break
+    if ms.get_context("device_target") != wanted.decode():
+        sys.exit(NOT_POSSIBLE)
+
+
+def readable(address: int, count: int) -> bool:
+    """Whether memory is mapped there, for reading."""
+    return any(begin <= address and address + count <= end for begin, end in MAPPED)
+
+
+def mapped() -> list[tuple[int, int]]:
+    fields = (line.split()[:2] for line in Path("/proc/self/maps").read_text().splitlines())
+    return [tuple(int(end, 16) for end in span.split("-")) for span, rights in fields if rights.startswith("r")]
+
+
+def group_size(group: str) -> int:
+    """Ranks of a group, whose number MindSpore's names begin with; without a cluster, MindSpore says RANK_SIZE."""
+    number = group.partition("-")[0]
+    return int(number) if number.isdigit() else int(os.environ["RANK_SIZE"])
+
+
+class Loss(nn.Cell):
+    """The model without the arguments that are None, or its gradients."""
+
+    def __init__(self, model: nn.Cell, gradients: bool):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.gradients = ms.value_and_grad(model, None, model.trainable_params()) if gradients else None
+
+    def construct(self, *columns):
+        return self.model(*columns) if self.gradients is None else self.gradients(*columns)
+
+
+def main(folder: str, settings: dict) -> None:
+    ranks = int(os.environ["RANK_SIZE"])
+    ms.set_context(mode=ms.GRAPH_MODE, save_graphs=1, save_graphs_path=folder)
+    pretend_ascend()
+    comm_ops.get_group_size = group_size
+    ms.set_auto_parallel_context(
+        device_num=ranks, global_rank=0, parallel_mode="semi_auto_parallel", full_batch=True,
+        pipeline_stages=settings["pipeline_stage"], enable_parallel_optimizer=settings.get("optimizer", False),
+    )  # fmt: skip
+    AutoParallelContext.get_instance().set_hccl_test_avaible(True)  # the ranks are those of device_num, not a cluster's
+    model = build(settings, ranks)
+    network = Loss(model, settings.get("gradients", False)).set_train()
+    _cell_graph_executor.compile(network, *columns(settings["batch"], model.config), phase="train")
+    graph = next(Path(folder).glob("*step_parallel_end*")).read_text()
+    print(json.dumps({
+        "parameters": {name: layout[2] for name, layout in network.parameter_layout_dict.items()},
+        "communication": collections.Counter(COMMUNICATION.findall(graph)),
+    }))  # fmt: skip
+
+
+def build(settings: dict, ranks: int) -> QwenVL:
+    raw = json.loads((ROOT / "configs/qwenvl/qwenvl_9.6b/config.json").read_text())
+    raw["num_hidden_layers"], raw["visual"]["layers"] = settings["layers"], settings["vision_layers"]
+    with no_init_parameters():
+        model = QwenVL(QwenVLConfig.from_dict(raw), ms.bfloat16, getattr(ms, settings.get("param_dtype", "bfloat16")))
+    model.freeze(("vision_tower",))
+    shard(model, SimpleNamespace(**settings), ranks)
+    return model
+
+
+def columns(batch: int, config: QwenVLConfig) -> list[Tensor]:
+    """The columns of a batch, in the order of QwenVL.construct."""
+    size, row = config.visual.image_size, (batch, LENGTH)
+    shapes = [row, (batch, SLOTS, 3, size, size), (batch, SLOTS, config.num_queries), row, row, row, row]
+    types = [np.int32, np.float32, np.int32, np.int32, np.int32, np.int32, np.float32]
+    return [Tensor(np.zeros(shape, dtype)) for shape, dtype in zip(shapes, types)]
+
+
+if __name__ == "__main__":
+    MAPPED = mapped()
+    try:
+        main(sys.argv[1], json.loads(sys.argv[2]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
