@@ -42,7 +42,6 @@ class TrainingRun:
         self.root = self.output / "checkpoint"
         self.weights = weights
         self._monitor = _take_monitor(config)
-        self._seed = config.seed or 0
         self._companions = _companions(config)
         _divide_batch(config)
         self.resumed = _find(self.root, config.pop("continue_from", False))
@@ -53,7 +52,7 @@ class TrainingRun:
     def check(self, dataset: Dataset) -> None:
         """Raise InputError unless the run has the data, the order and the length of the one it goes on from."""
         digests = dataset.feed.dialogues.mixture.digests
-        self.identity = identity.describe(dataset.plan, digests, self._seed, dataset.feed.weighting)
+        self.identity = identity.describe(dataset.plan, digests, dataset.feed.weighting)
         if self.resumed:
             identity.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():

@@ -16,11 +16,12 @@ _SPEAKING = {
     "image_slots": "modal_content_padding_size",
     "shuffle": "data_loader.shuffle",
 }
+_ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
 
 
-def describe(plan: BatchPlan, digests: Mapping[str, str], seed: int, weighting: str) -> dict[str, Any]:
+def describe(plan: BatchPlan, digests: Mapping[str, str], weighting: str) -> dict[str, Any]:
     """The order of the data and the length of the schedule, as state.json keeps them."""
-    settings = {**dataclasses.asdict(plan.settings), "seed": seed, "loss_weighting": weighting}
+    settings = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}
     return {"files": dict(digests), "settings": settings, "total_steps": plan.total_steps}
 
 
@@ -43,6 +44,3 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
     if run["total_steps"] != saved["total_steps"]:
         lengths = f"{saved['total_steps']} steps, of this run {run['total_steps']}"
         raise InputError(f"{source}: the learning-rate schedule was one of {lengths}. {_ADVICE}")
-
-
-_ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
