@@ -1,0 +1,93 @@
+"""The folders that a run can go on from."""
+
+import os
+import subprocess
+
+import pytest
+
+from ms_impl.errors import InputError
+from ms_impl.train import checkpoints
+
+
+def write(content: bytes):
+    return lambda folder: (folder / "weights").write_bytes(content)
+
+
+def save(root, step, content=b"w" * 1000, keep=3):
+    return checkpoints.save(root, step, [write(content)], {"seed": 5}, keep)
+
+
+def test_what_was_saved_is_found_and_read(tmp_path):
+    folder = save(tmp_path / "checkpoint", 7)
+    assert folder.name == "step_00000007" and checkpoints.newest(tmp_path / "checkpoint") == folder
+    assert checkpoints.read_state(folder) == {"step": 7, "seed": 5}
+    assert (folder / "weights").read_bytes() == b"w" * 1000
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (7, 14, 21, 100_000_000):
+        save(tmp_path, step, keep=2)
+    assert [path.name for path in checkpoints.all_of(tmp_path)] == ["step_100000000", "step_00000021"]
+
+
+def test_nothing_saved_yet_is_no_error(tmp_path):
+    assert checkpoints.newest(tmp_path / "checkpoint") is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "no manifest", "manifest no JSON"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage):
+    whole, damaged = save(tmp_path, 7), save(tmp_path, 14)
+    file = damaged / ("manifest.json" if "manifest" in damage else "weights")
+    if damage in ("missing", "no manifest"):
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] if damage == "cut" else content[:-1] + b"x" if damage == "flip" else b"{")
+    with pytest.raises(InputError, match=str(file)):
+        checkpoints.verify(damaged)
+    assert checkpoints.newest(tmp_path) == whole
+    assert str(file) in caplog.text
+
+
+def test_what_a_kill_leaves_behind_is_not_a_checkpoint(tmp_path):
+    """A run killed while it writes leaves a folder of another name; one killed while it rotates, one without manifest."""
+    whole = save(tmp_path, 7)
+    (tmp_path / "step_00000014.partial").mkdir()
+    (tmp_path / "step_00000014.partial/weights").write_bytes(b"w")
+    half_removed = save(tmp_path, 21)
+    (half_removed / "manifest.json").unlink()
+    assert checkpoints.newest(tmp_path) == whole
+    again = save(tmp_path, 14, b"new")
+    assert checkpoints.newest(tmp_path) == again and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_writer_that_fails_leaves_the_old_one(tmp_path):
+    old = save(tmp_path, 7)
+
+    def fail(folder):
+        (folder / "weights").write_bytes(b"half")
+        raise OSError(5, os.strerror(5))
+
+    with pytest.raises(InputError, match="step_00000014: cannot be written .*go on from: .*step_00000007"):
+        checkpoints.save(tmp_path, 14, [fail], {}, 3)
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+    checkpoints.verify(old)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 kB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(tmp_path / "disk")]
+    (tmp_path / "disk").mkdir()
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(small_disk):
+    old = save(small_disk, 7)
+    with pytest.raises(InputError, match="no space is left on the disk.*go on from: .*step_00000007"):
+        save(small_disk, 14, b"w" * 200_000)
+    assert [path.name for path in small_disk.iterdir()] == [old.name]
+    checkpoints.verify(old)
