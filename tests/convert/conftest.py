@@ -3,23 +3,10 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from convert.convert_weight import main
-from convert.dtypes import DType
-from convert.tensors import Tensor
-
-
-class ArrayTensor(Tensor):
-    """A tensor that lies in memory."""
-
-    def __init__(self, name: str, values: np.ndarray, dtype: DType):
-        self.name, self.shape, self.dtype = name, values.shape, dtype
-        self._values = values
-
-    def array(self) -> np.ndarray:
-        return self._values
+from convert.tensors import ArrayTensor
 
 
 @pytest.fixture
