@@ -18,6 +18,8 @@ _INTERVALS = ("eval_step_interval", "eval_epoch_interval")
 
 def data_sets(sections: Mapping[str, Settings]) -> list[DataSet]:
     """The data sets of ``eval_dataset``, in order. Raises InputError naming the key that is wrong or missing."""
+    if not sections:
+        raise InputError("eval_dataset: names no data set")
     return [_data_set(str(name), section) for name, section in sections.items()]
 
 
@@ -28,7 +30,7 @@ def plan_monitor(settings: Settings) -> None:
     """
     if not settings.pop("do_eval", False):
         return
-    if not settings.get("eval_dataset"):
+    if settings.get("eval_dataset") is None:
         raise InputError("eval_dataset: is missing; do_eval needs it")
     data_sets(settings["eval_dataset"])
     step_interval, epoch_interval = (settings.pop(key, None) for key in _INTERVALS)

@@ -123,7 +123,7 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--options", "seed.x=1"], "seed.x: 'seed' is a value, not a section"),
         (["--options", "seed=[1"], "is not a YAML value"),
         (["--options", "model.arch.type=QwenVl"], "model.arch.type: unknown model 'QwenVl'; did you mean 'QwenVL'?"),
-        (["--options", "do_eval=True"], "do_eval: evaluation while training is not supported"),
+        (["--options", "do_eval=True"], "eval_dataset: is missing; do_eval needs it"),
         (["--runner_config.gradient_accumulation_steps=4"], "unknown argument"),
         (["--options", "runner_config.gradient_accumulation_steps=4"], "accumulation is not supported"),
         (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),

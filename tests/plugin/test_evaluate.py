@@ -1,0 +1,131 @@
+"""``--run_mode eval``: in one process, in two ranks, killed and gone on with; and evaluation while training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOADER = {"type": "BaseMultiModalDataLoader"}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> dict[str, Path]:
+    """Files of 7 records, which do not divide by two ranks; every third has no picture."""
+    folder = tmp_path_factory.mktemp("records")
+    questions = [_record(n, f"What is number {n}?", "yes" * n + "no") for n in range(7)]
+    choices = [{**_record(n, "Which?", "b"), "choices": ["a", "b", "none of these"]} for n in range(7)]
+    files = {"questions": questions, "choices": choices, "many": [_record(n, f"What? {n}", "x") for n in range(400)]}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return {name: folder / f"{name}.json" for name in files}
+
+
+@pytest.fixture(scope="module")
+def arguments(workspace, records):
+    """Arguments of an evaluation; file name and metric of each data set."""
+
+    def arguments(*asked, batch_size=2, tokens=5) -> list[str]:
+        sections = {
+            name: {
+                "metric": metric, "batch_size": batch_size, "max_new_tokens": tokens, "dataset_dir": str(workspace),
+                "data_loader": {**LOADER, "annotation_file": str(records[name])},
+            }
+            for name, metric in asked
+        }  # fmt: skip
+        return [
+            "--config", "configs/qwenvl/eval_tiny_easyvqa.yaml", "--load_checkpoint", f"{workspace}/model",
+            "--options", f"eval_dataset={json.dumps(sections)}", "model.generation_config.chat_format=chatml",
+        ]  # fmt: skip
+
+    return arguments
+
+
+TWO = (("questions", "exact_match"), ("choices", "multiple_choice"))
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, run_mindformer, arguments):
+    """An evaluation of two data sets, and its folder."""
+    folder = tmp_path_factory.mktemp("one")
+    return run_mindformer(folder, *arguments(*TWO)), folder / "output/eval"
+
+
+def results(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_data_sets_are_answered_scored_and_shown(one_process):
+    run, folder = one_process
+    assert run.returncode == 0, run.stderr
+    lines = results(folder, "questions")
+    assert [line["id"] for line in lines] == [f"r{n}" for n in range(7)] and any(line["answer"] for line in lines)
+    chosen = [line["answer"] for line in results(folder, "choices")]
+    assert set(chosen) <= {"a", "b", "none of these"} and len(chosen) == 7
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["choices"]["accuracy"] == pytest.approx(chosen.count("b") / 7)
+    table = [line.split() for line in run.stdout.splitlines() if line.startswith(("questions", "choices"))]
+    assert [row[:3] for row in table] == [["questions", "exact_match", "7"], ["choices", "multiple_choice", "7"]]
+
+
+def test_two_ranks_lose_and_repeat_nothing(one_process, tmp_path, arguments):
+    """7 records in batches of 2 and 1 for two ranks; the answers are those of one process, to the byte."""
+    task = " ".join(f"'{word}'" for word in [f"{ROOT}/run_mindformer.py", *arguments(*TWO), "use_parallel=True"])
+    command = ["bash", ROOT / "scripts/msrun_launcher.sh", task, "2", "8219", "logs", "True", "60"]
+    environment = {**os.environ, "GLOG_v": "3", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    folder = tmp_path / "output/eval"
+    for name in ("questions", "choices"):
+        assert (folder / f"{name}.jsonl").read_bytes() == (one_process[1] / f"{name}.jsonl").read_bytes()
+        batches = [_batches(folder / f"answers/{name}/rank_{rank}.jsonl") for rank in range(2)]
+        assert batches == [[0, 2], [1, 3]]
+    assert (folder / "scores.json").read_bytes() == (one_process[1] / "scores.json").read_bytes()
+
+
+def test_a_killed_run_goes_on_after_what_it_has_answered(tmp_path, run_mindformer, arguments):
+    asked = arguments(("many", "exact_match"), batch_size=1, tokens=24)
+    log = tmp_path / "output/eval/answers/many/rank_0.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "run_mindformer.py", *asked], cwd=tmp_path, env={**os.environ, "GLOG_v": "3"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_bytes().count(b"\n") > 5):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = _batches(log)
+    assert 5 <= len(before) < 400
+    run = run_mindformer(tmp_path, *asked)
+    assert run.returncode == 0, run.stderr
+    assert _batches(log) == list(range(400))
+    assert [line["id"] for line in results(log.parents[2], "many")] == [f"r{n}" for n in range(400)]
+
+
+def test_a_broken_record_is_named_before_the_model_is_run(tmp_path, run_mindformer, arguments, records):
+    content = json.loads(records["questions"].read_text())
+    content[6]["conversations"][0]["value"] = "<img>absent.png</img>What?"
+    (tmp_path / "broken.json").write_text(json.dumps(content))
+    change = f"eval_dataset.questions.data_loader.annotation_file={tmp_path}/broken.json"
+    run = run_mindformer(tmp_path, *arguments(*TWO), change)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert run.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/broken.json: record 6 (id 'r6'): image ")
+    assert not (tmp_path / "output/eval").exists()
+
+
+def _record(number: int, question: str, answer: str) -> dict:
+    picture = f"Picture 1: <img>{number % 2}.png</img>\n" if number % 3 else ""
+    turns = [{"from": "user", "value": picture + question}, {"from": "assistant", "value": answer}]
+    return {"id": f"r{number}", "conversations": turns}
+
+
+def _batches(log: Path) -> list[int]:
+    """The batches that a rank has answered, in order; a line that was cut off does not count."""
+    whole = log.read_bytes().rpartition(b"\n")[0].splitlines()
+    return [json.loads(line)["batch"] for line in whole[1:]]
