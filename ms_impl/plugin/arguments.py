@@ -177,9 +177,9 @@ def _check(settings: Settings, register_path: Path) -> None:
         raise InputError(f"run_mode: {run_mode!r} is not supported{suggest(str(run_mode), RUN_MODES)}")
     if run_mode not in ("train", "check") and not settings.get("load_checkpoint"):
         raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
-    if (lookup(settings, "runner_config.gradient_accumulation_steps") or 1) > 1:
-        # MindFormers 1.9.0 (trainer/base_trainer.py:321) would quietly go on without.
-        raise InputError("gradient_accumulation_steps: accumulation is not supported; raise batch_size or the ranks")
+    steps = lookup(settings, "runner_config.gradient_accumulation_steps")
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise InputError(f"gradient_accumulation_steps: expected a whole number above 0, found {steps!r}")
     schema.family_of(settings)
     schema.check_sections(settings)
     if not register_path.is_dir():

@@ -21,7 +21,6 @@ _ON_CPU = {
     "runner_config.sink_mode": False,  # sink_size would be counted as epochs
     "parallel.parallel_mode": 0,  # data parallel; semi-automatic: "Invalid backend: CPU"
     "parallel.full_batch": False,
-    "parallel.enable_parallel_optimizer": False,
     "auto_trans_ckpt": False,  # every rank holds whole parameters
 }
 _NOT_ON_CPU = ("parallel.parallel_optimizer_config", "context.ascend_config", "context.jit_config")

@@ -46,7 +46,7 @@ def restore_state(optimizer: AdamW, state: Mapping[str, np.ndarray], source: str
     optimizer.global_step.set_data(Tensor(np.asarray(state[STEP], np.int32)))
     for parameter, partition in _parts(optimizer):
         part = partition.take(Tensor(np.asarray(state[parameter.name], np.float32)))
-        parameter.set_data(part)
+        parameter.set_data(Tensor(part.asnumpy()))  # in PyNative mode a part is a view, which Assign refuses
 
 
 def _parts(optimizer: AdamW) -> Iterator[tuple[Parameter, Partition]]:

@@ -125,7 +125,7 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--options", "model.arch.type=QwenVl"], "model.arch.type: unknown model 'QwenVl'; did you mean 'QwenVL'?"),
         (["--options", "do_eval=True"], "eval_dataset: is missing; do_eval needs it"),
         (["--runner_config.gradient_accumulation_steps=4"], "unknown argument"),
-        (["--options", "runner_config.gradient_accumulation_steps=4"], "accumulation is not supported"),
+        (["--options", "runner_config.gradient_accumulation_steps=0"], "expected a whole number above 0, found 0"),
         (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),
         (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: there is no /no.ckpt"),
         (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
