@@ -26,16 +26,18 @@ from ms_impl.train.step import Feed, Pace, Plan, Step
 class StepReader(Callback):
     """Reads what each step puts out, for the callbacks after it.
 
-    ``run_context.original_args()`` then has ``feed`` and, from the end of the first step on, ``step``.
+    ``run_context.original_args()`` then has ``feed`` and, from the end of the first step on, ``step``; and ``events``,
+    which is the EventLog where there is one (on rank 0, with a LossRecorder).
     """
 
     def on_train_begin(self, run_context) -> None:
         state = run_context.original_args()
         state.feed = feed_of(state)
+        state.events = None
         self._number = state.feed.first_step
         self._not_counted = self._number - state.cur_step_num  # by MindSpore
         self._pace = Pace()
-        self._ended = time.perf_counter()
+        state.began = time.perf_counter()
 
     def on_train_step_end(self, run_context) -> None:
         state = run_context.original_args()
@@ -47,10 +49,10 @@ class StepReader(Callback):
             "lr": learning_rates(state.train_network, rate),
             "grad_norm": None if grad_norm is None else _number(grad_norm),
         }
-        now = time.perf_counter()
+        seconds = time.perf_counter() - state.began
         number = self._not_counted + state.cur_step_num
-        state.step = self._step(state.feed.plan, number, now - self._ended, outputs)
-        self._number, self._ended = number, now
+        state.step = self._step(state.feed.plan, number, seconds, outputs)
+        self._number = number
 
     def _step(self, plan: Plan, number: int, seconds: float, outputs: dict[str, Any]) -> Step:
         seconds /= number - self._number  # with sink_mode the device makes several on its own
@@ -94,21 +96,23 @@ class LossRecorder(Callback):
     """Writes each step to ``<output_dir>/losses/rank_N.jsonl`` and, on rank 0, to ``<output_dir>/tensorboard``."""
 
     def on_train_begin(self, run_context) -> None:
-        done = run_context.original_args().feed.first_step
+        state = run_context.original_args()
+        done = state.feed.first_step
         output, rank = Path(get_output_root_path()), get_real_rank()
         self._log = LossLog(output / f"losses/rank_{rank}.jsonl", resumed_after=done)
-        self._events = EventLog(output / "tensorboard", resumed_after=done) if rank == 0 else None
+        if rank == 0:
+            state.events = EventLog(output / "tensorboard", resumed_after=done)
 
     def on_train_step_end(self, run_context) -> None:
-        step = run_context.original_args().step
-        self._log.write(**step.record())
-        if self._events:
-            self._events.write(step.number, step.scalars())
+        state = run_context.original_args()
+        self._log.write(**state.step.record())
+        if state.events:
+            state.events.write(state.step.number, state.step.scalars())
 
     def on_train_end(self, run_context) -> None:
         self._log.close()
-        if self._events:
-            self._events.close()
+        if events := run_context.original_args().events:
+            events.close()
 
 
 class LossGuard(Callback):
@@ -129,11 +133,18 @@ class LossGuard(Callback):
         )
 
 
+class StepStart(Callback):
+    """Last of all: from here on the next step's time runs, which begins with waiting for its data."""
+
+    def on_train_step_end(self, run_context) -> None:
+        run_context.original_args().began = time.perf_counter()
+
+
 def with_step_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """A run's callbacks in the order they must have: read, show and write down, check; then the others as they came."""
     recording = [callback for callback in callbacks if isinstance(callback, StepPrinter | LossRecorder)]
     others = [callback for callback in callbacks if callback not in recording]
-    return [StepReader(), *recording, LossGuard(), *others]
+    return [StepReader(), *recording, LossGuard(), *others, StepStart()]
 
 
 def feed_of(state) -> Feed:

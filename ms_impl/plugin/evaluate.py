@@ -28,7 +28,9 @@ from ms_impl.generate.config import GenerationConfig
 from ms_impl.plugin.eval_settings import data_sets
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
+from ms_impl.train.event_log import EventLog
 from ms_impl.train.joint_batch import data_parallel_ranks, wait_for_ranks
+from ms_impl.train.step import Step
 
 _TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
 
@@ -78,27 +80,33 @@ class EvaluationMonitor(Callback):
     def on_train_begin(self, run_context) -> None:
         """Check all records."""
         _require_whole_parameters()
-        self._network = _trained_network(run_context.original_args().train_network)
+        state = run_context.original_args()
+        self._network = _trained_network(state.train_network)
         self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, self._generation)
-        self._last = None
+        self._epochs = int(state.feed.plan.epoch_at(state.feed.first_step))
 
     def on_train_step_end(self, run_context) -> None:
-        if self._step_interval and _step(run_context) % self._step_interval == 0:
-            self._evaluate(_step(run_context))
+        state = run_context.original_args()
+        if self._is_due(state.step):
+            self._evaluate(state.step.number, state.events)
 
-    def on_train_epoch_end(self, run_context) -> None:
-        epoch = run_context.original_args().cur_epoch_num
-        if self._epoch_interval and epoch % self._epoch_interval == 0 and self._last != _step(run_context):
-            self._evaluate(_step(run_context))
+    def _is_due(self, step: Step) -> bool:
+        """Whether a step completes so many steps or epochs. (MindSpore takes all epochs of a run for one.)"""
+        done, self._epochs = self._epochs, int(step.epoch)
+        by_steps = self._step_interval and step.number % self._step_interval == 0
+        by_epochs = self._epoch_interval and self._epochs // self._epoch_interval > done // self._epoch_interval
+        return bool(by_steps or by_epochs)
 
-    def _evaluate(self, step: int) -> None:
-        self._last = step
+    def _evaluate(self, step: int, events: EventLog | None) -> None:
         model = self._network.network
         with _eval_mode(model):
             results = run(self._evaluations, model, weights_digest(model), _folder() / f"step_{step}", _ranks())
         if results:
             print(table(results), flush=True)
             _record(_folder() / "scores.jsonl", step, results)
+            if events:
+                scores = {f"{result.name}/{name}": score for result in results for name, score in result.scores.items()}
+                events.write(step, scores)
 
 
 def weights_digest(model: nn.Cell) -> str:
@@ -137,11 +145,6 @@ def _folder() -> Path:
 def _trained_network(train_network: nn.Cell) -> TrainerModel:
     """The model within the cells that train it."""
     return next(cell for _, cell in train_network.cells_and_names() if isinstance(cell, TrainerModel))
-
-
-def _step(run_context) -> int:
-    """How many steps are done, those before the run was resumed among them."""
-    return int(run_context.original_args().train_network.optimizer.global_step.asnumpy().reshape(()))
 
 
 @contextmanager

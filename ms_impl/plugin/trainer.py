@@ -20,6 +20,7 @@ from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
+from ms_impl.plugin.learning_rates import name_parameters
 from ms_impl.plugin.predict import answered, generation_settings, save_result
 from ms_impl.plugin.training_run import TrainingRun
 from ms_impl.train.joint_batch import wait_for_ranks
@@ -117,6 +118,12 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         self._model = network
         return network
 
+    def create_optimizer_scheduler(self, network, model_params) -> nn.Optimizer:
+        """The YAML's optimizer and schedules; grouped_lr_schedule may name module groups."""
+        if self.config.grouped_lr_schedule:
+            name_parameters(self.config.grouped_lr_schedule, network.config.family, network)
+        return super().create_optimizer_scheduler(network, model_params)
+
     def create_model_wrapper(self, network, optimizer) -> nn.Cell:
         """The YAML's runner_wrapper, as the run left it that is gone on with."""
         step_cell = super().create_model_wrapper(network, optimizer)
@@ -126,8 +133,8 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
 
     def sort_callbacks(self, default_callbacks: list[Callback]) -> list[Callback]:
         """The YAML's callbacks, and after them the one that saves: not before the others have looked at the step."""
-        callbacks = with_step_callbacks(super().sort_callbacks(default_callbacks))
-        return [*callbacks, self._run.callback(self._model, self.train_dataset)] if self._run else callbacks
+        saving = [self._run.callback(self._model, self.train_dataset)] if self._run else []
+        return with_step_callbacks([*super().sort_callbacks(default_callbacks), *saving])
 
 
 def _parameters_are_whole() -> bool:

@@ -41,9 +41,9 @@ class Step:
     """One step, the ``number``-th of ``total`` (from 1).
 
     ``lr`` has one rate for each group of parameters that has its own. ``grad_norm`` is None where nothing asks for it.
-    After an ``overflow``, a gradient that is not finite, the parameters were not updated. ``seconds`` is the time since
-    the step before: waiting for data included, and whatever else was done in between. ``left`` is the time that the
-    run still needs in seconds, None while only the first step is known.
+    After an ``overflow``, a gradient that is not finite, the parameters were not updated. ``seconds`` is the time that
+    the step took, waiting for its data included, saving and evaluating after it not. ``left`` is the time that the steps
+    to come need in seconds, None while only the first is known.
     """
 
     number: int

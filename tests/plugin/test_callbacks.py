@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -68,14 +69,16 @@ class Distance(nn.Cell):
 
 
 class Saver(Callback):
-    """Keeps the parameters after each step, as a checkpoint would."""
+    """Keeps the parameters after each step, as a checkpoint would, and takes its time."""
 
-    def __init__(self, network):
+    def __init__(self, network, seconds):
         self.network = network
+        self.seconds = seconds
         self.saved = []
 
     def on_train_step_end(self, run_context):
         self.saved.append(values(self.network))
+        time.sleep(self.seconds)
 
 
 def values(network) -> np.ndarray:
@@ -95,7 +98,7 @@ def train(tmp_path, monkeypatch):
     """Train on such data, one number a step, with the callbacks that a YAML names."""
     monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(tmp_path))
 
-    def train(data, rates=(1e-3,), every=1, done=0, schedules=None, **settings) -> Trained:
+    def train(data, rates=(1e-3,), every=1, done=0, schedules=None, saving=0.0, **settings) -> Trained:
         network = Distance()
         groups = [{"params": [parameter], "lr": rate} if len(rates) > 1 else {"params": [parameter]}
                   for parameter, rate in zip(network.trainable_params(), rates * 2)]  # fmt: skip
@@ -110,7 +113,7 @@ def train(tmp_path, monkeypatch):
         dataset = GeneratorDataset([(np.float32(x),) for x in data], ["data"], shuffle=False).batch(1)
         dataset.feed = SmallFeed(SmallPlan(), first_step=done)
         callbacks = build_callback([{"type": "LossRecorder"}, {"type": "MFLossMonitor", "per_print_times": every}])
-        trained = Trained(tmp_path, network, Saver(network), step)
+        trained = Trained(tmp_path, network, Saver(network, saving), step)
         callbacks = with_step_callbacks([trained.saver, *callbacks])
         try:
             Model(step).train(1, dataset, callbacks=callbacks, dataset_sink_mode=False)
@@ -137,6 +140,11 @@ def test_a_step_has_its_line_its_record_and_its_curves(train, capsys):
     events = EventAccumulator(str(trained.output / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     np.testing.assert_allclose([e.value for e in events.Scalars("useful_share")], [0.5, 0.55, 0.6, 0.65], rtol=1e-6)
+
+
+def test_the_time_of_a_step_is_without_saving(train):
+    trained = train([0.5, 0.25], saving=3.0)
+    assert read_losses(trained.output / "losses/rank_0.jsonl")[1]["seconds"] < 1.5
 
 
 def test_a_resumed_run_goes_on_in_its_logs(train, capsys):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ms_impl.plugin.report import report
+from ms_impl.plugin.arguments import read_settings
+from ms_impl.plugin.report import report, save_report
 
 DEFAULT = yaml.safe_load((Path(__file__).parents[2] / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml").read_text())
 
@@ -83,3 +84,12 @@ def test_every_value_is_read_back_as_it_is(value):
 
 def test_a_number_is_no_truth_value():
     assert mark(report({"mode": 0}, {"mode": False}, {"mode": 0}), "mode") == "in the file: false"
+
+
+def test_a_saved_report_makes_the_same_run(finetune_arguments, tmp_path):
+    first = read_settings(finetune_arguments)
+    text = report({key: value for key, value in first.items() if not key.endswith("_path")}, DEFAULT, DEFAULT)
+    save_report(text, tmp_path / "run/settings.yaml")
+    again = read_settings(["--config", str(tmp_path / "run/settings.yaml")])
+    assert {**again, "config_path": first["config_path"]} == first
+    assert again["train_dataset_task"]["dataset_config"] is again["train_dataset"]
