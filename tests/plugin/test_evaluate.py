@@ -119,6 +119,60 @@ def test_a_broken_record_is_named_before_the_model_is_run(tmp_path, run_mindform
     assert not (tmp_path / "output/eval").exists()
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_mindformer, finetune_arguments, workspace, records):
+    """Train in graph mode, 6 steps of one conversation, with further options; returns the run's folder."""
+
+    def trained(*options) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        callbacks = "callbacks=[{type: LossRecorder}, {type: CheckpointMonitor, save_checkpoint_steps: 6}]"
+        run = run_mindformer(
+            folder, *finetune_arguments, "--mode", 0, "--batch_size", 1, "--options", callbacks, *options
+        )
+        assert run.returncode == 0, run.stderr
+        return folder / "output"
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, workspace, records):
+    """A run with evaluation after each two steps."""
+    section = {
+        "metric": "exact_match", "batch_size": 2, "max_new_tokens": 4, "dataset_dir": str(workspace),
+        "data_loader": {**LOADER, "annotation_file": str(records["questions"])},
+    }  # fmt: skip
+    return trained(f"eval_dataset={json.dumps({'asked': section})}", "do_eval=True", "eval_step_interval=2")
+
+
+def test_evaluation_while_training_writes_scores_and_answers(evaluated):
+    scores = [json.loads(line) for line in (evaluated / "eval/scores.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in scores] == [2, 4, 6]
+    for line in scores:
+        lines = results(evaluated / f"eval/step_{line['step']}", "asked")
+        assert len(lines) == 7
+        assert line["asked"]["accuracy"] == pytest.approx(sum(answer["score"] for answer in lines) / 7)
+
+
+def test_what_is_evaluated_is_the_network_as_it_stands(evaluated, arguments, run_mindformer, tmp_path):
+    """The answers after the last step are those of the checkpoint that was saved then."""
+    checkpoint = next((evaluated / "checkpoint").iterdir())
+    asked = arguments(("questions", "exact_match"), tokens=4)
+    run = run_mindformer(tmp_path, *asked, f"load_checkpoint={checkpoint}")
+    assert run.returncode == 0, run.stderr
+    last = results(evaluated / "eval/step_6", "asked")
+    assert results(tmp_path / "output/eval", "questions") == last
+    assert last != results(evaluated / "eval/step_2", "asked")
+
+
+def test_training_is_the_same_to_the_bit_with_and_without_evaluation(evaluated, trained):
+    runs = [evaluated, trained()]
+    losses = [[_step(line) for line in (run / "losses/rank_0.jsonl").read_text().splitlines()] for run in runs]
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
+    weights = [next((run / "checkpoint").iterdir()) / "model.safetensors" for run in runs]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def _record(number: int, question: str, answer: str) -> dict:
     picture = f"Picture 1: <img>{number % 2}.png</img>\n" if number % 3 else ""
     turns = [{"from": "user", "value": picture + question}, {"from": "assistant", "value": answer}]
@@ -129,3 +183,8 @@ def _batches(log: Path) -> list[int]:
     """The batches that a rank has answered, in order; a line that was cut off does not count."""
     whole = log.read_bytes().rpartition(b"\n")[0].splitlines()
     return [json.loads(line)["batch"] for line in whole[1:]]
+
+
+def _step(line: str) -> tuple[float, ...]:
+    step = json.loads(line)
+    return tuple(step[key] for key in ("step", "loss", "grad_norm"))
