@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,8 @@ class EvaluationMonitor(Callback):
 
     def _is_due(self, step: Step) -> bool:
         """Whether a step completes so many steps or epochs. (MindSpore takes all epochs of a run for one.)"""
-        done, self._epochs = self._epochs, int(step.epoch)
+        is_last = step.number == step.total  # it may leave out rows of the last epoch
+        done, self._epochs = self._epochs, math.ceil(step.epoch) if is_last else int(step.epoch)
         by_steps = self._step_interval and step.number % self._step_interval == 0
         by_epochs = self._epoch_interval and self._epochs // self._epoch_interval > done // self._epoch_interval
         return bool(by_steps or by_epochs)
