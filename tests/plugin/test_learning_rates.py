@@ -1,0 +1,70 @@
+"""Each module group moves with its own learning rate, and every rate is logged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ms_impl import families
+from ms_impl.errors import InputError
+from ms_impl.plugin.learning_rates import name_parameters
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.model import QwenVL
+from ms_impl.train.loss_log import read_losses
+
+FAMILY = families.get("qwenvl")
+RATES = {"language_model": 1e-3, "aligner": 1e-2, "vision_tower": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def stage_3(golden_dir) -> QwenVL:
+    model = QwenVL(QwenVLConfig.from_file(golden_dir))
+    model.freeze(("vision_tower",))
+    return model
+
+
+def test_groups_become_the_names_of_their_trained_parameters(stage_3):
+    schedules = {"grouped": [{"params": ["aligner"]}, {"params": ["lm_head", "*.ln_f.*"]}]}
+    name_parameters(schedules, FAMILY, stage_3)
+    aligner, patterns = (group["params"] for group in schedules["grouped"])
+    assert aligner == [p.name for p in stage_3.trainable_params() if "attn_pool" in p.name] and aligner
+    assert patterns == ["lm_head", "*.ln_f.*"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (["alinger"], "grouped[0].params: no trained parameter matches 'alinger'; did you mean 'aligner'?"),
+        (["vision_tower"], "grouped[0].params: nothing of 'vision_tower' is trained"),
+        (None, "grouped[0].params: expected a list of module groups or patterns, found None"),
+    ],
+)
+def test_params_that_name_nothing_are_refused(stage_3, params, message):
+    with pytest.raises(InputError) as caught:
+        name_parameters({"grouped": [{"params": params}]}, FAMILY, stage_3)
+    assert message in str(caught.value)
+
+
+def test_each_group_moves_with_its_own_rate(workspace, run_mindformer, finetune_arguments, tmp_path):
+    """AdamW's first step moves a weight by its learning rate, whatever the gradient, and 0.1 · rate · weight more."""
+    schedule = "{{type: ConstantWarmUpLR, learning_rate: {rate}, warmup_steps: 0{params}}}"
+    default = schedule.format(rate=RATES["language_model"], params="")
+    grouped = [schedule.format(rate=RATES[group], params=f", params: [{group}]") for group in ("aligner", "vision_tower")]
+    run = run_mindformer(
+        tmp_path, *finetune_arguments, "--batch_size", 2, "--num_samples", 2,
+        "--model.model_config.freeze_vision", "False", "--mode", 1, "--optimizer.eps", "1e-30",
+        "--options", f"grouped_lr_schedule={{default: {default}, grouped: [{', '.join(grouped)}]}}",
+        "callbacks=[{type: LossRecorder}, {type: CheckpointMonitor, save_checkpoint_steps: 1}]",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    before = load_file(workspace / "model/model.safetensors")
+    after = load_file(tmp_path / "output/checkpoint/step_00000001/model.safetensors")
+    moved = dict.fromkeys(RATES, 0.0)
+    for name, weight in after.items():
+        group = FAMILY.group_of(name)
+        moved[group] = max(moved[group], np.abs(weight - before[name].reshape(weight.shape)).max())
+    for group, rate in RATES.items():
+        assert moved[group] == pytest.approx(rate, rel=0.2), group
+    logged = [step["lr"] for step in read_losses(tmp_path / "output/losses/rank_0.jsonl")]
+    np.testing.assert_allclose(logged[0], [RATES["language_model"], RATES["aligner"], RATES["vision_tower"]], rtol=1e-5)
