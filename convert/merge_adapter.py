@@ -58,7 +58,7 @@ def prepare(options: argparse.Namespace) -> Job:
     layout = source.layout or Layout.HUGGING_FACE
     tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, Layout.HUGGING_FACE)}
     plan = _plan(adapter, tensors, family)
-    base.check(adapter.base, tensors, f"the adapter {adapter.directory}", str(source.path))
+    base.check(adapter.base, tensors, str(adapter), str(source.path))
     dtype = FLOATS[options.dtype] if options.dtype else None
     merged = [_merged(tensor, adapter, plan, dtype) for tensor in tensors.values()]
     job = Job(source, layout, merged, output, collect(config_path, raw, dtype))

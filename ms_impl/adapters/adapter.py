@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
@@ -39,7 +40,7 @@ def inject(model: nn.Cell, config: LoraConfig, family: Family, seed: int, rows: 
     """Put a new adapter into a model and freeze all but it and the modules that it trains whole.
 
     Base parameters keep their names, so weights may be loaded before or after. Do this before the layers are set to
-    recompute. A is drawn as PEFT draws it, uniform within ±1/√in; B is zero.
+    recompute, and after they are sharded. A is drawn as PEFT draws it, uniform within ±1/√in; B is zero.
 
     Args:
         seed: of the draws; each layer's depend on it and on the layer's name alone.
@@ -91,14 +92,14 @@ class Adapter:
         """Write adapter_config.json and adapter_model.safetensors, in PEFT's format, into a directory that is there.
 
         Args:
-            base_path: where the base weights are, for adapter_config.json; None: what it said when it was loaded or made.
+            base_path: where the base weights are, for adapter_config.json; None: what the settings say.
         """
         self._refuse_merged("saved")
         config = self.plan.config
         if base_path:
             config = replace(config, base_model_name_or_path=base_path)
         tensors = map(ParameterTensor, self.parameters().values())
-        files.write(directory, config, tensors, base.sample(self._adapted_weights()))
+        files.write(directory, config, tensors, self._base_sample)
 
     def load(self, directory: str | Path) -> None:
         """Take over an adapter that this project or PEFT saved. The model must have its base weights.
@@ -114,7 +115,7 @@ class Adapter:
             if found != own:
                 raise InputError(f"{directory}: the adapter has {setting} {found}, the settings of this run say {own}")
         stored.check(self.plan.shapes)
-        base.check(stored.base, self._adapted_weights(), f"the adapter {directory}", "the one loaded")
+        base.check(stored.base, self._adapted_weights(), str(stored), "the one loaded")
         lost = Loss()
         for name, parameter in self.parameters().items():
             set_parameter(parameter, stored.tensors[name], lost)
@@ -143,6 +144,11 @@ class Adapter:
     def _refuse_merged(self, verb: str) -> None:
         if self._kept:
             raise RuntimeError(f"the adapter is merged into the weights; unmerge it before it is {verb}")
+
+    @cached_property
+    def _base_sample(self) -> base.Sample:
+        """Taken once: the weights are frozen, and reading them all at every checkpoint would take its time."""
+        return base.sample(self._adapted_weights())
 
     def _adapted_weights(self) -> dict[str, ParameterTensor]:
         return {layer.weight.name: ParameterTensor(layer.weight) for layer in self._layers.values()}

@@ -38,7 +38,7 @@ def check(expected: Sample, weights: Mapping[str, Tensor], adapter: str, base: s
     ]
     if differ:
         raise InputError(
-            f"{adapter} was trained on another base than {base}: {len(differ)} of the {len(expected)} weights "
+            f"{adapter} fits another base than {base}: {len(differ)} of the {len(expected)} weights "
             f"that it adapts differ, {differ[0]} among them"
         )
 

@@ -34,6 +34,10 @@ class AdapterFiles:
     tensors: Mapping[str, Tensor]
     base: base.Sample
 
+    def __str__(self) -> str:
+        made_on = self.config.base_model_name_or_path
+        return f"the adapter {self.directory}" + (f", made on {made_on}," if made_on else "")
+
     def check(self, expected: Mapping[str, Shape]) -> None:
         """Raise InputError, listing every fault, unless the tensors are those expected, by name and shape."""
         faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in self.tensors]

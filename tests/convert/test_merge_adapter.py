@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch_ref.qwenvl.model import QwenVL
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"r": 8, "lora_alpha": 16, "target_modules": ["c_attn", "w1"], "modules_to_save": ["wte", "ln_f"]}
+MADE_ON = "models/Qwen-VL"
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -116,7 +117,7 @@ def write_with_sample(directory: Path, checkpoint: Path) -> None:
     weights, _ = safetensors_files.read(checkpoint / "model.safetensors")
     adapted = {name: tensor for name, tensor in weights.items() if name.endswith(("c_attn.weight", "w1.weight"))}
     copies = [ArrayTensor(name, tensor.array().copy(), tensor.dtype) for name, tensor in stored.tensors.items()]
-    files.write(directory, stored.config, copies, base.sample(adapted))
+    files.write(directory, replace(stored.config, base_model_name_or_path=MADE_ON), copies, base.sample(adapted))
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
@@ -134,7 +135,7 @@ def test_another_base_is_refused(tiny, adapter, merge, tmp_path):
     save_file(weights, tiny / "model.safetensors", metadata={"format": "pt"})
     status, _, error = merge("--input_path", tiny, "--adapter", adapter, "--output_path", f"{tmp_path}/out/")
     assert status == 2 and not (tmp_path / "out").exists()
-    assert f"the adapter {adapter} was trained on another base than {tiny}: 1 of the 4 weights" in error
+    assert f"the adapter {adapter}, made on {MADE_ON}, fits another base than {tiny}: 1 of the 4 weights" in error
     assert "transformer.h.1.mlp.w1.weight among them" in error
 
 
