@@ -61,11 +61,6 @@ class Picture:
         path = Path(self.path)
         return replace(self, path=str(path.with_stem(path.stem + name)), pixels=self.pixels[rows, columns])
 
-    def in_package(self) -> "Picture":
-        """The same picture under its path below ``data`` of the easy_vqa package, which has no mirrored ones."""
-        path = Path(self.path)
-        return replace(self, path=str(path.parent / "images" / path.name))
-
 
 def shape_mask(pixels: np.ndarray) -> np.ndarray:
     """Which pixels the shape covers at least half: bool [H, W] of uint8 [H, W, 3].

@@ -40,6 +40,17 @@ fine_tune() {
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
 }
 
+evaluate() {
+    local log=$OUT/evaluate.txt questions=eval_dataset.questions boxes=eval_dataset.boxes
+    python run_mindformer.py --config configs/qwenvl/eval_tiny_easyvqa.yaml --load_checkpoint "$MODEL" \
+        --output_dir "$OUT/evaluation" --options \
+        "$questions.data_loader.annotation_file=$OUT/easyvqa/test_questions.json" "$questions.dataset_dir=$PICTURES" \
+        "$boxes.data_loader.annotation_file=$OUT/easyvqa/test_boxes.json" "$boxes.dataset_dir=$PICTURES" \
+        "$questions.data_loader.num_samples=500" "$boxes.data_loader.num_samples=50" >"$log" 2>&1 ||
+        { tail -n 40 "$log"; return 1; }
+    sed -n '/^data set /,$p' "$log"
+}
+
 step data "Pictures and conversations of easy-VQA" \
     python scripts/easyvqa_data.py --output_path "$OUT/easyvqa"
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
@@ -53,7 +64,6 @@ step box "Its shape, framed" \
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --output_path "$OUT/fresh"
 step finetune "It is trained for 30 steps on two workers" fine_tune
-step accuracy "The shipped model on test pictures it has not seen" \
-    python scripts/evaluate_easyvqa.py --model "$OUT/tiny.ckpt" --config "$MODEL" --limit 50
+step accuracy "The shipped model on test pictures it has not seen" evaluate
 echo
 echo "Look at $OUT/boxed.png (the box) and $OUT/run.png (the curves of the training)."

@@ -1,4 +1,4 @@
-"""easy-VQA as conversations, its boxes, the fresh checkpoint and the evaluation."""
+"""easy-VQA as conversations, its boxes, and the fresh checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import easyvqa_data as data
-import evaluate_easyvqa as evaluation
 import make_tiny
 
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -100,25 +99,20 @@ def test_the_fresh_checkpoint_loads_whole_and_is_repeatable(tmp_path):
     assert tokenizer.vocab_size <= QwenVLConfig.from_file(tmp_path / "one").vocab_size
 
 
-def test_the_evaluation_scores_an_answerer_that_knows_and_one_that_does_not(pictures):
-    questions, boxes = evaluation.tasks(pictures)
-    right = {task.prompt: task.answer for task in (*questions, *boxes)}
-    knows = evaluation.evaluate(lambda prompts, _: [right[prompt] for prompt in prompts], questions, boxes, 7)
-    assert (knows.accuracy, knows.mean_iou, knows.above_half) == (1.0, 1.0, 1.0)
-    mute = evaluation.evaluate(lambda prompts, _: ["" for _ in prompts], questions, boxes, 7)
-    assert (mute.accuracy, mute.mean_iou, mute.above_half) == (0.0, 0.0, 0.0)
-    assert knows.questions == sum(len(picture.questions) for picture in pictures) and knows.boxes == len(pictures)
+def test_dialogues_to_evaluate_ask_one_thing_each(pictures):
+    asked = data.question_dialogues(pictures)
+    assert [turns(record) for record in asked] == [
+        [f"Picture 1: <img>{picture.path}</img>\n{question}", answer]
+        for picture in pictures
+        for question, answer in picture.questions
+    ]
+    boxes = data.box_dialogues(pictures)
+    assert len(boxes) == len(pictures) and all(turns(record)[1].count("<box>") == 1 for record in boxes)
+    assert len({record["id"] for record in (*asked, *boxes)}) == len(asked) + len(boxes)
 
 
-def test_iou_of_half_a_box():
-    whole, half = "<box>(0,0),(400,400)</box>", "<ref>x</ref><box>(0,0),(200,400)</box>"
-    assert evaluation.box_iou(half, whole) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("limit", ["0", "1001"])
-def test_limit_out_of_range_is_a_user_error(limit, capsys):
-    assert evaluation.main(["--model", "absent", "--limit", limit]) == 2
-    assert "--limit" in capsys.readouterr().err
+def turns(record: dict) -> list[str]:
+    return [turn["value"] for turn in record["conversations"]]
 
 
 def test_data_is_not_written_over_what_exists(tmp_path, capsys):
