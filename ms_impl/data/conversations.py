@@ -5,7 +5,6 @@ The file is a list of ``{"id": …, "conversations": [{"from": "user", "value": 
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ import numpy as np
 from ms_impl.data.batch import IGNORED, Sample
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, ChatTokenizer, message_ids, opening_ids
 from ms_impl.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class ConversationEncoder:
     in a message only the image, ref, box and quad tags are special, so that a literal ``<|im_end|>`` in the data stays
     text.
 
-    ``counts`` says how often a conversation was changed, by kind; the 1st, 10th, 100th … are logged as warnings.
+    ``counts`` says how often a conversation was changed, by kind, and ``examples`` names the first of each kind.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, max_length: int, style: ConversationFormat = ConversationFormat()):
@@ -77,6 +74,7 @@ class ConversationEncoder:
         self.max_length = max_length
         self.style = style
         self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self._roles = {style.user_role_name: USER, style.assistant_role_name: ASSISTANT}
         self._prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
         if len(self._roles) < 2:
@@ -165,12 +163,9 @@ class ConversationEncoder:
             )
         return end <= self.max_length
 
-    def _count(self, kind: str, subject: str) -> None:
-        """Count an event and log the 1st, 10th, 100th … of its kind."""
+    def _count(self, kind: str, record: str) -> None:
         self.counts[kind] += 1
-        count = str(self.counts[kind])
-        if count.strip("0") == "1":
-            logger.warning("%s: %s (number %s)", subject, kind, count)
+        self.examples.setdefault(kind, record)
 
 
 def _turn(turn: Any, source: str) -> Turn:

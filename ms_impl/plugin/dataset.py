@@ -68,6 +68,8 @@ def _feed(
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
     dialogues = Dialogues(mixture, template.sample, show_progress=get_real_rank() == 0)
+    for change in template.changes():
+        logger.warning(change)
     settings = PlanSettings(
         epochs=epochs,
         rows_per_step=config["batch_size"] * share.ranks,

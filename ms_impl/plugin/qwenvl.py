@@ -69,6 +69,11 @@ class QwenVLContentTransformTemplate:
         if mode != "train":
             raise InputError(f"mode: {mode!r} is not supported; it is 'train'")
 
+    def changes(self) -> list[str]:
+        """What was changed in the conversations so far: how many of each kind, and the first."""
+        counts, examples = self._encoder.counts, self._encoder.examples
+        return [f"{count} conversations: {kind}; the first is {examples[kind]}" for kind, count in counts.items()]
+
     def sample(self, conversation: Conversation) -> Sample:
         """The sample of a conversation. Raises InputError if it has a fault, or one of its images is not there."""
         sample = self._encoder.encode(conversation)

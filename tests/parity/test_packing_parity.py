@@ -1,0 +1,123 @@
+"""A packed row computes what its dialogues compute alone: logits, loss and gradients, images in their own slots.
+
+In training mode, where rows are packed: elsewhere a prefill's length decides the NTK factor.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor
+from mindspore_side import MindSporeSide
+from stages import Golden
+
+from ms_impl.data.batch import IGNORED, collate
+from ms_impl.data.packing import pack
+from ms_impl.qwenvl.config import QwenVLConfig
+
+PACKED = 1e-5  # rms(difference) / rms(reference)
+COLUMNS = ("input_ids", "images", "image_context_pos", "labels", "segment_ids", "position_ids", "loss_weights")
+
+
+@pytest.fixture(scope="module")
+def dialogues(golden: Golden) -> list[dict]:
+    """Three dialogues: with image 0, without an image, with image 1."""
+    rng = np.random.default_rng(0)
+    queries = QwenVLConfig.from_file(golden.directory).num_queries
+
+    def dialogue(name: str, length: int, images: list[str]) -> dict:
+        ids = rng.integers(0, 300, length + len(images) * queries).astype(np.int32)
+        labels = np.where(rng.random(len(ids)) < 0.4, ids, IGNORED).astype(np.int32)
+        return {"record": name, "input_ids": ids, "labels": labels, "image_paths": images, "image_columns": [5] * len(images)}
+
+    return [dialogue("a", 40, ["0"]), dialogue("b", 25, []), dialogue("c", 33, ["1"])]
+
+
+@pytest.fixture(scope="module")
+def side(golden: Golden) -> MindSporeSide:
+    return MindSporeSide(golden.directory, "graph", "fp32")
+
+
+@pytest.fixture(scope="module")
+def batch_of(golden: Golden):
+    """The arrays of rows, each a list of dialogues."""
+    pixels = golden.pixels()
+    queries = QwenVLConfig.from_file(golden.directory).num_queries
+
+    def load(paths):
+        return pixels[[int(path) for path in paths]] if paths else np.empty((0, *pixels.shape[1:]), np.float32)
+
+    def make(rows, weighting="token"):
+        return collate([pack(row, weighting) for row in rows], pad_id=0, num_queries=queries, load_pixels=load)
+
+    return make
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)))
+
+
+def logits(side: MindSporeSide, batch) -> np.ndarray:
+    given = {key: value for key, value in batch.items() if value is not None and key not in ("labels", "loss_weights")}
+    side.model.set_train(True)
+    return side.model(**{key: Tensor(value) for key, value in given.items()}).asnumpy()
+
+
+def loss_and_gradients(side: MindSporeSide, batch) -> tuple[float, dict[str, np.ndarray]]:
+    side.model.set_train(True)
+    weights = side.model.trainable_params()
+    step = ms.value_and_grad(side.model, None, ms.ParameterTuple(weights))
+    loss, gradients = step(*(Tensor(batch[column]) for column in COLUMNS))
+    return float(loss.asnumpy()), {w.name: g.asnumpy() for w, g in zip(weights, gradients)}
+
+
+def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues, batch_of, table):
+    packed = logits(side, batch_of([dialogues]))[0]
+    start = 0
+    for dialogue in dialogues:
+        alone = logits(side, batch_of([[dialogue]]))[0]
+        part = packed[start : start + len(dialogue["input_ids"])]
+        table.check(f"{side.name} / alone", "logits, packed row", part, alone, PACKED)
+        start += len(part)
+
+
+@pytest.mark.parametrize("weighting", ["token", "dialogue"])
+def test_loss_and_gradients_of_a_packed_row_are_those_of_the_unpacked_batch(side, dialogues, batch_of, table, weighting):
+    packed = loss_and_gradients(side, batch_of([dialogues], weighting))
+    unpacked = loss_and_gradients(side, batch_of([[dialogue] for dialogue in dialogues], weighting))
+    assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
+    for name, gradient in unpacked[1].items():
+        if np.any(gradient):
+            table.check(f"{side.name} / unpacked", f"gradients, packed by {weighting}", packed[1][name], gradient, PACKED)
+
+
+def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogues, batch_of):
+    alone = [loss_and_gradients(side, batch_of([[dialogue]]))[0] for dialogue in (dialogues[0], dialogues[2])]
+    by_dialogue, _ = loss_and_gradients(side, batch_of([[dialogues[0], dialogues[2]]], "dialogue"))
+    by_token, _ = loss_and_gradients(side, batch_of([[dialogues[0], dialogues[2]]]))
+    assert by_dialogue == pytest.approx(np.mean(alone), rel=1e-6)
+    assert by_token != pytest.approx(by_dialogue, rel=1e-4)
+
+
+def test_torch_ref_packs_alike(side, reference, dialogues, batch_of, table):
+    batch = batch_of([dialogues])
+    given = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("labels", "loss_weights")}
+    with torch.no_grad():
+        wanted = reference.train()(**given).numpy()
+    table.check(f"{side.name} / torch_ref", "logits, packed row", logits(side, batch), wanted, 5e-5)
+
+
+@pytest.mark.parametrize("mistake", ["one segment", "positions reversed", "images exchanged"])
+def test_a_mistake_in_packing_shows(side, dialogues, batch_of, mistake):
+    """Negative control."""
+    batch = batch_of([dialogues])
+    right = logits(side, batch)
+    if mistake == "one segment":
+        batch["segment_ids"] = np.minimum(batch["segment_ids"], 1)
+    elif mistake == "positions reversed":
+        batch["position_ids"] = batch["position_ids"][:, ::-1].copy()
+    else:
+        batch["image_context_pos"] = batch["image_context_pos"][:, ::-1].copy()
+    assert relative(logits(side, batch), right) > 1e-3
