@@ -129,7 +129,8 @@ class Layers(nn.Cell):
 def torch_loss(parameters: dict[str, torch.Tensor], x: np.ndarray, seeds: np.ndarray) -> torch.Tensor:
     y = torch.tensor(x, dtype=torch.float64)
     for number in range(2):
-        w, bias, a, b = (parameters[f"layers.{number}.{n}"] for n in ("weight", "bias", "lora_A.weight", "lora_B.weight"))
+        names = ("weight", "bias", "lora_A.weight", "lora_B.weight")
+        w, bias, a, b = (parameters[f"layers.{number}.{name}"] for name in names)
         mask = torch.tensor(expected_keep(seeds, f"layer {number}", x.shape[1], 16), dtype=torch.float64)
         y = y @ w.T + bias + (y * mask) @ a.T @ b.T * 0.5
     return (y * y).sum()
