@@ -121,7 +121,8 @@ def draw_scores(panel: Axes, runs: Sequence[Run], key: str) -> None:
     panel.set_title(key, loc="left", fontsize=10)
     for index, run in enumerate(runs):
         scored = [record for record in run.scores if key in record]
-        panel.plot([record["step"] for record in scored], [record[key] for record in scored], f"C{index}o-", markersize=4)
+        steps, values = [record["step"] for record in scored], [record[key] for record in scored]
+        panel.plot(steps, values, f"C{index}o-", markersize=4)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -137,7 +138,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """The step and every score, by the names of its data set and its own."""
     data_sets = ((name, scores) for name, scores in evaluation.items() if name != "step")
-    return {"step": evaluation["step"], **{f"{name}: {key}": scores[key] for name, scores in data_sets for key in scores}}
+    flat = {f"{name}: {key}": score for name, scores in data_sets for key, score in scores.items()}
+    return {"step": evaluation["step"], **flat}
 
 
 def _label_steps(panels: Sequence[Axes]) -> None:

@@ -128,7 +128,7 @@ class LossGuard(Callback):
             return
         records = state.feed.plan.records(state.step.number - 1)
         raise InputError(
-            f"step {state.step.number}: the loss is {state.step.loss}; the run stops, and nothing of this step is saved. "
+            f"step {state.step.number}: the loss is {state.step.loss}; the run stops and saves nothing of this step. "
             f"Look at the conversations of its batch, or lower the learning rate: {'; '.join(records)}"
         )
 

@@ -14,6 +14,7 @@ import yaml
 from ms_impl.errors import InputError
 
 KeyPath = tuple[str, ...]  # the keys that lead to a value; an element of a list has its type as key, or else its place
+Line = tuple[str, KeyPath]  # a line of the report, and the setting it shows
 
 _WIDEST = 80  # columns a setting may take before its mark no longer lines up
 
@@ -66,7 +67,7 @@ def _leaves(section: Mapping[str, Any] | list, path: KeyPath = ()) -> Iterator[t
             yield (*path, key), _text(value)
 
 
-def _section(section: Mapping[str, Any], path: KeyPath, indent: str, anchors: _Anchors) -> Iterator[tuple[str, KeyPath]]:
+def _section(section: Mapping[str, Any], path: KeyPath, indent: str, anchors: _Anchors) -> Iterator[Line]:
     """The lines of a section, each with the path of its setting."""
     for key, value in section.items():
         here, start = (*path, str(key)), f"{indent}{_text(key)}:"
@@ -80,7 +81,7 @@ def _section(section: Mapping[str, Any], path: KeyPath, indent: str, anchors: _A
             yield from inner(value, here, indent + "  ", anchors)
 
 
-def _list(sections: list[Mapping[str, Any]], path: KeyPath, indent: str, anchors: _Anchors) -> Iterator[tuple[str, KeyPath]]:
+def _list(sections: list[Mapping[str, Any]], path: KeyPath, indent: str, anchors: _Anchors) -> Iterator[Line]:
     """The lines of a list of sections: a hyphen stands before the first line of each."""
     for key, section in _items(sections):
         lines = _section(section, (*path, key), indent + "  ", anchors)

@@ -30,7 +30,7 @@ class Plan(Protocol):
 
 
 class Feed(Protocol):
-    """What the training data tell of a run: its plan, and the step it begins with, which is not 0 when it is resumed."""
+    """What the training data tell of a run: its plan, and the step it begins with: not 0 when it is resumed."""
 
     plan: Plan
     first_step: int
@@ -42,8 +42,8 @@ class Step:
 
     ``lr`` has one rate for each group of parameters that has its own. ``grad_norm`` is None where nothing asks for it.
     After an ``overflow``, a gradient that is not finite, the parameters were not updated. ``seconds`` is the time that
-    the step took, waiting for its data included, saving and evaluating after it not. ``left`` is the time that the steps
-    to come need in seconds, None while only the first is known.
+    the step took, waiting for its data included, saving and evaluating after it not. ``left`` is the time that the
+    steps to come need in seconds, None while only the first is known.
     """
 
     number: int

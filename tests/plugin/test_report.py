@@ -74,8 +74,8 @@ def test_what_the_file_has_and_the_run_has_not_is_named(settings):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "two\nlines", "1e-5", "# no comment", "null", "a: b", "图", [], {}, [1, "2", None], [[1], {"a": "b\nc"}], False, 0,
-     1e-8, [{"type": "A"}, {"type": "A", "x": {"y": [{"z": 1}]}}], {"a b": {"*": 1}}],
+    ["", "two\nlines", "1e-5", "# no comment", "null", "a: b", "图", [], {}, [1, "2", None], [[1], {"a": "b\nc"}], False,
+     0, 1e-8, [{"type": "A"}, {"type": "A", "x": {"y": [{"z": 1}]}}], {"a b": {"*": 1}}],
 )  # fmt: skip
 def test_every_value_is_read_back_as_it_is(value):
     text = report({"key": value, "next": 1}, {}, {})

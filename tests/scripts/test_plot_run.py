@@ -74,7 +74,8 @@ def test_a_running_mean_passes_over_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "cannot be read"), ("", "holds no step yet"), ('{"step": 1}\n', "line 1: not a record")]
+    ("text", "message"),
+    [(None, "cannot be read"), ("", "holds no step yet"), ('{"step": 1}\n', "line 1: not a record")],
 )
 def test_what_is_no_run_is_named_and_nothing_is_written(tmp_path, capsys, text, message):
     log = tmp_path / "losses/rank_0.jsonl"

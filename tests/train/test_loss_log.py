@@ -46,7 +46,8 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "line 2: not JSON"), ('{"step": 1}', "line 2: not a record"), ("3", "line 2: not a record")]
+    ("line", "message"),
+    [("{", "line 2: not JSON"), ('{"step": 1}', "line 2: not a record"), ("3", "line 2: not a record")],
 )
 def test_a_damaged_line_is_named(tmp_path, line, message):
     (tmp_path / "log.jsonl").write_text(f'{{"step": 1, "loss": 1}}\n{line}\n{{"step": 3, "loss": 1}}\n')
