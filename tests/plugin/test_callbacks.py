@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -87,10 +88,9 @@ def values(network) -> np.ndarray:
 
 @dataclass
 class Trained:
-    output: str
+    output: Path
     network: Distance
     saver: Saver
-    step: nn.Cell
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def train(tmp_path, monkeypatch):
         dataset = GeneratorDataset([(np.float32(x),) for x in data], ["data"], shuffle=False).batch(1)
         dataset.feed = SmallFeed(SmallPlan(), first_step=done)
         callbacks = build_callback([{"type": "LossRecorder"}, {"type": "MFLossMonitor", "per_print_times": every}])
-        trained = Trained(tmp_path, network, Saver(network, saving), step)
+        trained = Trained(tmp_path, network, Saver(network, saving))
         callbacks = with_step_callbacks([trained.saver, *callbacks])
         try:
             Model(step).train(1, dataset, callbacks=callbacks, dataset_sink_mode=False)
