@@ -17,7 +17,7 @@ class DataSet:
         metric: one of ``ms_impl.evaluate.metrics.METRICS``.
         dataset_dir: stands before relative image paths.
         batch_size: questions asked at a time.
-        max_new_tokens: where an answer is cut off.
+        max_new_tokens: where an answer is cut off; None: as the generation settings say.
         num_samples: ask the first so many; None: all.
     """
 
@@ -26,6 +26,6 @@ class DataSet:
     metric: str
     dataset_dir: str
     batch_size: int
-    max_new_tokens: int
+    max_new_tokens: int | None
     num_samples: int | None
     style: ConversationFormat

@@ -49,7 +49,8 @@ class Evaluation:
     def __init__(self, data: DataSet, processor: Any, generation: GenerationConfig):
         self.data = data
         self.processor = processor
-        self.generation = generation.changed(do_sample=False, max_new_tokens=data.max_new_tokens)
+        tokens = data.max_new_tokens or generation.max_new_tokens
+        self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
         self.metric = METRICS[data.metric]
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
@@ -71,7 +72,8 @@ class Evaluation:
         done = log.read()
         ranks.wait()  # before anyone writes: all must see the same
         pending = [number for number in range(len(batches)) if number not in done]
-        progress = tqdm(total=len(self.questions), desc=self.data.name, unit="", disable=None if not ranks.rank else True)
+        hidden = True if ranks.rank else None  # None: unless it is a terminal
+        progress = tqdm(total=len(self.questions), desc=self.data.name, unit="", disable=hidden)
         progress.update(sum(map(len, done.values())))
         with progress, log.append(ranks.rank) as writer:
             for start in range(0, len(pending), ranks.size):
@@ -88,7 +90,7 @@ class Evaluation:
         answers = [answer for number in sorted(done) for answer in done[number]]
         if len(answers) != len(self.questions):
             raise InputError(
-                f"{log.folder}: {len(answers)} of {len(self.questions)} answers are here; all ranks must share the folder"
+                f"{log.folder}: {len(answers)} of {len(self.questions)} answers are here; ranks must share this folder"
             )
         scores = self.metric.scores(self.questions, answers)
         save_lines((self._line(*row) for row in zip(self.questions, answers, scores)), path)
@@ -101,7 +103,7 @@ class Evaluation:
 
     def _check(self) -> None:
         seen: set[str] = set()
-        for question in self.questions:
+        for question in tqdm(self.questions, desc=f"checking {self.data.name}", unit="", disable=None):
             try:
                 self.metric.check(question)
                 self._check_length(question)

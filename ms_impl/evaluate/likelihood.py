@@ -46,7 +46,7 @@ def log_likelihoods(
 
 
 def _weigh(decoder: Any, logs: np.ndarray, rows: Sequence[Tokens]) -> np.ndarray:
-    """The summed log-probabilities of one answer a row, float64 [B]; ``logs`` [B, vocab] are those of its first token."""
+    """The summed log-probabilities of one answer a row, float64 [B], given those of its first token, [B, vocab]."""
     sums = np.zeros(len(rows))
     for column in range(max(map(len, rows))):
         if column:

@@ -13,6 +13,9 @@ from ms_impl.evaluate import caption, grounding, vqa
 from ms_impl.evaluate.questions import Question
 
 
+Figures = dict[str, float]
+
+
 class Metric(ABC):
     """How a data set's answers are scored. An answer is the model's text, unless ``weighs_choices``."""
 
@@ -27,7 +30,7 @@ class Metric(ABC):
         """The score of each record; 1 is wholly right (CIDEr goes up to 10)."""
 
     @abstractmethod
-    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         """The figures of the whole data set, by name."""
 
     def details(self, question: Question, answer: Any) -> dict[str, Any]:
@@ -48,12 +51,12 @@ class VQA(Metric):
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return [vqa.soft_accuracy(answer, q.references) for q, answer in zip(questions, answers, strict=True)]
 
-    def summary(self, questions, answers, scores) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         return {"accuracy": _mean(scores)}
 
 
 class ExactMatch(Metric):
-    """``exact_match``: equal to one of the references but for case; beside it what the commonest reference would get."""
+    """``exact_match``: equal to a reference but for case; ``majority`` is what the commonest reference would get."""
 
     def check(self, question: Question) -> None:
         _require_references(question)
@@ -61,7 +64,7 @@ class ExactMatch(Metric):
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return [vqa.exact_match(answer, q.references) for q, answer in zip(questions, answers, strict=True)]
 
-    def summary(self, questions, answers, scores) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         commonest = Counter(reference for q in questions for reference in set(q.references)).most_common(1)[0][1]
         return {"accuracy": _mean(scores), "majority": commonest / len(questions)}
 
@@ -78,7 +81,7 @@ class Cider(Metric):
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return caption.cider(answers, [question.references for question in questions])
 
-    def summary(self, questions, answers, scores) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         return {"cider": _mean(scores)}
 
 
@@ -92,7 +95,7 @@ class Grounding(Metric):
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return [grounding.box_iou(answer, _target(q)) for q, answer in zip(questions, answers, strict=True)]
 
-    def summary(self, questions, answers, scores) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         return {"mean_iou": _mean(scores), "iou_0.5": _mean([score >= grounding.HIT for score in scores])}
 
 
@@ -110,14 +113,15 @@ class MultipleChoice(Metric):
         _require_references(question)
         right = question.references[0]
         if len(set(question.choices)) < 2 or right not in question.choices:
-            raise InputError(f"metric multiple_choice needs two 'choices' at least, with the answer {right!r} among them")
+            raise InputError(f"metric multiple_choice needs two 'choices' at least, the answer {right!r} among them")
         if "" in question.choices:
             raise InputError("an empty text is among the choices")
 
     def scores(self, questions: Sequence[Question], answers: Sequence[Any]) -> list[float]:
-        return [float(_likeliest(q, [weight for weight, _ in a]) == q.references[0]) for q, a in zip(questions, answers)]
+        likeliest = [_likeliest(q, [weight for weight, _ in a]) for q, a in zip(questions, answers, strict=True)]
+        return [float(choice == q.references[0]) for q, choice in zip(questions, likeliest)]
 
-    def summary(self, questions, answers, scores) -> dict[str, float]:
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         likeliest = [_likeliest(q, [weight / tokens for weight, tokens in a]) for q, a in zip(questions, answers)]
         per_token = _mean([choice == q.references[0] for q, choice in zip(questions, likeliest)])
         return {"accuracy": _mean(scores), "accuracy_per_token": per_token}

@@ -1,8 +1,8 @@
 """Records to evaluate: conversations of the usual files, to be answered where the last assistant turn stands.
 
 That turn is the right answer. Instead of it or beside it a record may have ``"answers": [...]``, several people's;
-``"choices": [...]``, among which the right answer is; or ``"bbox": [left, top, right, bottom]``, the right box in pixels
-of the last picture.
+``"choices": [...]``, among which the right answer is; or ``"bbox": [left, top, right, bottom]``, the right box in
+pixels of the last picture.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def plan_monitor(settings: Settings) -> None:
 
 def _data_set(name: str, section: Settings) -> DataSet:
     where = f"eval_dataset.{name}"
-    for key in ("metric", "batch_size", "max_new_tokens", "data_loader.annotation_file"):
+    for key in ("metric", "batch_size", "data_loader.annotation_file"):
         if lookup(section, key) is None:
             raise InputError(f"{where}.{key}: is missing")
     metric, loader = section["metric"], section["data_loader"]
@@ -59,7 +59,7 @@ def _data_set(name: str, section: Settings) -> DataSet:
     if loader.get("type") != _LOADER:
         raise InputError(f"{where}.data_loader.type: {loader.get('type')!r} is not supported; it is {_LOADER}")
     for key in ("batch_size", "max_new_tokens"):
-        if section[key] < 1:
+        if section.get(key, 1) < 1:
             raise InputError(f"{where}.{key}: {section[key]} is not above 0")
     return DataSet(
         name=name,
@@ -67,7 +67,7 @@ def _data_set(name: str, section: Settings) -> DataSet:
         metric=metric,
         dataset_dir=section.get("dataset_dir") or "",
         batch_size=section["batch_size"],
-        max_new_tokens=section["max_new_tokens"],
+        max_new_tokens=section.get("max_new_tokens"),
         num_samples=loader.get("num_samples"),
         style=ConversationFormat(**{key: section[key] for key in _STYLE if section.get(key) is not None}),
     )

@@ -105,7 +105,7 @@ class EvaluationMonitor(Callback):
             results = run(self._evaluations, model, weights_digest(model), _folder() / f"step_{step}", _ranks())
         if results:
             print(table(results), flush=True)
-            _record(_folder() / "scores.jsonl", step, results)
+            record_scores(_folder() / "scores.jsonl", step, results)
             if events:
                 scores = {f"{result.name}/{name}": score for result in results for name, score in result.scores.items()}
                 events.write(step, scores)
@@ -119,6 +119,16 @@ def weights_digest(model: nn.Cell) -> str:
         digest.update(f"{name} {parameter.dtype} {parameter.shape}".encode())
         digest.update(np.ascontiguousarray(whole.asnumpy()))
     return digest.hexdigest()
+
+
+def record_scores(path: Path, step: int, results: list[Result]) -> None:
+    """Add a line to the scores of a run; lines of later steps, from before it was resumed, go."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] < step]
+    scores = {result.name: dict(result.scores) for result in results}
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
+    os.replace(aside, path)
 
 
 def _prepare(
@@ -157,13 +167,3 @@ def _eval_mode(model: nn.Cell) -> Iterator[None]:
         yield
     finally:
         model.set_train(training)
-
-
-def _record(path: Path, step: int, results: list[Result]) -> None:
-    """Add a line to the scores of a run; lines of later steps, from before it was resumed, go."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] < step]
-    scores = {result.name: dict(result.scores) for result in results}
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
-    os.replace(aside, path)

@@ -33,7 +33,8 @@ def test_cider_is_the_mean_over_captions():
 
 
 def test_grounding_takes_the_box_of_the_reference_or_bbox():
-    questions = [question("<box>(0,0),(400,400)</box>"), question(box=(0.0, 0.0, 400.0, 400.0)), question("(0,0),(9,9)")]
+    box = (0.0, 0.0, 400.0, 400.0)
+    questions = [question("<box>(0,0),(400,400)</box>"), question(box=box), question("(0,0),(9,9)")]
     answers = ["<box>(0,0),(200,400)</box>", "<box>(0,0),(400,100)</box>", "nowhere"]
     assert evaluate("grounding", questions, answers) == {"mean_iou": 0.25, "iou_0.5": pytest.approx(1 / 3)}
 
@@ -53,7 +54,7 @@ def test_multiple_choice_by_sums_and_per_token():
         ("exact_match", question(), "there is no right answer"),
         ("cider", question("a cat", "..."), "a reference has no words"),
         ("grounding", question("there"), "metric grounding needs a box"),
-        ("multiple_choice", question("a", choices=("b", "c")), "with the answer 'a' among them"),
+        ("multiple_choice", question("a", choices=("b", "c")), "the answer 'a' among them"),
         ("multiple_choice", question("a", choices=("a", "a")), "needs two 'choices' at least"),
         ("multiple_choice", question("a", choices=("a", "")), "an empty text is among the choices"),
     ],

@@ -137,17 +137,18 @@ def trained(tmp_path_factory, run_mindformer, finetune_arguments, workspace, rec
 
 @pytest.fixture(scope="module")
 def evaluated(trained, workspace, records):
-    """A run with evaluation after each two steps."""
+    """A run with evaluation after each four steps and after the only epoch, which ends with step 6."""
     section = {
         "metric": "exact_match", "batch_size": 2, "max_new_tokens": 4, "dataset_dir": str(workspace),
         "data_loader": {**LOADER, "annotation_file": str(records["questions"])},
     }  # fmt: skip
-    return trained(f"eval_dataset={json.dumps({'asked': section})}", "do_eval=True", "eval_step_interval=2")
+    intervals = ["eval_step_interval=4", "eval_epoch_interval=1"]
+    return trained(f"eval_dataset={json.dumps({'asked': section})}", "do_eval=True", *intervals)
 
 
 def test_evaluation_while_training_writes_scores_and_answers(evaluated):
     scores = [json.loads(line) for line in (evaluated / "eval/scores.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in scores] == [2, 4, 6]
+    assert [line["step"] for line in scores] == [4, 6]
     for line in scores:
         lines = results(evaluated / f"eval/step_{line['step']}", "asked")
         assert len(lines) == 7
@@ -162,7 +163,7 @@ def test_what_is_evaluated_is_the_network_as_it_stands(evaluated, arguments, run
     assert run.returncode == 0, run.stderr
     last = results(evaluated / "eval/step_6", "asked")
     assert results(tmp_path / "output/eval", "questions") == last
-    assert last != results(evaluated / "eval/step_2", "asked")
+    assert last != results(evaluated / "eval/step_4", "asked")
 
 
 def test_training_is_the_same_to_the_bit_with_and_without_evaluation(evaluated, trained):
@@ -171,6 +172,17 @@ def test_training_is_the_same_to_the_bit_with_and_without_evaluation(evaluated, 
     assert len(losses[0]) == 6 and losses[0] == losses[1]
     weights = [next((run / "checkpoint").iterdir()) / "model.safetensors" for run in runs]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_scores_of_steps_that_a_resumed_run_does_again_are_replaced(tmp_path):
+    from ms_impl.evaluate.results import Result
+    from ms_impl.plugin.evaluate import record_scores
+
+    path = tmp_path / "scores.jsonl"
+    for step, accuracy in ((2, 0.1), (4, 0.2), (6, 0.3), (4, 0.4)):
+        record_scores(path, step, [Result("asked", "vqa", 7, {"accuracy": accuracy})])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 2, "asked": {"accuracy": 0.1}}, {"step": 4, "asked": {"accuracy": 0.4}}]
 
 
 def _record(number: int, question: str, answer: str) -> dict:
