@@ -4,9 +4,9 @@ scripts/msrun_launcher.sh calls this. msrun only starts the workers (``--join=Fa
 0 on Ctrl-C, leaves workers running on SIGTERM, and after a failure lasts as long as MS_NODE_TIMEOUT. RANK is the worker
 whose log is shown.
 
-The exit status is 0 if all workers ended with 0, whether their work was done or they stopped when asked to; otherwise it
-is that of the first that failed (128 + N if signal N killed it), or 128 + N if signal N asked for the end and the
-workers had to be killed.
+The exit status is 0 if all workers ended with 0, whether their work was done or they stopped when asked to. Otherwise
+it is that of the first that failed (128 + N if signal N killed it); or 128 + N if signal N asked for the end, and a
+worker failed then or had to be killed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ms_impl.launch.signals import StopSignals
 # How long a worker that was asked to stop may write its checkpoint.
 STOP_SECONDS = float(os.environ.get("STOP_TIME_OUT") or 30)
 _LINES_OF_A_FAILURE = 20
+_NOT_TOGETHER = "Failed to initialize distributed job cluster"  # MindSpore 2.9.0, after CLUSTER_TIME_OUT
 
 
 class Workers:
@@ -91,6 +92,12 @@ class Workers:
         log = self._log_dir / f"{name}.log"
         if end := last_lines(log, _LINES_OF_A_FAILURE):
             print(f"The end of {log}:\n{end}", file=sys.stderr)
+        if _NOT_TOGETHER in end:
+            print(
+                "error: not all workers came in time; start the launcher on every node, with the same WORKER_NUM, "
+                "MASTER_ADDR, MASTER_PORT, and each NODE_RANK once",
+                file=sys.stderr,
+            )
         how = f"was killed by {signal.Signals(status - 128).name}" if status > 128 else f"ended with status {status}"
         print(f"error: {name} {how}; the logs are in {self._log_dir}", file=sys.stderr)
 

@@ -105,12 +105,10 @@ def launcher(task: str) -> list[str]:
 def assert_as_undisturbed(output: Path, undisturbed: Path) -> None:
     """Every loss, and the weights and optimizer state at the end, bit for bit."""
     for rank in range(RANKS):
-        losses, expected = (
-            [(step["step"], step["loss"], step["grad_norm"]) for step in read_losses(folder / f"losses/rank_{rank}.jsonl")]
-            for folder in (output, undisturbed)
-        )
-        assert losses == expected
-        assert [step for step, *_ in losses] == list(range(1, STEPS + 1))
+        losses, expected = (read_losses(folder / f"losses/rank_{rank}.jsonl") for folder in (output, undisturbed))
+        assert [step["step"] for step in losses] == list(range(1, STEPS + 1))
+        for key in ("loss", "grad_norm"):
+            assert [step[key] for step in losses] == [step[key] for step in expected]
     manifests = [folder / f"checkpoint/step_{STEPS:08d}/manifest.json" for folder in (output, undisturbed)]
     resumed, whole = (json.loads(path.read_text()) for path in manifests)
     weights = {name for name in whole if name.endswith(".safetensors")}
