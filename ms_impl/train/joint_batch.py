@@ -16,6 +16,9 @@ from ms_impl.cells.loss import share
 
 Columns = tuple[Tensor, ...]
 
+_fp32_zeros = ops.MultitypeFuncGraph("fp32_zeros")
+_add = ops.MultitypeFuncGraph("add")
+
 
 def data_parallel_ranks() -> int:
     """How many ranks hold a part of the batch each; 1 where MindSpore itself sees the batch as a whole."""
@@ -51,6 +54,7 @@ class JointBatch(nn.Cell):
         self.micro_batches = micro_batches
         self.sum_over_ranks = ops.AllReduce() if data_parallel_ranks() > 1 else None
         self.value_and_grad = ms.value_and_grad(_ScaledLoss(network), None, weights, has_aux=True)
+        self.map_tensors = ops.HyperMap()
         self.first = Tensor(0, ms.int32)
 
     def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -74,18 +78,16 @@ class JointBatch(nn.Cell):
 
     def accumulate(self, scale: Tensor, total: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What this rank's micro-batches add to the joint loss and to the gradients of scale · joint loss."""
-        loss, gradients = ops.zeros((), ms.float32), ()
-        for weight in self.weights:
-            gradients += (ops.zeros(weight.shape, ms.float32),)
+        # Loss and gradients in one tuple: MindSpore 2.9.0 takes a loop's tuple of one tensor for a stack of tensors.
+        sums = self.map_tensors(_fp32_zeros, (total, *self.weights))
         number = self.first
         while number < self.micro_batches:
             batch = self.micro_batch(columns, number)
             part = share(self.weigh(batch), total)
-            its_loss, its_gradients = self.backward(scale * part, batch)
-            loss = loss + its_loss * part
-            gradients = self.add(gradients, its_gradients)
+            loss, gradients = self.backward(scale * part, batch)
+            sums = self.map_tensors(_add, sums, (loss * part, *gradients))
             number = number + 1
-        return loss, gradients
+        return sums[0], sums[1:]
 
     def micro_batch(self, columns: Columns, number: Tensor) -> Columns:
         """The rows of one micro-batch."""
@@ -95,16 +97,19 @@ class JointBatch(nn.Cell):
             batch += (ops.gather(rows, number, 0),)
         return batch
 
-    def add(self, totals: tuple[Tensor, ...], more: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The sums of fp32 totals and of tensors of any floating type."""
-        sums = ()
-        for total, addend in zip(totals, more):
-            sums += (total + addend.astype(ms.float32),)
-        return sums
-
     def joint(self, value: Tensor) -> Tensor:
         """The sum of the ranks' scalars."""
         return self.sum_over_ranks(value.reshape(1)).reshape(())
+
+
+@_fp32_zeros.register("Tensor")
+def _fp32_zeros_of(weight: Tensor) -> Tensor:
+    return ops.zeros(weight.shape, ms.float32)
+
+
+@_add.register("Tensor", "Tensor")
+def _add_in_fp32(total: Tensor, addend: Tensor) -> Tensor:
+    return total + addend.astype(ms.float32)
 
 
 class _ScaledLoss(nn.Cell):

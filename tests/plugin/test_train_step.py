@@ -60,6 +60,28 @@ def test_adamw_equals_pytorch(optimizer, vector_decay):
         np.testing.assert_allclose(ours.asnumpy(), reference.detach().numpy(), rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 50.0])
+def test_clipping_equals_pytorch(max_norm):
+    """Over all groups at once; Adam's step would hide a common factor."""
+    step = make_step(Quadratic(), "AdamW", max_grad_norm=max_norm)
+    gradients = [np.linspace(-3, 2, 6, dtype=np.float32).reshape(2, 3), np.array([0.5, -2, 4], np.float32)]
+    clipped, norm = step.clip_grad_norm(tuple(map(Tensor, gradients)))
+    theirs = [torch.nn.Parameter(torch.zeros(gradient.shape)) for gradient in gradients]
+    for parameter, gradient in zip(theirs, gradients):
+        parameter.grad = torch.tensor(gradient)
+    assert norm.asnumpy().item() == pytest.approx(float(torch.nn.utils.clip_grad_norm_(theirs, max_norm)), rel=1e-6)
+    for ours, parameter in zip(clipped, theirs):
+        np.testing.assert_allclose(ours.asnumpy(), parameter.grad.numpy(), rtol=1e-6)
+
+
+def test_parameters_and_their_state_keep_their_names():
+    """A learning rate without a schedule is a parameter, too; two of a name would have all of them renamed."""
+    step = make_step(Quadratic(), "AdamW")
+    step(Tensor([1.0], ms.float32))
+    names = {parameter.name for parameter in step.get_parameters()}
+    assert {"matrix", "vector", "exp_avg.matrix", "exp_avg_sq.vector"} <= names
+
+
 def test_an_overflow_skips_the_update_and_halves_the_loss_scale():
     network = Quadratic()
     scaler = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 8, "scale_factor": 2, "scale_window": 1000}
