@@ -1,6 +1,6 @@
 """Train until it is done: start a run again when it fails, from its newest checkpoint.
 
-python scripts/train_supervised.py --workers 8 "run_mindformer.py --config … --use_parallel True --output_dir output/run"
+python scripts/train_supervised.py --workers 8 "run_mindformer.py --config … --use_parallel True --output_dir output"
 
 An attempt has failed if <output_dir>/completed.json is not there when it has ended, whatever its exit status; the next
 one has a new port and --resume_training True. No other attempt is made after an error of the user's (exit status 2),

@@ -17,12 +17,12 @@ from ms_impl.errors import InputError
 from ms_impl.launch import children
 from ms_impl.launch.log import LogFollower
 from ms_impl.launch.signals import StopSignals
-from ms_impl.launch.workers import STOP_SECONDS
+from ms_impl.launch.workers import stop_seconds
 
 LAUNCHER = Path(__file__).parents[2] / "scripts/msrun_launcher.sh"
 USER_ERROR = 2  # the exit status of run_mindformer.py, and of the launcher, that another attempt cannot mend
 _ATTEMPTS_WITHOUT_PROGRESS = 2
-_LAUNCHER_SECONDS = 10  # for the launcher to end its workers, after they had STOP_SECONDS
+_LAUNCHER_SECONDS = 10  # for the launcher to end its workers, after they had their time
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Supervisor:
                 "another --output_dir"
             )
         self._task, self._output, self._nodes, self._patience = task, output, nodes, patience
+        self._stop_seconds = stop_seconds()
         self._completed = output / "completed.json"
         self._logs = output / "msrun_log" / (f"node_{nodes.node_rank}" if nodes.several else "")
 
@@ -136,7 +137,7 @@ class Supervisor:
             if pid in ended:
                 return ended[pid]
             if self._signals.count and deadline == math.inf:
-                deadline = time.monotonic() + STOP_SECONDS + _LAUNCHER_SECONDS
+                deadline = time.monotonic() + self._stop_seconds + _LAUNCHER_SECONDS
                 os.kill(pid, signal.SIGTERM)
             if self._signals.count > 1 or time.monotonic() > deadline:
                 return 128 + signal.SIGKILL

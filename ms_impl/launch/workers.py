@@ -20,15 +20,22 @@ from pathlib import Path
 
 import psutil
 
+from ms_impl.errors import InputError
 from ms_impl.launch import children
 from ms_impl.launch.bound import is_bound
 from ms_impl.launch.log import LogFollower, last_lines
 from ms_impl.launch.signals import StopSignals
 
-# How long a worker that was asked to stop may write its checkpoint.
-STOP_SECONDS = float(os.environ.get("STOP_TIME_OUT") or 30)
 _LINES_OF_A_FAILURE = 20
 _NOT_TOGETHER = "Failed to initialize distributed job cluster"  # MindSpore 2.9.0, after CLUSTER_TIME_OUT
+
+
+def stop_seconds() -> int:
+    """How long workers that were asked to stop may take to write a checkpoint and leave: STOP_TIME_OUT, or 30 s."""
+    text = os.environ.get("STOP_TIME_OUT") or "30"
+    if not text.isdecimal():
+        raise InputError(f"STOP_TIME_OUT is {text!r}, not a number of seconds")
+    return int(text)
 
 
 class Workers:
@@ -38,6 +45,7 @@ class Workers:
         self._log_dir = log_dir
         self._shown = LogFollower(log_dir / f"worker_{shown_rank}.log")
         self._signals = StopSignals()
+        self._stop_seconds = stop_seconds()
         self._deadline = math.inf
         self._names: dict[int, str] = {}  # of the processes that must end with 0
 
@@ -82,8 +90,8 @@ class Workers:
         return min(self._signals.count, 1) if is_bound() else self._signals.count
 
     def _ask_to_stop(self) -> None:
-        self._deadline = time.monotonic() + STOP_SECONDS
-        print(f"The workers have {STOP_SECONDS:g} s to stop; ask again to kill them.", file=sys.stderr)
+        self._deadline = time.monotonic() + self._stop_seconds
+        print(f"The workers have {self._stop_seconds} s to stop; ask again to kill them.", file=sys.stderr)
         for pid in self._names:
             os.kill(pid, signal.SIGTERM)  # it has not been waited for, so the process id is still its own
 
@@ -113,7 +121,11 @@ def _name(process: psutil.Process) -> str:
 
 def main() -> int:
     log_dir, rank, *command = sys.argv[1:]
-    return Workers(Path(log_dir), int(rank)).run(command)
+    try:
+        return Workers(Path(log_dir), int(rank)).run(command)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

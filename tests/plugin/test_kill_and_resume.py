@@ -1,5 +1,7 @@
 """A run of two ranks that is killed or stopped at a random moment, and goes on as if nothing had happened."""
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -38,15 +40,29 @@ def task(finetune_arguments):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, task) -> Path:
+def start():
+    """Start a command in a folder; at the end of the tests all are ended."""
+    runs = []
+
+    def start_run(folder: Path, command: list[str]) -> Run:
+        runs.append(Run(folder, command))
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        run.process.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, start, task) -> Path:
     """The output of the run that nothing happened to."""
-    run = Run(tmp_path_factory.mktemp("undisturbed"), launcher(task))
+    run = start(tmp_path_factory.mktemp("undisturbed"), launcher(task))
     assert run.wait() == 0, run.printed()
     return run.output
 
 
 class Run:
-    """A started run, in a session of its own; ``kill`` and ``signal`` reach its processes by their ids only."""
+    """A started run of the training task, in a session of its own."""
 
     def __init__(self, folder: Path, command: list[str]):
         self.output, self._log = folder / "output", folder / f"printed_{time.monotonic_ns()}"
@@ -139,9 +155,9 @@ def strike(run: Run, victim: str, draw: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
-def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(undisturbed, task, tmp_path, number):
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(undisturbed, start, task, tmp_path, number):
     draw = random.Random(number)
-    run = Run(tmp_path, launcher(task))
+    run = start(tmp_path, launcher(task))
     strike(run, VICTIMS[number % len(VICTIMS)], draw)
     assert run.wait() != 0
     time.sleep(1)
@@ -149,18 +165,18 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(undisturbed, task, tmp_p
     assert not (run.output / "completed.json").exists()
     done = steps_done(run.output)
 
-    resumed = Run(tmp_path, launcher(f"{task} --resume_training True"))
+    resumed = start(tmp_path, launcher(f"{task} --resume_training True"))
     assert resumed.wait() == 0, resumed.printed()
     assert done - SAVED_EVERY <= resumed_from(resumed) <= done
     assert not resumed.processes()
     assert_as_undisturbed(run.output, undisturbed)
 
 
-def test_a_supervised_run_survives_a_kill_and_stops_when_asked(undisturbed, task, tmp_path):
+def test_a_supervised_run_survives_a_kill_and_stops_when_asked(undisturbed, start, task, tmp_path):
     """The killed attempt is started again; SIGTERM then saves after the step at hand; that is gone on from."""
     draw = random.Random(7)
     script = [sys.executable, f"{ROOT}/scripts/train_supervised.py", "--workers", str(RANKS), "--pause", "0"]
-    run = Run(tmp_path, [*script, task])
+    run = start(tmp_path, [*script, task])
     run.wait_for_step(draw.randint(SAVED_EVERY, 25))
     run.processes()[f"worker_{draw.randrange(RANKS)}"].kill()
     killed_at = steps_done(run.output)
@@ -176,7 +192,7 @@ def test_a_supervised_run_survives_a_kill_and_stops_when_asked(undisturbed, task
     assert newest_step(run.output) == done < STEPS  # nothing that was done is lost
     assert not (run.output / "completed.json").exists()
 
-    resumed = Run(tmp_path, launcher(f"{task} --resume_training True"))
+    resumed = start(tmp_path, launcher(f"{task} --resume_training True"))
     assert resumed.wait() == 0, resumed.printed()
     assert resumed_from(resumed) == done
     assert_as_undisturbed(run.output, undisturbed)

@@ -89,6 +89,11 @@ def test_a_bad_argument_is_named(tmp_path, arguments, message):
     assert run.returncode == 2 and run.stdout == "" and f"error: {message}" in run.stderr
 
 
+def test_a_stop_time_that_is_no_number_is_refused(tmp_path):
+    run = launch(tmp_path, "x.py", "2", MSRUN="echo", STOP_TIME_OUT="soon")
+    assert run.returncode == 2 and run.stderr == "error: STOP_TIME_OUT is 'soon', not a number of seconds\n"
+
+
 def test_a_taken_port_is_noticed_at_once(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
