@@ -59,6 +59,7 @@ class BatchPlan:
         self.settings = settings
         self._dialogues = dialogues
         self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)
+        self._check_images()
         epochs = [self._epoch_rows(epoch) for epoch in range(settings.epochs)]
         self._epoch_ends = np.cumsum([len(rows) for rows in epochs])
         rows = [row for epoch in epochs for row in epoch]
@@ -117,6 +118,12 @@ class BatchPlan:
     def records(self, step: int) -> list[str]:
         """The names of all dialogues in a step, those of every rank."""
         return [self._dialogues.record(int(index)) for row in self.rows(step) for index in row]
+
+    def _check_images(self) -> None:
+        if slots := self.settings.image_slots:
+            for index in np.flatnonzero(self._images > slots)[:1].tolist():
+                images = f"{self._images[index]} images do not fit in {slots} image slots a row"
+                raise InputError(f"{self._dialogues.record(index)}: {images} (modal_content_padding_size)")
 
     def _row(self, number: int) -> np.ndarray:
         if number >= self.total_rows:

@@ -31,11 +31,11 @@ def build(workspace, finetune_arguments, monkeypatch):
     settings = read_settings(finetune_arguments)
     monkeypatch.setenv("REGISTER_PATH", settings["register_path"])
 
-    def build(*changes):
+    def build(*changes, **run):
         section = copy.deepcopy(settings["train_dataset"])
         override(section, [("batch_size", 2), *changes])
         task = MindFormerConfig(type="ModalToTextSFTDataset", dataset_config=section)
-        return build_dataset(task, default_args={"model": QwenVLConfig(config_file=workspace / "model")})
+        return build_dataset(task, default_args={"model": QwenVLConfig(config_file=workspace / "model"), **run})
 
     return build
 
@@ -91,7 +91,62 @@ def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace,
 def test_the_first_num_samples_are_used_and_what_fills_no_batch_is_told(build, caplog):
     dataset = build(("data_loader.num_samples", 5))
     assert dataset.get_dataset_size() == 2
-    assert "an epoch leaves out 1 of 5 conversations: they fill no batch of 2" in caplog.text
+    assert "the last 1 of 5 rows are left out: they fill no step" in caplog.text
+    assert build(("data_loader.num_samples", 5), ("drop_remainder", False)).get_dataset_size() == 3
+
+
+def test_all_epochs_are_one_stream_that_begins_where_a_run_goes_on(build):
+    whole = list(build(epochs=3).create_tuple_iterator(output_numpy=True, num_epochs=1))
+    rest = list(build(epochs=3, first_step=4).create_tuple_iterator(output_numpy=True, num_epochs=1))
+    assert len(whole) == 9 and len(rest) == 5
+    for left, right in zip(whole[4:], rest):
+        for a, b in zip(left, right):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_dialogues_are_packed_with_their_images(build, workspace):
+    changes = [("packing", True), ("modal_to_text_transform.max_length", 320), ("batch_size", 1)]
+    dataset = build(*changes)
+    batches = list(dataset.create_dict_iterator(output_numpy=True, num_epochs=1))
+    assert len(batches) < 6 and sum(batch["segment_ids"].max() for batch in batches) == 6
+    assert sum(batch["images"].any(axis=(2, 3, 4)).sum() for batch in batches) == 3
+    tokenizer = QwenVLProcessor.from_pretrained(workspace / "model").tokenizer
+    for batch in batches:
+        for columns in batch["image_context_pos"][0]:
+            if columns[0] < 320:
+                assert batch["input_ids"][0][columns[0] - 1] == tokenizer.image_start_id
+    with pytest.raises(InputError, match="loss_weighting: 'sample' is unknown"):
+        build(*changes, ("loss_weighting", "sample")).feed.batch(0)
+
+
+def test_several_files_are_mixed_by_weight(build, conversations, workspace):
+    key, path = conversations(("one", "a"), ("two", "b"))
+    files = [{"path": path, "weight": 2.5}, str(workspace / "conversations.json")]
+    assert build((key, files), epochs=2).plan.total_rows == 2 * (5 + 6)
+    with pytest.raises(InputError, match="annotation_file: expected a path, or a list of"):
+        build((key, [{"file": path}]))
+
+
+def test_each_row_of_a_run_has_a_seed_of_its_own(build):
+    seeds = [batch[-1] for batch in build(epochs=2).create_tuple_iterator(output_numpy=True, num_epochs=1)]
+    assert len(set(np.concatenate(seeds))) == 12
+    others = [batch[-1] for batch in build(epochs=2, seed=1).create_tuple_iterator(output_numpy=True, num_epochs=1)]
+    assert not set(np.concatenate(seeds)) & set(np.concatenate(others))
+
+
+def test_an_image_outside_the_folder_is_refused_unless_allowed(build, conversations, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "out.png")
+    changes = [conversations(("<img>../out.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path / "pictures"))]
+    with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): image '../out.png'"):
+        build(*changes)
+    assert build(*changes, (f"{TEMPLATE}.allow_outside_dataset_dir", True)).feed.batch(0)["images"][0].any()
+
+
+def test_conversations_that_are_cut_off_are_told_once(build, conversations, caplog):
+    dataset = build(conversations(("one", "a" * 999), ("two", "b" * 999)), ("modal_to_text_transform.max_length", 60), epochs=3)
+    list(dataset)
+    assert caplog.text.count("2 conversations: cut off at 60 tokens; the first is") == 1
 
 
 def test_a_missing_image_is_found_before_training_begins(build, conversations):
@@ -106,7 +161,7 @@ def test_a_damaged_image_is_an_error_that_names_its_record(build, conversations,
     dataset = build(conversations(("<img>cut.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path)))
     with pytest.raises(RuntimeError):
         list(dataset)
-    assert "record 0 (id 'r0'): image" in str(dataset.rows.error) and "cut.png" in str(dataset.rows.error)
+    assert "record 0 (id 'r0'): image" in str(dataset.feed.error) and "cut.png" in str(dataset.feed.error)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +171,7 @@ def test_a_damaged_image_is_an_error_that_names_its_record(build, conversations,
         ([("data_loader.type", "SFTDataLoader")], "train_dataset.data_loader.type: 'SFTDataLoader' is not supported"),
         ([("net_input_columns", ["input_ids"])], "net_input_columns: expected input_ids, images"),
         ([("modal_content_transforms", [])], "modal_content_transforms: expected BatchToTensor and BatchNormalize"),
-        ([("batch_size", 7)], "6 conversations do not fill one batch of 7"),
+        ([("batch_size", 7)], "6 rows of dialogues do not fill one batch of 7"),
         ([(f"{TEMPLATE}.image_size", 448)], "image_size is 448, but the model's configuration says 112"),
         ([(f"{TEMPLATE}.mode", "predict")], "mode: 'predict' is not supported"),
         ([(f"{TEMPLATE}.user_role_name", "human")], "unknown role 'user'"),
@@ -132,10 +187,9 @@ def test_a_setting_that_does_not_fit_is_named(build, changes, message):
 def test_more_images_than_slots_is_an_error(build, conversations):
     two_images = conversations(("<img>0.png</img><img>1.png</img>", "a"), ("b", "c"))
     changes = [two_images, ("modal_to_text_transform.max_length", 400)]
-    with pytest.raises(RuntimeError):
-        list(dataset := build(*changes))
-    assert "2 images do not fit in 1 image slots" in str(dataset.rows.error)
-    assert build(*changes, (f"{TEMPLATE}.modal_content_padding_size", 2)).get_dataset_size() == 1
+    with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): 2 images do not fit in 1 image slots"):
+        build(*changes, (f"{TEMPLATE}.modal_content_padding_size", 1))
+    assert build(*changes).plan.image_slots == 2
 
 
 def test_another_models_vocabulary_is_refused(build, vocabulary_file):

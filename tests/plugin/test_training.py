@@ -16,10 +16,9 @@ from ms_impl.train.loss_log import read_losses
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
-SAVED_STEP = 2
 CALLBACKS = (
     "callbacks=[{type: LossRecorder}, {type: CheckpointMonitor, prefix: qwenvl, save_checkpoint_steps: 2,"
-    " keep_checkpoint_max: 3, integrated_save: False, save_network_params: True}]"
+    " keep_checkpoint_max: 3}]"
 )
 
 
@@ -46,7 +45,7 @@ def losses(output: Path, rank: int = 0) -> np.ndarray:
 
 
 def trained(output: Path) -> Path:
-    return output / f"checkpoint_network/rank_0/qwenvl_rank_0-network-1_{STEPS}.ckpt"
+    return output / f"checkpoint/step_{STEPS:08d}"
 
 
 def test_an_ascend_yaml_trains_on_cpu_and_the_loss_falls(one_process):
@@ -69,7 +68,7 @@ def test_frozen_groups_stay_and_the_others_move(one_process, workspace):
 
 def test_the_saved_network_converts_back_to_hugging_face(one_process, workspace, tmp_path):
     arguments = ["--model", "qwenvl", "--reverse", "--input_path", str(trained(one_process[1]))]
-    arguments += ["--config", str(workspace / "model"), "--output_path", str(tmp_path / "hf"), "--dtype", "fp32"]
+    arguments += ["--output_path", str(tmp_path / "hf"), "--dtype", "fp32"]
     assert convert_weight(arguments) == 0
     saved = open_checkpoint(tmp_path / "hf").tensors["lm_head.weight"].array()
     assert np.array_equal(saved, open_checkpoint(trained(one_process[1])).tensors["lm_head.weight"].array())
@@ -80,18 +79,30 @@ def test_classes_named_by_auto_register_are_copied_from_the_register_path(one_pr
     assert {"qwenvl_config.py", "qwenvl_model.py", "qwenvl_processor.py", "qwenvl_tokenizer.py"} <= copied
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(one_process, run_mindformer, finetune_arguments, tmp_path):
+    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
+    shutil.rmtree(trained(output))
+    run = run_mindformer(tmp_path, *finetune_arguments, "--batch_size", 2, "--resume_training", True, "--options", CALLBACKS)
+    assert run.returncode == 0, run.stderr
+    assert f"going on from {output}/checkpoint/step_00000002: 2 of 3 steps are done" in run.stdout
+    assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
+    np.testing.assert_array_equal(losses(output), losses(one_process[1]))
+    assert (trained(output) / "model.safetensors").read_bytes() == (trained(one_process[1]) / "model.safetensors").read_bytes()
+
+
+def test_another_schedule_or_data_file_cannot_be_gone_on_with(
     one_process, workspace, run_mindformer, finetune_arguments, tmp_path
 ):
-    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
-    run = run_mindformer(
-        tmp_path, *finetune_arguments, "--batch_size", 2, "--mode", 1,
-        "--train_dataset.tokenizer.vocab_file", workspace / "model/qwen.tiktoken",
-        "--load_checkpoint", output / "checkpoint", "--resume_training", f"qwenvl_rank_0-1_{SAVED_STEP}.ckpt",
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
-    np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
+    shutil.copytree(one_process[1], tmp_path / "output")
+    changed = tmp_path / "changed.json"
+    changed.write_text((workspace / "conversations.json").read_text().replace("What?", "Which?"))
+    resumed = [*finetune_arguments, "--batch_size", 2, "--resume_training", True]
+    run = run_mindformer(tmp_path, *resumed, "--train_dataset.data_loader.annotation_file", changed)
+    assert run.returncode == 2 and f"error: {changed}: the file is not the one that" in run.stderr
+    run = run_mindformer(tmp_path, *resumed, "--epochs", 2)
+    assert run.returncode == 2 and "runner_config.epochs: 1 → 2" in run.stderr
+    run = run_mindformer(tmp_path, *resumed, "--resume_training", "step_9")
+    assert run.returncode == 2 and "there is no checkpoint 'step_9'" in run.stderr and "step_00000003" in run.stderr
 
 
 def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
@@ -103,7 +114,7 @@ def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
     assert run.returncode == 2
     last = run.stderr.rstrip().rpartition("\n")[2]
     assert last.startswith("error: ") and "record 0 (id 'record_0'): image" in last
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_two_ranks_train_as_one_process_on_the_joint_batch(one_process, two_ranks):
