@@ -50,9 +50,12 @@ class ModelSection:
         """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
         model, adapter = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype), None
         model.freeze(self.frozen_groups)
+        parallel_config = getattr(self, "parallel_config", None)
+        if parallel_config:
+            model.parallelize(parallel_config)  # before adapters take layers' places
         if self.lora:
             adapter = inject(model, self.lora, self.family, seed=ms.get_seed() or 0, rows=self._rows)
-        if parallel_config := getattr(self, "parallel_config", None):
+        if parallel_config:
             _recompute_layers(model, parallel_config.recompute)
         return model, adapter
 

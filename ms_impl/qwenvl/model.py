@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -17,6 +19,7 @@ from ms_impl.errors import InputError
 from ms_impl.generate.mixin import Generative
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.language import Block
+from ms_impl.qwenvl.parallel import shard
 from ms_impl.qwenvl.vision import VisionTower
 
 
@@ -77,6 +80,10 @@ class QwenVL(Generative, nn.Cell):
         frozen = families.get("qwenvl").frozen_names(parameters, groups)
         for name, parameter in parameters.items():
             parameter.requires_grad = name not in frozen
+
+    def parallelize(self, parallel_config: Any) -> None:
+        """Cut the model over devices as MindFormers' ``parallel_config`` says, where MindSpore cuts models."""
+        shard(self, parallel_config)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → features [N, num_queries, D]."""

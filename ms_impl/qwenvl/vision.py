@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ms_impl.cells.attention import attention
+from ms_impl.cells.gelu import Gelu
 from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
 from ms_impl.cells.norms import LayerNorm
 from ms_impl.qwenvl.config import VisionConfig
@@ -23,13 +24,15 @@ class VisionAttention(nn.Cell):
         self.in_proj = Linear(config.width, 3 * config.width, dtype=dtype)
         self.out_proj = Linear(config.width, config.width, dtype=dtype)
         self.split = ops.Split(-1, 3)
+        self.to_heads = ops.Transpose()
+        self.from_heads = ops.Transpose()
         self.attention = attention(self.heads, self.head_dim)
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
         qkv = self.in_proj(x).reshape(*x.shape[:2], self.heads, 3 * self.head_dim)
-        q, k, v = (part.transpose(0, 2, 1, 3) for part in self.split(qkv))
-        y = self.attention(q, k, v).transpose(0, 2, 1, 3)
+        q, k, v = (self.to_heads(part, (0, 2, 1, 3)) for part in self.split(qkv))
+        y = self.from_heads(self.attention(q, k, v), (0, 2, 1, 3))
         return self.out_proj(y.reshape(x.shape))
 
 
@@ -40,10 +43,11 @@ class VisionMLP(nn.Cell):
         super().__init__()
         self.c_fc = Linear(config.width, config.mlp_width, dtype=dtype)
         self.c_proj = Linear(config.mlp_width, config.width, dtype=dtype)
+        self.gelu = Gelu()
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
-        return self.c_proj(ops.gelu(self.c_fc(x), approximate="none"))
+        return self.c_proj(self.gelu(self.c_fc(x)))
 
 
 class VisionBlock(nn.Cell):
@@ -55,11 +59,12 @@ class VisionBlock(nn.Cell):
         self.attn = VisionAttention(config, dtype)
         self.ln_2 = LayerNorm(config.width, LAYER_NORM_EPS, dtype)
         self.mlp = VisionMLP(config, dtype)
+        self.add = ops.Add()
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = self.add(x, self.attn(self.ln_1(x)))
+        return self.add(x, self.mlp(self.ln_2(x)))
 
 
 class VisionBlocks(nn.Cell):

@@ -2,8 +2,8 @@
 
     MS_SIMULATION_LEVEL=0 RANK_SIZE=8 python semi_auto.py FOLDER '{"data_parallel": 2, "model_parallel": 4, …}'
 
-builds a QwenVL of full width and few layers for Ascend, without values, sets its strategies, compiles its loss (and
-with "gradients" a step with them) as rank 0 of RANK_SIZE would, and prints as JSON what each parameter is cut to and
+builds a QwenVL of full width and few layers for Ascend, without values, sets its strategies, compiles its loss (with
+"gradients" also those) as one rank of RANK_SIZE would, and prints as JSON what each parameter is cut to and
 how often the cut graph communicates. Nothing is computed: only that MindSpore accepts the graph for Ascend and the
 strategies, and what it makes of them, is shown.
 
@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore._c_expression import AutoParallelContext, MSContext
 from mindspore.common.api import _cell_graph_executor
 from mindspore.nn.utils import no_init_parameters
@@ -33,7 +33,6 @@ from mindspore.ops.operations import comm_ops
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
-from ms_impl.qwenvl.parallel import shard
 
 NOT_POSSIBLE = 77  # the exit status where this MindSpore's context is not as expected
 USER_ERROR = 2
@@ -42,7 +41,8 @@ ROOT = Path(__file__).parents[2]
 LENGTH, SLOTS = 512, 1
 COMMUNICATION = re.compile(r"^ +%\d+\([^)]*\) = (AllGather|AllReduce|ReduceScatter|AlltoAll\w*|Send|Receive)\(", re.M)
 WORD = ctypes.sizeof(ctypes.c_void_p)
-CONTEXT_WORDS = 1024  # where the target is looked for
+CONTEXT_WORDS = 128  # of MindSpore's context, in which the target is looked for
+FOREVER = 1 << 30  # owners, so that the string is never freed
 
 
 class StringHead(ctypes.Structure):
@@ -52,29 +52,26 @@ class StringHead(ctypes.Structure):
 
 
 def pretend_ascend(found: bytes = b"CPU", wanted: bytes = b"Ascend") -> None:
-    """Make "Ascend" the device target of MindSpore's context."""
-    context = MSContext.get_instance()
-    target = StringHead(len(wanted), len(wanted), 1 << 30)
-    text = ctypes.create_string_buffer(bytes(target) + wanted)
-    pretend_ascend.keep = text
-    held_by_python = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
-    for place in range(held_by_python, held_by_python + CONTEXT_WORDS * WORD, WORD):
-        characters = ctypes.c_void_p.from_address(place).value
-        if characters and readable(characters - ctypes.sizeof(StringHead), ctypes.sizeof(StringHead) + len(found)):
-            head = StringHead.from_address(characters - ctypes.sizeof(StringHead))
-            if head.length == len(found) and ctypes.string_at(characters, len(found)) == found:
-                ctypes.c_void_p.from_address(place).value = ctypes.addressof(text) + ctypes.sizeof(StringHead)
-                break
+    """Make "Ascend" the device target of MindSpore's context: put another string in the place of "CPU"."""
+    head_size = ctypes.sizeof(StringHead)
+    text = ctypes.create_string_buffer(bytes(StringHead(len(wanted), len(wanted), FOREVER)) + wanted)
+    pretend_ascend.text = text  # lives as long as the process
+    areas = readable_areas()
+    context = ctypes.c_void_p.from_address(id(MSContext.get_instance()) + object.__basicsize__).value
+    for place in range(context, context + CONTEXT_WORDS * WORD, WORD):
+        characters = ctypes.c_void_p.from_address(place).value or 0
+        if not any(begin <= characters - head_size and characters + len(found) <= end for begin, end in areas):
+            continue
+        length = StringHead.from_address(characters - head_size).length
+        if length == len(found) and ctypes.string_at(characters, length) == found:
+            ctypes.c_void_p.from_address(place).value = ctypes.addressof(text) + head_size
+            break
     if ms.get_context("device_target") != wanted.decode():
         sys.exit(NOT_POSSIBLE)
 
 
-def readable(address: int, count: int) -> bool:
-    """Whether memory is mapped there, for reading."""
-    return any(begin <= address and address + count <= end for begin, end in MAPPED)
-
-
-def mapped() -> list[tuple[int, int]]:
+def readable_areas() -> list[tuple[int, int]]:
+    """Where memory is mapped for reading."""
     fields = (line.split()[:2] for line in Path("/proc/self/maps").read_text().splitlines())
     return [tuple(int(end, 16) for end in span.split("-")) for span, rights in fields if rights.startswith("r")]
 
@@ -85,16 +82,17 @@ def group_size(group: str) -> int:
     return int(number) if number.isdigit() else int(os.environ["RANK_SIZE"])
 
 
-class Loss(nn.Cell):
-    """The model without the arguments that are None, or its gradients."""
+class Step(nn.Cell):
+    """The loss and its gradients."""
 
-    def __init__(self, model: nn.Cell, gradients: bool):
+    def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.model = model
-        self.gradients = ms.value_and_grad(model, None, model.trainable_params()) if gradients else None
+        weights = ms.ParameterTuple(model.trainable_params())
+        self.gradients = ms.value_and_grad(model, None, weights)
+        self.accumulated = weights.clone(prefix="accu_grads", init="zeros")  # a pipeline looks for them by this name
 
     def construct(self, *columns):
-        return self.model(*columns) if self.gradients is None else self.gradients(*columns)
+        return ops.depend(self.accumulated, self.gradients(*columns))
 
 
 def main(folder: str, settings: dict) -> None:
@@ -103,12 +101,12 @@ def main(folder: str, settings: dict) -> None:
     pretend_ascend()
     comm_ops.get_group_size = group_size
     ms.set_auto_parallel_context(
-        device_num=ranks, global_rank=0, parallel_mode="semi_auto_parallel", full_batch=True,
+        device_num=ranks, global_rank=settings.get("rank", 0), parallel_mode="semi_auto_parallel", full_batch=True,
         pipeline_stages=settings["pipeline_stage"], enable_parallel_optimizer=settings.get("optimizer", False),
     )  # fmt: skip
     AutoParallelContext.get_instance().set_hccl_test_avaible(True)  # the ranks are those of device_num, not a cluster's
-    model = build(settings, ranks)
-    network = Loss(model, settings.get("gradients", False)).set_train()
+    model = build(settings)
+    network = network_of(model, settings).set_train()
     _cell_graph_executor.compile(network, *columns(settings["batch"], model.config), phase="train")
     graph = next(Path(folder).glob("*step_parallel_end*")).read_text()
     print(json.dumps({
@@ -117,13 +115,20 @@ def main(folder: str, settings: dict) -> None:
     }))  # fmt: skip
 
 
-def build(settings: dict, ranks: int) -> QwenVL:
+def network_of(model: QwenVL, settings: dict) -> nn.Cell:
+    """What MindFormers would train, without its optimizer."""
+    if settings["pipeline_stage"] > 1:
+        model = nn.PipelineCell(model, settings["micro_batch_num"])
+    return Step(model) if settings.get("gradients") else model
+
+
+def build(settings: dict) -> QwenVL:
     raw = json.loads((ROOT / "configs/qwenvl/qwenvl_9.6b/config.json").read_text())
     raw["num_hidden_layers"], raw["visual"]["layers"] = settings["layers"], settings["vision_layers"]
     with no_init_parameters():
         model = QwenVL(QwenVLConfig.from_dict(raw), ms.bfloat16, getattr(ms, settings.get("param_dtype", "bfloat16")))
     model.freeze(("vision_tower",))
-    shard(model, SimpleNamespace(**settings), ranks)
+    model.parallelize(SimpleNamespace(**settings))
     return model
 
 
@@ -136,7 +141,6 @@ def columns(batch: int, config: QwenVLConfig) -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    MAPPED = mapped()
     try:
         main(sys.argv[1], json.loads(sys.argv[2]))
     except InputError as error:
