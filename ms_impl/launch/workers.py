@@ -59,7 +59,6 @@ class Workers:
             return self._start(command) or self._wait()
         finally:
             children.kill_all()
-            self._shown.show()
 
     def _start(self, command: list[str]) -> int:
         status = children.wait_for(children.start_bound(command))
@@ -82,6 +81,7 @@ class Workers:
                 return 128 + self._signals.last
             self._shown.show()
             time.sleep(children.POLL_SECONDS)
+        self._shown.show()
         return 0
 
     @property

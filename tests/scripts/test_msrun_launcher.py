@@ -129,6 +129,14 @@ def test_the_log_of_the_first_worker_is_shown_to_its_end(tmp_path, worker):
     assert "I am MS_WORKER 0\n" in run.stdout and "I am MS_WORKER 1\n" not in run.stdout
 
 
+def test_when_msrun_fails_no_log_of_an_earlier_run_is_shown(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/worker_0.log").write_text("said earlier")
+    run = launch(tmp_path, "x.py", "2", free_port(), "logs", "True", "60", MSRUN="false")
+    assert run.returncode == 1 and run.stderr == "error: msrun ended with status 1\n"
+    assert "said earlier" not in run.stdout
+
+
 SLEEP = "time.sleep(60)\n"
 SAVE = """
 import signal
