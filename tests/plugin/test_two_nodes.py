@@ -17,7 +17,7 @@ from ms_impl.train.loss_log import read_losses
 
 ROOT = Path(__file__).parents[2]
 ADDRESSES = ("10.77.0.1", "10.77.0.2")  # each is known in the two namespaces only
-PORT = 8118
+PORT = 7118  # workers listen where they like, from 8118 on
 CALLBACKS = "callbacks=[{type: LossRecorder}]"
 JOINT_BATCH = 4  # of the 6 conversations: two epochs make three steps
 STEPS = 3
@@ -111,7 +111,7 @@ def test_a_node_whose_other_does_not_come_says_so(nodes, finetune_arguments, tmp
 @pytest.mark.slow
 def test_four_workers_train_as_one_process_on_the_joint_batch(one_process, finetune_arguments, tmp_path):
     arguments = [*finetune_arguments, *training(JOINT_BATCH // 4)]
-    launcher = launch(tmp_path / "four", arguments, 4, 8219, "logs", True, 120)
+    launcher = launch(tmp_path / "four", arguments, 4, PORT, "logs", True, 120)
     (printed,) = finish([launcher])
     assert launcher.returncode == 0, printed
     for rank in range(4):
