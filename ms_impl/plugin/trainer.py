@@ -18,7 +18,6 @@ from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.results import Result
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
-from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.learning_rates import name_parameters
 from ms_impl.plugin.predict import answered, generation_settings, save_result
