@@ -50,7 +50,8 @@ def test_each_group_moves_with_its_own_rate(workspace, run_mindformer, finetune_
     """AdamW's first step moves a weight by its learning rate, whatever the gradient, and 0.1 · rate · weight more."""
     schedule = "{{type: ConstantWarmUpLR, learning_rate: {rate}, warmup_steps: 0{params}}}"
     default = schedule.format(rate=RATES["language_model"], params="")
-    grouped = [schedule.format(rate=RATES[group], params=f", params: [{group}]") for group in ("aligner", "vision_tower")]
+    others = ("aligner", "vision_tower")
+    grouped = [schedule.format(rate=RATES[group], params=f", params: [{group}]") for group in others]
     run = run_mindformer(
         tmp_path, *finetune_arguments, "--batch_size", 2, "--num_samples", 2,
         "--model.model_config.freeze_vision", "False", "--mode", 1, "--optimizer.eps", "1e-30",

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -44,7 +45,8 @@ class Network(nn.Cell):
     def construct(
         self, input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights, seeds
     ) -> Tensor:
-        hidden = ops.gather(self.embedding.astype(ms.float32), input_ids, 0) + images.mean((1, 2, 3, 4)).reshape(-1, 1, 1)
+        embedded = ops.gather(self.embedding.astype(ms.float32), input_ids, 0)
+        hidden = embedded + images.mean((1, 2, 3, 4)).reshape(-1, 1, 1)
         logits = ops.matmul(hidden.reshape(-1, WIDTH), self.head.astype(ms.float32)) + self.bias.astype(ms.float32)
         return causal_cross_entropy(logits.reshape(*input_ids.shape, VOCABULARY), labels, loss_weights)
 
@@ -113,11 +115,11 @@ class Run:
         restore_state(self.optimizer, dict(np.load(file)))
         return self
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Any]:
         """Results of each step, the weights after the last, the whole optimizer state (of rank 0), elements held."""
         weights = {p.name: p.astype(ms.float32).asnumpy() for p in self.network.get_parameters()}
         held = sum(p.size for state in self.optimizer.states for p in (state.exp_avg, state.exp_avg_sq))
-        return {**{k: np.array(v) for k, v in self.results.items()}, **weights, **gather_state(self.optimizer), "held": held}
+        return {**self.results, **weights, **gather_state(self.optimizer), "held": held}
 
 
 def scenarios() -> Iterator[tuple[str, Run]]:

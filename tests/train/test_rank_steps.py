@@ -1,4 +1,4 @@
-"""Two real ranks against one process: the joint loss, micro-batches, an overflow on one rank, divided optimizer state."""
+"""Two real ranks against one process: joint loss, micro-batches, an overflow on one rank, divided optimizer state."""
 
 from __future__ import annotations
 
