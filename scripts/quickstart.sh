@@ -35,8 +35,11 @@ fine_tune() {
     bash scripts/msrun_launcher.sh "run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml \
         --run_mode finetune --use_parallel True --load_checkpoint $OUT/fresh --output_dir $OUT/finetune \
         --train_dataset.data_loader.annotation_file $OUT/easyvqa/train.json --train_dataset_dir $PICTURES \
-        --num_samples 480 --epochs 1 --batch_size 8" 2 8118 "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
+        --train_dataset.packing True --train_dataset.modal_to_text_transform.max_length 512 \
+        --callbacks '[{type: MFLossMonitor}, {type: LossRecorder}, {type: CheckpointMonitor}]' \
+        --num_samples 480 --epochs 1 --batch_size 4" 2 8118 "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
         { tail -n 40 "$log"; return 1; }
+    grep '^step ' "$log" | sed -n -e '1p' -e '$p'
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
 }
 
@@ -63,7 +66,7 @@ step box "Its shape, framed" \
     --draw "$OUT/boxed.png" "Frame the shape in the picture."
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --output_path "$OUT/fresh"
-step finetune "It is trained for 30 steps on two workers" fine_tune
+step finetune "It is trained for 30 steps on two workers, two dialogues a row" fine_tune
 step accuracy "The shipped model on test pictures it has not seen" evaluate
 echo
 echo "Look at $OUT/boxed.png (the box) and $OUT/run.png (the curves of the training)."

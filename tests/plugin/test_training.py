@@ -33,11 +33,14 @@ def one_process(tmp_path_factory, run_mindformer, finetune_arguments):
 def two_ranks(tmp_path_factory, finetune_arguments):
     """The same with two ranks that take one conversation of each batch."""
     folder = tmp_path_factory.mktemp("two")
-    task = " ".join(["run_mindformer.py", *finetune_arguments, "--batch_size 1 --use_parallel True"])
+    return run_two_ranks(folder, finetune_arguments), folder / "output"
+
+
+def run_two_ranks(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess:
+    task = " ".join(["run_mindformer.py", *arguments, "--batch_size 1 --use_parallel True"])
     command = ["bash", ROOT / "scripts/msrun_launcher.sh", f"{ROOT}/{task}", "2", "8217", "logs", "True", "60"]
     environment = {**os.environ, "GLOG_v": "3", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    return run, folder / "output"
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def losses(output: Path, rank: int = 0) -> np.ndarray:
@@ -123,3 +126,13 @@ def test_two_ranks_train_as_one_process_on_the_joint_batch(one_process, two_rank
     assert run.returncode == 0, run.stderr
     np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
     np.testing.assert_array_equal(losses(output, rank=1), losses(output))
+
+
+def test_two_ranks_go_on_from_one_process(one_process, finetune_arguments, tmp_path):
+    """The optimizer's state is divided among them (the YAML's enable_parallel_optimizer), and was whole."""
+    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
+    shutil.rmtree(trained(output))
+    run = run_two_ranks(tmp_path, [*finetune_arguments, "--resume_training", "True"])
+    assert run.returncode == 0, run.stderr
+    assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
+    np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
