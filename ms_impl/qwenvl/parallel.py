@@ -7,7 +7,7 @@ gathered, 3·B·T·D elements over the same ranks, before each rank takes its he
 two AllReduces move; rows stored by heads would save it, and change the checkpoint's layout.
 
 The vision tower is cut along its images alone, over the ``data_parallel`` ranks. It is frozen in most trainings, a
-twentieth of the work of a full row, and cutting its 16 heads of 104 would cost it the same gathering in each of 48 layers.
+twentieth of the work of a full row, and cutting its 16 heads of 104 would add communication to each of its 48 layers.
 Each rank holds it whole (3.7 GB in 16 bit). What has no strategy, the patches, the resampler, the places of the images
 and the mask, MindSpore cuts along the first axis over all devices of the stage where it can, and gathers again; that
 happens once a step, not once a layer. So does laying the features over their slots: the embeddings of the whole batch
