@@ -16,7 +16,6 @@ from ms_impl.errors import InputError
 from ms_impl.plugin.eval_settings import data_sets
 from ms_impl.plugin.patches import patch_for_cpu, silence_settings
 from ms_impl.plugin.processes import install as note_stop_signals
-from ms_impl.plugin.processes import install as note_stop_signals
 from ms_impl.plugin.report import report, save_report
 from ms_impl.plugin.schema import Settings, family_of, lookup
 from ms_impl.plugin.settings import locate, read_yaml

@@ -91,6 +91,8 @@ def _name_of(folder: Path | None) -> str:
 
 
 def _rotate(root: Path, keep: int) -> None:
+    for left in root.glob("step_*.partial"):  # by a run that was killed while it wrote
+        shutil.rmtree(left)
     for folder in all_of(root)[keep:]:
         (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look whole
         shutil.rmtree(folder)

@@ -57,6 +57,7 @@ def test_what_a_kill_leaves_behind_is_not_a_checkpoint(tmp_path):
     half_removed = save(tmp_path, 21)
     (half_removed / "manifest.json").unlink()
     assert checkpoints.newest(tmp_path) == whole
+    (tmp_path / "step_00000028.partial").mkdir()
     again = save(tmp_path, 14, b"new")
     assert checkpoints.newest(tmp_path) == again and not list(tmp_path.glob("*.partial"))
 
