@@ -1,4 +1,4 @@
-"""The layout of MindFormers 1.5: its table against an independent reading of its rules, and the command on such a file."""
+"""MindFormers 1.5's layout: its table against an independent reading of its rules, and the command on such a file."""
 
 import json
 import math

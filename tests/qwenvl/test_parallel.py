@@ -1,4 +1,4 @@
-"""How the model is cut for Ascend: what is refused, that strategies fit the shapes, and what MindSpore makes of them."""
+"""How the model is cut for Ascend: what is refused, that strategies fit the shapes, what MindSpore makes of them."""
 
 import itertools
 import json
@@ -89,7 +89,7 @@ def test_nothing_is_cut_where_mindspore_does_not_cut(config):
 
 def cut(folder: Path, plan: Plan, ranks: int = 8, **settings) -> subprocess.CompletedProcess:
     """Compile a model for Ascend as one rank of several would."""
-    values = {"batch": 2, "layers": 2, "vision_layers": 1, "param_dtype": "float32", **vars(plan), **settings}
+    values = {"batch": 8, "layers": 2, "vision_layers": 1, "param_dtype": "float32", **vars(plan), **settings}
     environment = {**os.environ, "MS_SIMULATION_LEVEL": "0", "RANK_SIZE": str(ranks), "GLOG_v": "3"}
     folder.mkdir()
     command = [sys.executable, SEMI_AUTO, folder, json.dumps(values)]
@@ -137,7 +137,7 @@ def test_a_wrong_plan_is_the_users_error(tmp_path):
 ])  # fmt: skip
 def test_a_pipeline_stage_holds_its_layers_alone(tmp_path, rank, own, foreign):
     plan = replace(EIGHT, model_parallel=2, pipeline_stage=2, micro_batch_num=4)
-    parameters, communication = graph(cut(tmp_path / "stage", plan, rank=rank, batch=8, gradients=True))
+    parameters, communication = graph(cut(tmp_path / "stage", plan, rank=rank, gradients=True))
     assert all(any(name.startswith(prefix) for name in parameters) for prefix in own)
     assert not [name for name in parameters if name.startswith(tuple(foreign))]
     assert communication["Send" if rank == 0 else "Receive"] == plan.micro_batch_num
