@@ -1,0 +1,191 @@
+"""What training a model needs and how fast it would be on given devices, on paper.
+
+    python benchmarks/ascend_estimate.py --config configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml --devices 16
+
+Prints parameters, memory, work, communication and time of a step of the YAML's own setting, then the best setting for
+--devices with the same number of rows a step and device. A setting that does not fit is refused. How memory and
+time are counted stands in benchmarks/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from estimate import published
+from estimate.memory import Memory, memory
+from estimate.parts import Trained, check, model_parts
+from estimate.plan import Device, Plan, plan_of
+from estimate.search import best
+from estimate.speed import Speed, speed
+
+from ms_impl import families
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+from ms_impl.plugin.schema import FREEZES, check_sections, family_of, lookup
+from ms_impl.plugin.settings import locate, read_yaml
+
+ASSUMPTIONS = """Assumed:
+- the device: {device};
+- communication does not overlap with computing; the utilisation counts what does;
+- the language model computes whole rows of scores, also above the diagonal and between packed dialogues;
+- a dialogue of {dialogue} tokens with one image (--dialogue_tokens), so that {useful:.0%} of all tokens are useful;
+- attention {attention} (--attention), {zero}."""
+ZERO = (
+    "nothing divided among data-parallel ranks",
+    "the optimizer's state divided among data-parallel ranks",
+    "state and gradients divided among data-parallel ranks",
+    "state, gradients and parameters divided among data-parallel ranks",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family's model by its config.json."""
+
+    family: Family
+    config_file: Path
+
+    def parts(self, plan: Plan) -> list[Trained]:
+        return model_parts(self.family, self.config_file, plan)
+
+    def allows(self, plan: Plan) -> bool:
+        """Whether the model can be cut so."""
+        try:
+            check(self.family, self.config_file, plan)
+        except InputError:
+            return False
+        return True
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """The command; 0, or 2 after an error of the user's."""
+    arguments = parse_arguments(given)
+    try:
+        run(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, type=Path, help="YAML of a training run")
+    parser.add_argument("--devices", type=int, help="to find the best setting for; without it as many as the YAML has")
+    parser.add_argument("--dialogue_tokens", type=int, default=512, help="of a mean dialogue, its image's too (512)")
+    parser.add_argument("--attention", choices=("flash", "composed"), default="flash")
+    for field in fields(Device):
+        kind = int if field.name == "node" else float
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"of a device ({field.default:g})")
+    return parser.parse_args(given)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the estimate, or raise InputError."""
+    device = device_of(arguments)
+    model, plan = read(arguments.config, arguments.dialogue_tokens, arguments.attention == "flash")
+    check(model.family, model.config_file, plan)
+    parts = model.parts(plan)
+    need = memory(parts, plan)
+    print_model(parts)
+    print(f"\n{arguments.config}: {plan.devices} devices, {plan.describe()}")
+    require_fit(need, plan, device)
+    print_step(need, speed(parts, plan, device))
+    print_best(model, plan, arguments.devices or plan.devices, device)
+    print_check(device)
+    print()
+    print(
+        ASSUMPTIONS.format(
+            device=device, dialogue=arguments.dialogue_tokens, useful=plan.useful, attention=arguments.attention,
+            zero=ZERO[plan.zero],
+        )
+    )  # fmt: skip
+
+
+def device_of(arguments: argparse.Namespace) -> Device:
+    """The device that the options describe."""
+    device = Device(**{field.name: getattr(arguments, field.name) for field in fields(Device)})
+    for field in fields(Device):
+        if getattr(device, field.name) <= 0 and field.name != "reserved":
+            raise InputError(f"--{field.name}: expected a number above 0, found {getattr(device, field.name):g}")
+    for name, value in (("utilisation", device.utilisation), ("reserved", device.reserved)):
+        if not 0 <= value <= 1:
+            raise InputError(f"--{name}: expected a share from 0 to 1, found {value:g}")
+    for name in ("devices", "dialogue_tokens"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise InputError(f"--{name}: expected a number above 0, found {getattr(arguments, name)}")
+    return device
+
+
+def read(path: Path, dialogue: int, flash: bool) -> tuple[Model, Plan]:
+    """The model and the way of training that a YAML asks for."""
+    settings = read_yaml(locate(path))
+    check_sections(settings)
+    family = family_of(settings)
+    config_file = lookup(settings, "model.model_config.config_file")
+    if not config_file:
+        raise InputError(f"{path}: model.model_config.config_file is missing; it has the model's sizes")
+    frozen = tuple(group for key, group in FREEZES.items() if lookup(settings, f"model.model_config.{key}"))
+    return Model(family, locate(config_file)), plan_of(settings, frozen, dialogue, flash)
+
+
+def require_fit(need: Memory, plan: Plan, device: Device) -> None:
+    """Raise InputError where the peak is more than a device has."""
+    if need.peak > device.memory:
+        raise InputError(
+            f"{plan.describe()} needs {need.peak / 1e9:.1f} GB on a device ({need}), "
+            f"which has {device.memory / 1e9:.1f} GB of {device.hbm_gb:.1f} for it; "
+            "divide more, recompute, or take fewer rows a micro-batch"
+        )
+
+
+def print_model(parts: Sequence[Trained]) -> None:
+    """Parameters and work of each part."""
+    print(f"{'part':<18}{'parameters':>16}{'trained':>16}")
+    for part in parts:
+        print(f"{part.part.name:<18}{part.numbers:>16,}{part.trained:>16,}")
+    print(f"{'in all':<18}{sum(p.numbers for p in parts):>16,}{sum(p.trained for p in parts):>16,}")
+
+
+def print_step(need: Memory, step: Speed) -> None:
+    """Memory, work, communication and time of a step."""
+    sent = step.communication
+    total = sent.gradients + sent.parameters + sent.tensor + sent.pipeline
+    print(f"memory of a device   {need}")
+    print(f"work of a token      {step.forward_flops / step.tokens / 1e9:.1f} GFLOP forward, "
+          f"{step.flops / step.tokens / 1e9:.1f} in all")  # fmt: skip
+    print(f"sent by a device     {total / 1e9:.1f} GB a step: gradients {sent.gradients / 1e9:.1f}, "
+          f"parameters {sent.parameters / 1e9:.1f}, tensor parallel {sent.tensor / 1e9:.1f}, "
+          f"pipeline {sent.pipeline / 1e9:.1f}")  # fmt: skip
+    print(f"time of a step       {step.seconds:.2f} s: computing {step.compute_seconds:.2f}, "
+          f"communication {step.communication_seconds:.2f}")  # fmt: skip
+    print(f"speed                {step.tokens_per_second:,.0f} tokens/s per device, "
+          f"{step.useful_tokens_per_second:,.0f} of them useful")  # fmt: skip
+
+
+def print_best(model: Model, plan: Plan, devices: int, device: Device) -> None:
+    """The best setting for ``devices``, with as many rows a step for each of them as ``plan`` has."""
+    rows = max(1, plan.joint_rows // plan.devices)
+    wanted = replace(plan, rows=rows, micro_batches=1, data_parallel=devices, model_parallel=1, stages=1)
+    found = best(model.parts, wanted, devices, device, model.allows)
+    if found is None:
+        raise InputError(f"--devices {devices}: no setting fits into {device.memory / 1e9:.1f} GB a device")
+    print(f"\nbest for {devices} devices and {wanted.joint_rows} rows a step: {found[0].describe()}")
+    print_step(*found[1:])
+
+
+def print_check(device: Device) -> None:
+    """What the same device would have given the earlier port's setting, beside what was published."""
+    model = Model(families.get("qwenvl"), locate(published.CONFIG_FILE))
+    step = speed(model.parts(published.PLAN), published.PLAN, device)
+    ratio = step.tokens_per_second / published.TOKENS_PER_SECOND
+    print(f"\ncheck: the earlier port's setting {step.tokens_per_second:,.0f} tokens/s per device, published "
+          f"{published.TOKENS_PER_SECOND:,}: {ratio:.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A model as an estimate sees it: its parts in forward order, each with its weights, its work and what it keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convert.rules import Layout
+from estimate import qwenvl
+from estimate.plan import Plan
+from estimate.shape import Part
+from ms_impl.adapters.config import LoraConfig
+from ms_impl.adapters.targets import make_plan
+from ms_impl.families import Family
+
+DESCRIPTIONS = {"qwenvl": qwenvl}  # a family's module: ``parts`` and ``check``
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A part with what of it is trained.
+
+    Attributes:
+        own: numbers of its own weights that are trained.
+        added: shapes of LoRA factors in it, by name.
+        reached: whether gradients pass through it to something trained before it.
+    """
+
+    part: Part
+    own: int
+    added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reached: bool = False
+
+    @property
+    def trained(self) -> int:
+        return self.own + sum(map(math.prod, self.added.values()))
+
+    @property
+    def backward(self) -> bool:
+        """Whether the backward pass comes here."""
+        return self.reached or self.trained > 0
+
+    @property
+    def numbers(self) -> int:
+        """All its weights, LoRA factors too."""
+        return self.part.size + sum(map(math.prod, self.added.values()))
+
+
+def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
+    """The parts of the model that a run trains, in forward order; weights and shapes are the conversion table's.
+
+    Raises:
+        InputError: the configuration cannot be read, or a LoRA target matches nothing.
+    """
+    config = family.resolve("config").from_file(config_file)
+    shapes = family.resolve("weights").shapes(config, Layout.MINDSPORE)
+    parts = DESCRIPTIONS[family.name].parts(config, plan, shapes)
+    trained, factors = _trained(family, plan, shapes, parts)
+    marked, reached = [], False
+    for part in parts:
+        own = sum(math.prod(shape) for name, shape in part.weights.items() if name in trained)
+        added = {name: shape for name, shape in factors.items() if _weight_of(name) in part.weights}
+        marked.append(Trained(part, own, added, reached))
+        reached = marked[-1].backward
+    return marked
+
+
+def check(family: Family, config_file: Path, plan: Plan) -> None:
+    """Raise InputError where the model cannot be cut over devices as ``plan`` says."""
+    DESCRIPTIONS[family.name].check(family.resolve("config").from_file(config_file), plan)
+
+
+def _trained(
+    family: Family, plan: Plan, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[Part]
+) -> tuple[set[str], Mapping[str, tuple[int, ...]]]:
+    """Names of the weights that are trained, and shapes of the LoRA factors by name."""
+    if not plan.lora:
+        return set(shapes) - family.frozen_names(shapes, plan.frozen), {}
+    config = LoraConfig.from_section(plan.lora, "model.model_config.lora")
+    adapter = make_plan(config, family, shapes, _linears(parts))
+    return set(adapter.whole), adapter.factors
+
+
+def _linears(parts: Iterable[Part]) -> list[str]:
+    """Paths of the layers that multiply by a matrix called ``weight``."""
+    names = [name for part in parts for name, shape in part.weights.items() if len(shape) == 2 and part.passes(name)]
+    return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+
+
+def _weight_of(factor: str) -> str:
+    return f"{factor.rsplit('.lora_', 1)[0]}.weight"
