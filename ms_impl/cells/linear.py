@@ -6,6 +6,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from ms_impl.cells.device import on_ascend
+
 INIT_SIGMA = 0.02  # initializer_range of the original
 
 
@@ -54,7 +56,9 @@ class Embedding(nn.Cell):
         super().__init__()
         self.weight = parameter("weight", (vocab_size, width), dtype, Normal(INIT_SIGMA))
         self.gather = ops.Gather()
+        # On CPU there is no Gather of bfloat16.
+        self.gathered_as = ms.float32 if dtype == ms.bfloat16 and not on_ascend() else dtype
 
     def construct(self, ids: Tensor) -> Tensor:
         """int ids [...] → [..., width]."""
-        return self.gather(self.weight, ids, 0)
+        return self.gather(ops.cast(self.weight, self.gathered_as), ids, 0)

@@ -75,16 +75,17 @@ class PrefillStep(nn.Cell):
 
 
 class TokenStep(nn.Cell):
-    """The same for one column of tokens [B, 1], embedding and all."""
+    """The same for one column of tokens [B, 1], embedding and all, from MindSpore's operators."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
         super().__init__(auto_prefix=False)
         self.model = model
         self.cache = cache
+        self.last = Tensor(np.zeros(1, np.int32))
 
-    def construct(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor, last: Tensor) -> Tensor:
+    def construct(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor) -> Tensor:
         hidden = self.model.embed(tokens, None, None)
-        return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
+        return self.model.step(hidden, segment_ids, columns, table, self.cache, self.last).astype(ms.float32)
 
 
 class Decoder:
@@ -101,7 +102,7 @@ class Decoder:
         self.capacity = capacity
         self.cache = model.new_cache(rows, capacity)
         self.prefill_step = PrefillStep(model, self.cache)
-        self.token_step = TokenStep(model, self.cache)
+        self.token_step = model.fused_token_step(self.cache) or TokenStep(model, self.cache)
 
     def prefill(self, batch: Batch) -> np.ndarray:
         """Logits, float32 [B, vocab], after the last column of a batch padded on the left.
@@ -119,7 +120,7 @@ class Decoder:
                 columns = np.arange(start, start + width, dtype=np.int32)
                 hidden = self._embed(input_ids[:, columns], features, places, start)
                 last = min(self.length - 1 - start, width - 1)
-                logits = self._run(self.prefill_step, hidden, columns, last)
+                logits = self.prefill_step(hidden, *self._places(columns), Tensor(np.array([last], dtype=np.int32)))
         return self._checked(logits)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
@@ -134,7 +135,7 @@ class Decoder:
         self.segments[: self.batch_rows, self.length] = 1
         self.length += 1
         with static_graphs(self.model):
-            logits = self._run(self.token_step, Tensor(ids), column, 0)
+            logits = self.token_step(Tensor(ids), *self._places(column))
         return self._checked(logits)
 
     def rewind(self, length: int) -> None:
@@ -142,10 +143,9 @@ class Decoder:
         self.segments[:, length:] = 0
         self.length = length
 
-    def _run(self, graph: nn.Cell, inputs: Tensor, columns: np.ndarray, last: int) -> Tensor:
-        return graph(
-            inputs, Tensor(self.segments), Tensor(columns), self.table, Tensor(np.array([last], dtype=np.int32))
-        )
+    def _places(self, columns: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment ids [rows, capacity], the columns [T] and the rotary table, as both steps take them."""
+        return Tensor(self.segments), Tensor(columns), self.table
 
     def _checked(self, logits: Tensor) -> np.ndarray:
         values = logits.asnumpy()[: self.batch_rows]

@@ -27,7 +27,8 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
 
     Args:
         path: a checkpoint directory, Hugging Face's or converted; or one converted .ckpt or .safetensors file.
-        dtype: ``fp32``, ``fp16`` or (on Ascend) ``bf16``. None: the checkpoint's own on Ascend, else fp32.
+        dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``. None: the checkpoint's own on Ascend, else fp32.
+            The model computes in it, too; but the CPU, which has no bf16 arithmetic, computes in fp32 with bf16 weights.
         config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
 
     Raises:
@@ -36,20 +37,20 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
     config_file = find_config(Path(path), Path(config) if config else None)
     family = families.find(read_json(config_file), str(config_file))
     settings = family.resolve("config").from_file(config_file)
+    weights = _weights_dtype(path, dtype)
+    compute = ms.float32 if weights == ms.bfloat16 and not on_ascend() else weights
     with no_init_parameters():
-        model = family.resolve("model")(settings, _compute_dtype(path, dtype))
+        model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family)
     processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
     model.generation = GenerationConfig.from_directory(config_file.parent)
     return model.set_train(False), processor
 
 
-def _compute_dtype(path: str | Path, name: str | None) -> ms.Type:
+def _weights_dtype(path: str | Path, name: str | None) -> ms.Type:
     if name is None:
         tensors = open_checkpoint(path).tensors.values() if on_ascend() else ()
         name = next((tensor.dtype.name for tensor in tensors), "fp32")
     if name not in _DTYPES:
         raise InputError(f"unknown dtype {name!r}; known: {', '.join(_DTYPES)}")
-    if name == "bf16" and not on_ascend():
-        raise InputError("the CPU computes in fp32 or fp16, not in bf16; leave dtype out or choose one of them")
     return _DTYPES[name]

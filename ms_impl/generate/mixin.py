@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from mindspore import nn
+
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.generate.answers import Answer, StopWords, grow, samplers
@@ -32,6 +34,10 @@ class Generative:
     def decoders(self) -> DecoderPool:
         """Where to borrow a decoder for logits step by step: ``with model.decoders.lend(rows, columns) as decoder``."""
         return DecoderPool(self)
+
+    def fused_token_step(self, cache: nn.CellList) -> nn.Cell | None:
+        """What stands in for ``ms_impl.generate.decode.TokenStep`` with the same arguments; None: nothing does."""
+        return None
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
 from ms_impl.generate.mixin import Generative
+from ms_impl.kernels.decode_step import fused_token_step
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.parallel import shard
@@ -174,6 +175,10 @@ class QwenVL(Generative, nn.Cell):
             raise InputError(f"{length} tokens are more than the model's {config.max_position_embeddings}")
         shape = (batch, config.num_attention_heads, length, config.kv_channels)
         return nn.CellList([LayerCache(*shape, self.compute_dtype) for _ in range(config.num_hidden_layers)])
+
+    def fused_token_step(self, cache: nn.CellList) -> nn.Cell | None:
+        """One column of tokens through the cache in one kernel, where there is one for this model and machine."""
+        return fused_token_step(self, cache)
 
     def step(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, tables: Tensor, cache: nn.CellList, last: Tensor

@@ -55,8 +55,8 @@ class CrossAttention(nn.Cell):
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [1, Q, width], key and value [N, L, width] → [N, Q, width]."""
-        wq, wk, wv = ops.split(self.in_proj_weight, query.shape[-1])
-        bq, bk, bv = ops.split(self.in_proj_bias, query.shape[-1])
+        wq, wk, wv = ops.split(self.in_proj_weight.astype(query.dtype), query.shape[-1])
+        bq, bk, bv = ops.split(self.in_proj_bias.astype(query.dtype), query.shape[-1])
         q = self.split_heads(linear(query, wq, bq))
         k = self.split_heads(linear(key, wk, bk))
         v = self.split_heads(linear(value, wv, bv))

@@ -96,7 +96,7 @@ class PatchEmbedding(nn.Cell):
         grid, patch = size // self.patch, self.patch
         x = images.reshape(n, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
         x = x.reshape(n, grid * grid, channels * patch * patch)
-        return linear(x, self.weight.reshape(self.weight.shape[0], -1))
+        return linear(x, self.weight.astype(x.dtype).reshape(self.weight.shape[0], -1))
 
 
 class VisionTower(nn.Cell):
@@ -124,4 +124,4 @@ class VisionTower(nn.Cell):
     def construct(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → features [N, num_queries, output_dim]."""
         x = self.ln_post(self.attn_pool(self.transformer(self.patches(images))))
-        return linear(x, self.proj.T)
+        return linear(x, self.proj.astype(x.dtype).T)

@@ -1,0 +1,168 @@
+"""How fast answers grow: one decoding step, against torch_ref and against the memory's bandwidth.
+
+    OMP_NUM_THREADS=2 python benchmarks/decode.py [--quick]
+
+Model: some 100 million parameters in Qwen-VL's shape, random. Contestants: torch_ref eager in fp32 with a preallocated
+cache, and this package with fp32, bf16 and fp16 weights; the same prompt (random keys and values), batch and threads,
+and where a step of fp32 differs from torch_ref's by more than 1e-4 nothing is reported. The bandwidth is that of
+reading an array in order on the same threads, in the same rounds; a step's traffic is every weight once, and the keys
+and values of all columns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # before the frameworks are imported
+
+import mindspore as ms
+import numpy as np
+import torch
+from harness import Row, arguments, interleaved, report
+from mindspore.nn.utils import no_init_parameters
+
+from ms_impl.generate.decode import Decoder, DecoderPool, power_of_two
+from ms_impl.kernels.build import FLAGS, run
+from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
+from ms_impl.qwenvl.model import QwenVL
+from torch_ref.qwenvl.model import QwenVL as Reference
+
+VISION = VisionConfig(
+    heads=2, image_size=28, image_start_id=8000, layers=1, mlp_ratio=2.0, output_dim=768, patch_size=14, width=32,
+    n_queries=4, n_positions=4,
+)  # fmt: skip
+CONFIG = QwenVLConfig(
+    vocab_size=8192, hidden_size=768, num_hidden_layers=12, num_attention_heads=6, kv_channels=128,
+    intermediate_size=4096, seq_length=2048, max_position_embeddings=4096, visual=VISION,
+)  # fmt: skip
+OURS = {"fp32": (ms.float32, ms.float32), "bf16": (ms.float32, ms.bfloat16), "fp16": (ms.float16, ms.float16)}
+GOALS = {"fp32": 1.4, "bf16": 2.4, "fp16": 2.4}
+OF_BANDWIDTH = {1: 0.85}  # by batch size
+STEPS, ARRAY_BYTES, TOLERANCE = 8, 2**29, 1e-4
+
+
+def main() -> None:
+    """Print the table of all batches, prompts and dtypes."""
+    parser = arguments("decode", __doc__)
+    parsed = parser.parse_args()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    reference = Reference(CONFIG).eval()
+    models = {name: ours(reference, *dtypes) for name, dtypes in OURS.items()}
+    rows: list[Row] = []
+    with memory_reader() as read:
+        for batch in (1, 8):
+            for prompt in (300,) if parsed.quick else (300, 1500):
+                contest = Contest(reference, models, batch, prompt)
+                rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
+    report("decode", rows, parsed)
+
+
+def ours(reference: Reference, compute_dtype: ms.Type, dtype: ms.Type) -> QwenVL:
+    """This package's model with the reference's weights, rounded to ``dtype``."""
+    with no_init_parameters():
+        model = QwenVL(CONFIG, compute_dtype, dtype)
+    values = reference.state_dict()
+    for name, parameter in model.parameters_dict().items():
+        parameter.set_data(ms.Tensor(values[name].numpy(), dtype))
+    return model.set_train(False)
+
+
+@contextmanager
+def memory_reader() -> Iterator[Callable[[], None]]:
+    """A function that reads ARRAY_BYTES bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "read_memory.so"
+        run(["c++", *FLAGS, "-ffast-math", str(Path(__file__).with_name("read_memory.cc")), "-o", str(library)])
+        read = ctypes.CDLL(str(library)).read_memory
+    read.argtypes, read.restype = (ctypes.c_void_p, ctypes.c_int64), ctypes.c_float
+    array = np.ones(ARRAY_BYTES // 4, np.float32)
+    yield lambda: read(array.ctypes.data, array.size)
+
+
+class Contest:
+    """The contestants of one batch size and prompt length; each run takes STEPS steps after the prompt."""
+
+    def __init__(self, reference: Reference, models: dict[str, QwenVL], batch: int, prompt: int):
+        self.batch, self.prompt, self.reference = batch, prompt, reference
+        self.cache = reference.new_cache(batch, prompt + STEPS)
+        for layer in self.cache:
+            layer.keys.normal_()
+            layer.values.normal_()
+        self.decoders = {name: self.decoder(model) for name, model in models.items()}
+        self.runs = {"torch": self.torch_steps, **{name: partial(self.steps, name) for name in models}}
+        expected = self.torch_steps()
+        error = np.abs(self.steps("fp32") - expected).max() / np.abs(expected).max()
+        if not error <= TOLERANCE:
+            raise SystemExit(f"error: batch {batch}, prompt {prompt}: fp32 is {error:.1e} off torch_ref")
+
+    def decoder(self, model: QwenVL) -> Decoder:
+        """A decoder as a prefill of the prompt would leave it, with torch_ref's cache."""
+        capacity = power_of_two(self.prompt + STEPS)
+        pool = DecoderPool(model)
+        decoder = Decoder(model, pool.encoder, pool.embedder, self.batch, capacity)
+        decoder.batch_rows, decoder.length = self.batch, self.prompt
+        decoder.table = model.rotary_table(self.prompt)
+        decoder.segments = np.zeros((self.batch, capacity), np.int32)
+        decoder.segments[:, : self.prompt] = 1
+        for layer, values in zip(decoder.cache, self.cache):
+            for parameter, tensor in ((layer.keys, values.keys), (layer.values, values.values)):
+                wide = np.zeros(parameter.shape, np.float32)
+                wide[:, : self.prompt] = tensor[:, :, : self.prompt].flatten(0, 1).numpy()
+                parameter.set_data(ms.Tensor(wide, parameter.dtype))
+        return decoder
+
+    @torch.inference_mode()
+    def torch_steps(self) -> np.ndarray:
+        """torch_ref's logits after the last step."""
+        alpha = CONFIG.ntk_alpha(self.prompt)
+        segments = torch.zeros(self.batch, self.prompt + STEPS, dtype=torch.int64)
+        segments[:, : self.prompt] = 1
+        for column in range(self.prompt, self.prompt + STEPS):
+            segments[:, column] = 1
+            hidden = self.reference.transformer.wte(torch.full((self.batch, 1), column))
+            logits = self.reference.step(hidden, segments, torch.tensor([column]), alpha, self.cache)
+        return logits.numpy()
+
+    def steps(self, name: str) -> np.ndarray:
+        """Our logits after the last step."""
+        decoder = self.decoders[name]
+        decoder.rewind(self.prompt)
+        for column in range(self.prompt, self.prompt + STEPS):
+            logits = decoder.step(np.full(self.batch, column))
+        return logits
+
+    def traffic(self, name: str) -> int:
+        """Bytes that a step must read at least."""
+        decoder = self.decoders[name]
+        parameters = [*decoder.model.transformer.h.get_parameters(), decoder.model.lm_head.weight]
+        columns = self.prompt + STEPS // 2
+        cached = [parameter[:, :columns] for parameter in decoder.cache.get_parameters()]
+        return sum(array.size * array.itemsize for array in (*parameters, *cached))
+
+    def rows(self, seconds: dict[str, list[float]]) -> Iterator[Row]:
+        """Tokens a second against torch_ref, and bytes a second against reading memory."""
+        spent = {name: median(times) for name, times in seconds.items()}
+        bandwidth = ARRAY_BYTES / spent["read"] / 1e9
+        for name, goal in GOALS.items():
+            case = f"batch {self.batch}, prompt {self.prompt}, {name}"
+            rates = [self.batch * STEPS / spent[contestant] for contestant in (name, "torch")]
+            yield row("decode against torch_ref", case, *rates, "tokens/s", goal)
+            rate = self.traffic(name) * STEPS / spent[name] / 1e9
+            yield row("decode against reading memory", case, rate, bandwidth, "GB/s", OF_BANDWIDTH.get(self.batch))
+
+
+def row(question: str, case: str, found: float, anchor: float, unit: str, goal: float | None) -> Row:
+    """A line of the table."""
+    ratio = found / anchor
+    return Row(question, case, found, anchor, unit, ratio, f"≥ {goal}" if goal else "", ratio >= goal if goal else None)
+
+
+if __name__ == "__main__":
+    main()

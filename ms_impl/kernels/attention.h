@@ -1,0 +1,52 @@
+// Attention of one query over the keys and values of its row and head.
+#pragma once
+
+#include <limits>
+
+#include "product.h"
+
+// Rotates x [dim] by cos and sin [dim], halves against each other, and scales it.
+inline void rotate(const float *x, const float *cos, const float *sin, int64_t dim, float scale, float *y) {
+  int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    y[i] = (x[i] * cos[i] - x[i + half] * sin[i]) * scale;
+    y[i + half] = (x[i + half] * cos[i + half] + x[i] * sin[i + half]) * scale;
+  }
+}
+
+// Turns scores into weights whose sum is 1.
+inline void softmax(float *scores, int64_t count) {
+  float highest = *std::max_element(scores, scores + count), total = 0;
+  for (int64_t i = 0; i < count; ++i) total += scores[i] = std::exp(scores[i] - highest);
+  for (int64_t i = 0; i < count; ++i) scores[i] /= total;
+}
+
+// y [dim] += the sum of R rows of values [R, dim], weighted.
+template <int R, class C>
+inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
+  int64_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) {
+    Vector total = load(y + i);
+    for (int r = 0; r < R; ++r) total += weights[r] * load(values + r * dim + i);
+    store(total, y + i);
+  }
+  for (; i < dim; ++i)
+    for (int r = 0; r < R; ++r) y[i] += weights[r] * widen(values[r * dim + i]);
+}
+
+// y [dim] = softmax(keys · query) · values over those of `count` columns whose segment is that of the last one.
+// `query` comes scaled; `scores` is room for `count` numbers.
+template <class C>
+inline void attend(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *query,
+                   int64_t dim, float *scores, float *y) {
+  const int32_t own = segments[count - 1];
+  const int64_t first = std::find(segments, segments + count, own) - segments;
+  product(keys, first, count, query, 1, dim, [&](int64_t column, int64_t, float score) {
+    scores[column] = segments[column] == own ? score : -std::numeric_limits<float>::infinity();
+  });
+  softmax(scores + first, count - first);
+  std::fill_n(y, dim, 0.0f);
+  int64_t column = first;
+  for (; column + 4 <= count; column += 4) mix<4>(values + column * dim, scores + column, dim, y);
+  for (; column < count; ++column) mix<1>(values + column * dim, scores + column, dim, y);
+}

@@ -1,0 +1,89 @@
+// Vectors of fp32, and their loading from and storing to fp32, fp16 and bf16.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+using Float16 = _Float16;
+
+template <class V>
+inline V read(const void *from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Vector load(const float *from) { return read<Vector>(from); }
+
+inline Vector load(const BFloat16 *from) {
+#if defined(__AVX512F__)
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(from)), 16));
+#else
+  Integers bits = __builtin_convertvector(read<Halves>(from), Integers) << 16;
+  return read<Vector>(&bits);
+#endif
+}
+
+inline Vector load(const Float16 *from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(read<__m256i>(from));
+#elif defined(__AVX2__) && defined(__F16C__)
+  return _mm256_cvtph_ps(read<__m128i>(from));
+#else
+  Vector v;
+  for (int lane = 0; lane < kLanes; ++lane) v[lane] = from[lane];
+  return v;
+#endif
+}
+
+inline void store(Vector v, float *to) { std::memcpy(to, &v, sizeof v); }
+
+inline float widen(float x) { return x; }
+inline float widen(Float16 x) { return static_cast<float>(x); }
+inline float widen(BFloat16 x) {
+  uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  return read<float>(&bits);
+}
+
+inline void narrow(float x, float *to) { *to = x; }
+inline void narrow(float x, Float16 *to) { *to = static_cast<Float16>(x); }
+inline void narrow(float x, BFloat16 *to) {  // rounds to even; a NaN stays one
+  uint32_t bits = read<uint32_t>(&x);
+  to->bits = std::isnan(x) ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+template <int N>
+struct Lanes {
+  typedef float Type __attribute__((vector_size(4 * N)));
+};
+
+// The sum of N lanes, halves added to each other.
+template <int N = kLanes>
+inline float sum(typename Lanes<N>::Type v) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    using Half = typename Lanes<N / 2>::Type;
+    const char *lanes = reinterpret_cast<const char *>(&v);
+    return sum<N / 2>(read<Half>(lanes) + read<Half>(lanes + sizeof(Half)));
+  }
+}
