@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from convert import dtypes
+from convert.streaming import read_ahead, write_bytes
 from convert.tensors import Piece, Shape, StoredTensor, Tensor
 from ms_impl.errors import InputError
 
@@ -66,14 +67,14 @@ def write(
         left = tensor.nbytes
         if left == 0:
             file.write(_value_head(tensor, 0))
-        for block in tensor.blocks():
+        for block in read_ahead(tensor.blocks()):
             data = memoryview(block).cast("B")
             while data:
                 if room == 0:
                     room = min(left, split_bytes)
                     file.write(_value_head(tensor, room))
                 part = data[:room]
-                file.write(part)
+                write_bytes(file, part)
                 room, left, data = room - len(part), left - len(part), data[len(part) :]
             progress(block.nbytes)
 

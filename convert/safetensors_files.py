@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from convert import dtypes
+from convert.streaming import read_ahead, write_bytes
 from convert.tensors import Piece, StoredTensor, Tensor
 from ms_impl.errors import InputError
 
@@ -50,8 +51,8 @@ def write(
     header = _header(tensors, metadata)
     file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
     for tensor in tensors:
-        for block in tensor.blocks():
-            file.write(block.data)
+        for block in read_ahead(tensor.blocks()):
+            write_bytes(file, block.data.cast("B"))
             progress(block.nbytes)
 
 

@@ -15,7 +15,7 @@ from ms_impl.errors import InputError
 
 Shape = tuple[int, ...]
 
-BLOCK_BYTES = 4 << 20  # enough for full disk speed, little enough for the caches; a multiple of every item size
+BLOCK_BYTES = 1 << 20  # enough for full disk speed, little enough for the caches; a multiple of every item size
 
 
 class Tensor(ABC):
@@ -40,10 +40,7 @@ class Tensor(ABC):
         copy-on-write, so that changing it never changes the file."""
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The elements in row-major order, in flat arrays of at most ``BLOCK_BYTES``.
-
-        A block is valid only until the next one is asked for.
-        """
+        """The elements in row-major order, in flat arrays of at most ``BLOCK_BYTES``, each valid for itself."""
         flat = np.ascontiguousarray(self.array()).reshape(-1)
         step = BLOCK_BYTES // self.dtype.itemsize
         for start in range(0, flat.size, step):
@@ -90,12 +87,11 @@ class StoredTensor(Tensor):
         return np.require(flat, requirements="A").reshape(self.shape)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        buffer = np.empty(min(BLOCK_BYTES, self.nbytes), np.uint8)
         for piece in self.pieces:
             with open(piece.path, "rb") as file:
                 file.seek(piece.offset)
                 for start in range(0, piece.nbytes, BLOCK_BYTES):
-                    block = buffer[: min(BLOCK_BYTES, piece.nbytes - start)]
+                    block = np.empty(min(BLOCK_BYTES, piece.nbytes - start), np.uint8)
                     if file.readinto(block) != len(block):
                         raise InputError(f"{piece.path}: became shorter while it was read")
                     yield block.view(self.dtype.carrier)
