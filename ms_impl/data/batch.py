@@ -85,22 +85,22 @@ def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value:
 def _images(
     samples: Sequence[Sample], names: Sequence[str], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
 ) -> np.ndarray:
-    rows = [_read(sample, name, load_pixels) for name, sample in zip(names, samples)]
-    images = np.zeros((len(rows), slots, *rows[0].shape[1:]), dtype=np.float32)
-    for places, pixels in zip(images, rows):
-        places[: len(pixels)] = pixels
+    images = np.zeros((len(samples), slots, *load_pixels([]).shape[1:]), dtype=np.float32)
+    for places, sample, name in zip(images, samples, names):
+        _read(sample, name, load_pixels, places)
     return images
 
 
-def _read(sample: Sample, name: str, load_pixels: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
-    """The pixels of one sample's images [n, 3, S, S]. In a row of several dialogues an error names the right one."""
-    paths, pixels = sample["image_paths"], []
-    for path, record in zip(paths, sample.get("image_records", [name] * len(paths))):
+def _read(
+    sample: Sample, name: str, load_pixels: Callable[[Sequence[str]], np.ndarray], places: np.ndarray
+) -> None:
+    """Put a sample's images into ``places`` [M, 3, S, S]. In a row of several dialogues an error names the right one."""
+    paths = sample["image_paths"]
+    for place, path, record in zip(places, paths, sample.get("image_records", [name] * len(paths))):
         try:
-            pixels.append(load_pixels([path]))
+            place[:] = load_pixels([path])[0]
         except InputError as error:
             raise InputError(f"{record}: {error}") from error
-    return np.concatenate([load_pixels([]), *pixels])
 
 
 def _positions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,23 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 
 def to_pixels(
-    image: Image.Image, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float, ...] = CLIP_STD
+    image: Image.Image,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pixel values [3, height, width], float32: levels / 255, minus mean, over standard deviation, by channel."""
-    levels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    """Pixel values [3, height, width], float32: levels / 255, minus mean, over standard deviation, by channel.
+
+    They are written to ``out`` if given: every further array of that size costs as much as the arithmetic.
+    """
+    levels = np.asarray(image).transpose(2, 0, 1)
+    pixels = np.empty(levels.shape, np.float32) if out is None else out
     mean_column, std_column = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (mean, std))
-    return np.ascontiguousarray((levels - mean_column) / std_column)
+    pixels[:] = levels
+    pixels /= np.float32(255)
+    pixels -= mean_column
+    pixels /= std_column
+    return pixels
 
 
 def _check_size(size: tuple[int, int], path: str | os.PathLike) -> None:

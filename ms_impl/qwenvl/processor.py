@@ -67,7 +67,7 @@ class QwenVLProcessor:
         size = self.config.visual.image_size
         values = np.empty((len(paths), 3, size, size), dtype=np.float32)
         for row, path in zip(values, paths):
-            row[:] = to_pixels(load_image(resolve_path(path, dataset_dir), size), mean, std)
+            to_pixels(load_image(resolve_path(path, dataset_dir), size), mean, std, out=row)
         return values
 
     def encode_prompt(self, text: str) -> dict[str, Any]:

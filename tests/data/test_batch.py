@@ -78,7 +78,9 @@ def test_empty_batch():
 
 def test_an_unreadable_image_names_the_record():
     def refuse(paths):
-        raise InputError("image 'x.png' does not exist")
+        if paths:
+            raise InputError("image 'x.png' does not exist")
+        return load_pixels(paths)
 
     with pytest.raises(InputError, match="^a.json: record 4: image 'x.png' does not exist"):
         samples = [sample(9, columns=[1], record="a.json: record 4")]

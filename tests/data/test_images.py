@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from ms_impl.data.images import MAX_PIXELS, load_image, read_image, resolve_path, to_pixels
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, MAX_PIXELS, load_image, read_image, resolve_path, to_pixels
 from ms_impl.errors import InputError
 
 TINY = Path(__file__).parents[1] / "golden" / "qwenvl_tiny"
@@ -30,6 +30,45 @@ def test_another_filter_is_noticed():
     crops = load_file(TINY / "cases.safetensors")["vision.pixel_values_crop"]
     image = read_image(TINY / "image0.png").resize((448, 448), Image.Resampling.BILINEAR)
     assert np.abs(to_pixels(image)[:, 200:232, 200:232] - crops[0]).max() > 1e-2
+
+
+def bare_loop(path: Path, size: int) -> np.ndarray:
+    """The plain way with PIL and numpy, step by step."""
+    image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    levels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    return (levels - mean) / std
+
+
+def odd_files(folder: Path) -> list[Path]:
+    """Files whose decoding is not the common case."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (37, 53, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(rng.integers(0, 1 << 16, (37, 53), dtype=np.uint16))
+    saved = {
+        "cmyk.jpg": (picture.convert("CMYK"), {}), "grey.jpg": (picture.convert("L"), {}),
+        "exif.jpg": (picture, {"exif": exif}), "progressive.jpg": (picture, {"progressive": True}),
+        "deep.png": (deep, {}), "palette.png": (picture.convert("P"), {"transparency": 3}),
+        "alpha.png": (picture.convert("RGBA"), {}),
+        "moving.gif": (picture, {"save_all": True, "append_images": [picture.rotate(180)]}),
+    }  # fmt: skip
+    for name, (image, options) in saved.items():
+        image.save(folder / name, **options)
+    return [folder / name for name in saved]
+
+
+def test_pixels_are_to_the_bit_those_of_the_plain_way(tmp_path):
+    for path in odd_files(tmp_path):
+        batch = np.full((2, 3, 28, 28), np.nan, np.float32)
+        to_pixels(load_image(path, 28), out=batch[1])
+        expected = bare_loop(path, 28)
+        assert np.array_equal(batch[1], expected), path.name
+        assert np.array_equal(to_pixels(load_image(path, 28)), expected)
+        assert np.isnan(batch[0]).all()
+        other_mean = np.nextafter(CLIP_MEAN, 1, dtype=np.float32)
+        assert not np.array_equal(to_pixels(load_image(path, 28), other_mean), expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
