@@ -1,0 +1,93 @@
+"""Packed rows against the old port's way, one dialogue padded to the whole row: useful tokens a second.
+
+    python benchmarks/packing.py [--quick] [--cores N]
+
+Qwen-VL trains on rows of 2048 tokens, 256 of them an image's; here everything is a quarter of that, so that it runs on
+a CPU. Dialogues are drawn as LLaVA-Instruct's are long: one image each, and around it text whose length is log-normal
+(median 55, that is 220 at full size; σ of its logarithm 0.5). The tower's work on an image is about 5 % of that on a
+whole row, as in the 9.6B model. Both ways run the Trainer's step on rows that our own packing and collation made, one
+row a step. A useful token is one that is not padding.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from harness import Row, arguments, interleaved, report
+from training import Case, Shape, our_step, use_cores
+
+from ms_impl.data.batch import IGNORED, Sample, collate
+from ms_impl.data.packing import best_fit, pack
+
+ROW, DIALOGUES, GOAL = 512, 2000, 2.5
+MEDIAN, SIGMA, SHORTEST, LONGEST = 55, 0.5, 8, 400  # tokens of text
+MARKS = 2  # tokens around an image
+SHAPE = Shape(layers=4, vision_width=384, vision_layers=4, image_size=224)
+
+
+def main() -> None:
+    """Print and write the table."""
+    parser = arguments("packing", __doc__)
+    parser.add_argument("--cores", type=int, help="cores to use (all that this process may use)")
+    given = parser.parse_args()
+    use_cores(given.cores)
+    shape = Shape(layers=1, vision_width=64, vision_layers=1) if given.quick else SHAPE
+    dialogues = drawn(shape)
+    lengths = [len(dialogue["input_ids"]) for dialogue in dialogues]
+    packed = best_fit(lengths, [1] * len(lengths), ROW, ROW // (shape.queries + MARKS))
+    slots = max(map(len, packed))
+    order = np.random.default_rng(1).permutation(len(packed))[: given.repeats]
+    batches = {
+        "packed": [batch([dialogues[i] for i in packed[row]], shape, slots) for row in order],
+        "padded": [batch([dialogues[packed[row][0]]], shape, 1) for row in order],
+    }
+    useful = {"packed": sum(lengths) / len(packed), "padded": statistics.mean(lengths)}
+    rates = measured(shape, slots, batches, useful, given.repeats)
+    ratio = rates["packed"] / rates["padded"]
+    case = f"{useful['packed'] / ROW:.0%} of a packed row is useful, {useful['padded'] / ROW:.0%} of a padded one"
+    row = Row("packing", case, rates["packed"], rates["padded"], "tokens/s", ratio, f"≥ {GOAL}", ratio >= GOAL)
+    report("packing", [row], given)
+
+
+def drawn(shape: Shape) -> list[Sample]:
+    """Dialogues of random tokens, the second half of each text an answer; an image is a number from 0 as its path."""
+    rng = np.random.default_rng(0)
+    texts = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, DIALOGUES), SHORTEST, LONGEST).astype(int)
+    dialogues = []
+    for number, text in enumerate(texts):
+        ids = rng.integers(0, shape.vocab, shape.queries + MARKS + text).astype(np.int32)
+        labels = np.where(np.arange(len(ids)) >= len(ids) - text // 2, ids, IGNORED).astype(np.int32)
+        image = {"image_paths": [str(number)], "image_columns": [1]}
+        dialogues.append({"record": f"dialogue {number}", "input_ids": ids, "labels": labels, **image})
+    return dialogues
+
+
+def batch(dialogues: Sequence[Sample], shape: Shape, slots: int) -> dict[str, np.ndarray]:
+    """The columns of one row."""
+    sizes = (3, shape.image_size, shape.image_size)
+
+    def pixels(paths: Sequence[str]) -> np.ndarray:
+        images = [np.random.default_rng(int(path)).normal(0, 1, sizes) for path in paths]
+        return np.array(images, np.float32).reshape(-1, *sizes)
+
+    arrays = collate(
+        [pack(dialogues)], pad_id=0, num_queries=shape.queries, load_pixels=pixels, length=ROW, image_slots=slots
+    )
+    return {**arrays, "seeds": np.zeros(1, np.int32)}
+
+
+def measured(
+    shape: Shape, slots: int, batches: dict[str, list], useful: dict[str, float], repeats: int
+) -> dict[str, float]:
+    """Useful tokens a second of either way, in turn on the same rows' dialogues."""
+    case = Case(shape, length=ROW)
+    steps = {"packed": our_step(case.changed(images=slots))[0], "padded": our_step(case)[0]}
+    queues = {way: iter([*rows[-1:], *rows]) for way, rows in batches.items()}  # the first warms up
+    seconds = interleaved({way: lambda way=way: steps[way](next(queues[way])) for way in steps}, repeats)
+    return {way: useful[way] / statistics.median(seconds[way]) for way in steps}
+
+
+if __name__ == "__main__":
+    main()
