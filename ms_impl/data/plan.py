@@ -90,7 +90,7 @@ class BatchPlan:
         return step * self.settings.rows_per_step + rank * share + np.arange(share)
 
     def row_length(self, step: int) -> int:
-        """Columns of a step's rows: the settings' ``row_length``, or as many quarters of it as the longest row needs."""
+        """Columns of a step's rows: ``row_length``, or, grouped, as many quarters of it as the longest row needs."""
         whole = self.settings.row_length
         if not self.settings.group_by_length:
             return whole
@@ -149,7 +149,8 @@ class BatchPlan:
         generator = np.random.default_rng((self.settings.seed, len(rows)))
         ordered: list[np.ndarray] = []
         for start in range(0, len(rows), batch * _GROUPED_BATCHES):
-            group = sorted(rows[start : start + batch * _GROUPED_BATCHES], key=lambda row: int(self._lengths[row].sum()))
+            group = rows[start : start + batch * _GROUPED_BATCHES]
+            group = sorted(group, key=lambda row: int(self._lengths[row].sum()))
             batches = [group[at : at + batch] for at in range(0, len(group), batch)]
             whole = [rows for rows in batches if len(rows) == batch]  # a last one that is not full stays last
             ordered += [row for at in generator.permutation(len(whole)) for row in whole[at]]

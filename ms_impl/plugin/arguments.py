@@ -39,7 +39,7 @@ _CHANGES = (
     ("--device_target", "context.device_target", str, "Ascend or CPU; an Ascend YAML is adapted to CPU"),
     ("--device_id", "context.device_id", int, "which device of this machine"),
     ("--load_checkpoint", "load_checkpoint", str, "weights: a folder, .safetensors or .ckpt"),
-    ("--resume_training", "resume_training", _boolean_or_name, "go on from the newest checkpoint in output_dir, or NAME"),
+    ("--resume_training", "resume_training", _boolean_or_name, "go on from output_dir's newest checkpoint, or NAME"),
     ("--auto_trans_ckpt", "auto_trans_ckpt", _boolean, "cut the weights for the ranks of an Ascend cluster"),
     ("--src_strategy_path_or_dir", "src_strategy_path_or_dir", str, "how load_checkpoint is cut already"),
     ("--transform_process_num", "transform_process_num", int, "processes that cut the weights"),

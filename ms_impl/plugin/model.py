@@ -20,8 +20,8 @@ _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16
 class ModelSection:
     """The YAML's ``model.model_config``.
 
-    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters, ``lora`` an adapter to train,
-    ``rows`` the number of rows of a micro-batch. MindFormers adds more, such as ``parallel_config``, which holds the
+    ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters, ``lora`` an adapter to
+    train, ``rows`` the number of rows of a micro-batch. MindFormers adds more, such as ``parallel_config``, which holds the
     YAML's ``recompute_config``.
     """
 

@@ -37,8 +37,8 @@ class QwenVL(TrainerModel):
 class QwenVLContentTransformTemplate:
     """``modal_to_text_transform.model_transform_template``: conversations to samples, rows of samples to arrays.
 
-    ``modal_content_padding_size`` is the number of image slots a row; None: as many as any row of the data needs. Images
-    lie in ``dataset_dir``; a path that leaves it through ``..`` is refused unless ``allow_outside_dataset_dir``.
+    ``modal_content_padding_size`` is the number of image slots a row; None: as many as any row of the data needs.
+    Images lie in ``dataset_dir``; a path that leaves it through ``..`` is refused unless ``allow_outside_dataset_dir``.
     """
 
     def __init__(

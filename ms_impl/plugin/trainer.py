@@ -34,9 +34,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
 
     Where each rank holds whole parameters, weights to start from are read here, and ``TrainingRun`` saves and resumes.
     MindFormers (trainer/utils.py:762) passes over missing and unused weights, takes one safetensors file only without
-    ranks, and needs the Barrier operator, which CPU lacks (trainer/utils.py:167); its checkpoints know neither the order
-    of the data nor the loss scale, and what a kill leaves half-written looks whole to it. In semi-automatic parallelism,
-    where parameters are cut, all this stays with MindFormers.
+    ranks, and needs the Barrier operator, which CPU lacks (trainer/utils.py:167); its checkpoints know neither the
+    order of the data nor the loss scale, and what a kill leaves half-written looks whole to it. In semi-automatic
+    parallelism, where parameters are cut, all this stays with MindFormers.
     """
 
     _run: TrainingRun | None = None
@@ -97,9 +97,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         first_step = self._run.first_step if self._run else 0
         run = {"model": section, "epochs": self._epochs, "seed": self.config.seed or 0, "first_step": first_step}
         dataset = super().create_train_dataset({**run, **(default_args or {})})
-        _set_total_steps(self.config, dataset.plan.total_steps)
+        lengths = _set_total_steps(self.config, dataset.plan.total_steps)
         if self._run:
-            self._run.check(dataset)
+            self._run.check(dataset, lengths)
         return dataset
 
     def create_network(self, default_args=None) -> nn.Cell:
@@ -140,13 +140,15 @@ def _parameters_are_whole() -> bool:
     return ms.get_auto_parallel_context("parallel_mode") in _WHOLE_PARAMETERS
 
 
-def _set_total_steps(config: MindFormerConfig, total_steps: int) -> None:
-    """The length of the schedules that name none: that of the whole run, also when a part of it is done."""
+def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
+    """The lengths of the schedules; those that name none have that of the whole run, also when a part of it is done."""
     grouped = config.grouped_lr_schedule
     schedules = [grouped.default, *grouped.grouped] if grouped else [config.lr_schedule]
-    for schedule in filter(None, schedules):
+    schedules = [schedule for schedule in schedules if schedule]
+    for schedule in schedules:
         if schedule.get("total_steps") in (None, -1):
             schedule["total_steps"] = total_steps
+    return [schedule["total_steps"] for schedule in schedules]
 
 
 def _take_weights(config: MindFormerConfig) -> str | None:

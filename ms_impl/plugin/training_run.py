@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ms_impl.plugin.checkpoint import (
     unmark_completed,
 )
 from ms_impl.train import checkpoints, identity
-from ms_impl.train.ranks import is_first_rank
+from ms_impl.train.ranks import is_first_rank, same_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,15 @@ class TrainingRun:
         _divide_batch(config)
         self.resumed = _find(self.root, config.pop("continue_from", False))
         self.first_step = checkpoints.read_state(self.resumed)["step"] if self.resumed else 0
+        if not same_on_all_ranks(self.first_step):
+            raise InputError(f"{self.root}: not every rank finds the same checkpoint; all nodes must share output_dir")
         if is_first_rank():
             unmark_completed(self.output)
 
-    def check(self, dataset: Dataset) -> None:
-        """Raise InputError unless the run has the data, the order and the length of the one it goes on from."""
+    def check(self, dataset: Dataset, schedule_steps: Sequence[int]) -> None:
+        """Raise InputError unless the run has the data, the order and the lengths of the one it goes on from."""
         digests = dataset.feed.dialogues.mixture.digests
-        self.identity = identity.describe(dataset.plan, digests, dataset.feed.weighting)
+        self.identity = identity.describe(dataset.plan, digests, dataset.feed.weighting, schedule_steps)
         if self.resumed:
             identity.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():
@@ -86,6 +89,9 @@ def _find(root: Path, asked: bool | str) -> Path | None:
     if asked is True:
         return checkpoints.newest(root)
     if not asked:
+        if checkpoints.all_of(root):
+            advice = "go on with it (--resume_training True) or name another --output_dir"
+            raise InputError(f"{root}: holds the checkpoints of an earlier run; {advice}")
         return None
     folder = Path(asked) if Path(asked).is_dir() else root / asked
     if not folder.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ms_impl.data.plan import BatchPlan
@@ -15,13 +15,17 @@ _SPEAKING = {
     "row_length": "max_length",
     "image_slots": "modal_content_padding_size",
     "shuffle": "data_loader.shuffle",
+    "schedule_steps": "lr_schedule.total_steps",
 }
 _ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
 
 
-def describe(plan: BatchPlan, digests: Mapping[str, str], weighting: str) -> dict[str, Any]:
-    """The order of the data and the length of the schedule, as state.json keeps them."""
-    settings = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}
+def describe(
+    plan: BatchPlan, digests: Mapping[str, str], weighting: str, schedule_steps: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The order of the data and the length of the run and of its learning-rate schedules, as state.json keeps them."""
+    order = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}
+    settings = {**order, "schedule_steps": list(schedule_steps)}
     return {"files": dict(digests), "settings": settings, "total_steps": plan.total_steps}
 
 
@@ -42,5 +46,5 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
         told = "; ".join(f"{_SPEAKING.get(key, key)}: {before.get(key)} → {value}" for key, value in changed.items())
         raise InputError(f"{source}: cannot be gone on from, since settings of the run differ: {told}. {_ADVICE}")
     if run["total_steps"] != saved["total_steps"]:
-        lengths = f"{saved['total_steps']} steps, of this run {run['total_steps']}"
-        raise InputError(f"{source}: the learning-rate schedule was one of {lengths}. {_ADVICE}")
+        lengths = f"{saved['total_steps']} steps, this one has {run['total_steps']}"
+        raise InputError(f"{source}: the run was one of {lengths}. {_ADVICE}")

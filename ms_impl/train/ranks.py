@@ -7,6 +7,9 @@ from mindspore import Tensor, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 
+_EXACT = 4096
+
+
 def is_first_rank() -> bool:
     """Whether this is rank 0, or the only process."""
     return not GlobalComm.INITED or get_rank() == 0
@@ -17,3 +20,12 @@ def any_rank(flag: bool) -> bool:
     if not GlobalComm.INITED or get_group_size() == 1:
         return flag
     return bool(ops.AllReduce()(Tensor([float(flag)], ms.float32)).asnumpy()[0] > 0)
+
+
+def same_on_all_ranks(number: int) -> bool:
+    """Whether every rank has the same whole number, from 0. Collective: every rank has to call it."""
+    if not GlobalComm.INITED or get_group_size() == 1:
+        return True
+    parts = divmod(number, _EXACT)  # sums of these are exact in fp32
+    sums = ops.AllReduce()(Tensor(parts, ms.float32)).asnumpy()
+    return not any_rank(any(total != part * get_group_size() for total, part in zip(sums, parts)))

@@ -24,7 +24,8 @@ class Lengths:
 
 
 def plan(dialogues=None, **settings) -> BatchPlan:
-    return BatchPlan(dialogues or Lengths(), PlanSettings(**{"epochs": 2, "rows_per_step": 8, "row_length": 128, **settings}))
+    usual = {"epochs": 2, "rows_per_step": 8, "row_length": 128}
+    return BatchPlan(dialogues or Lengths(), PlanSettings(**usual | settings))
 
 
 def members(made: BatchPlan, **part) -> list[list[int]]:

@@ -32,7 +32,8 @@ def dialogues(golden: Golden) -> list[dict]:
     def dialogue(name: str, length: int, images: list[str]) -> dict:
         ids = rng.integers(0, 300, length + len(images) * queries).astype(np.int32)
         labels = np.where(rng.random(len(ids)) < 0.4, ids, IGNORED).astype(np.int32)
-        return {"record": name, "input_ids": ids, "labels": labels, "image_paths": images, "image_columns": [5] * len(images)}
+        pictures = {"image_paths": images, "image_columns": [5] * len(images)}
+        return {"record": name, "input_ids": ids, "labels": labels, **pictures}
 
     return [dialogue("a", 40, ["0"]), dialogue("b", 25, []), dialogue("c", 33, ["1"])]
 
@@ -86,13 +87,14 @@ def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues
 
 
 @pytest.mark.parametrize("weighting", ["token", "dialogue"])
-def test_loss_and_gradients_of_a_packed_row_are_those_of_the_unpacked_batch(side, dialogues, batch_of, table, weighting):
+def test_loss_and_gradients_of_a_packed_row_are_the_unpacked_batchs(side, dialogues, batch_of, table, weighting):
     packed = loss_and_gradients(side, batch_of([dialogues], weighting))
     unpacked = loss_and_gradients(side, batch_of([[dialogue] for dialogue in dialogues], weighting))
     assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
     for name, gradient in unpacked[1].items():
         if np.any(gradient):
-            table.check(f"{side.name} / unpacked", f"gradients, packed by {weighting}", packed[1][name], gradient, PACKED)
+            stage = f"gradients, packed by {weighting}"
+            table.check(f"{side.name} / unpacked", stage, packed[1][name], gradient, PACKED)
 
 
 def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogues, batch_of):

@@ -137,14 +137,16 @@ def test_each_row_of_a_run_has_a_seed_of_its_own(build):
 def test_an_image_outside_the_folder_is_refused_unless_allowed(build, conversations, tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (50, 50), "red").save(tmp_path / "out.png")
-    changes = [conversations(("<img>../out.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path / "pictures"))]
+    records = conversations(("<img>../out.png</img>", "a"), ("b", "c"))
+    changes = [records, (f"{TEMPLATE}.dataset_dir", str(tmp_path / "pictures"))]
     with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): image '../out.png'"):
         build(*changes)
     assert build(*changes, (f"{TEMPLATE}.allow_outside_dataset_dir", True)).feed.batch(0)["images"][0].any()
 
 
 def test_conversations_that_are_cut_off_are_told_once(build, conversations, caplog):
-    dataset = build(conversations(("one", "a" * 999), ("two", "b" * 999)), ("modal_to_text_transform.max_length", 60), epochs=3)
+    long = conversations(("one", "a" * 999), ("two", "b" * 999))
+    dataset = build(long, ("modal_to_text_transform.max_length", 60), epochs=3)
     list(dataset)
     assert caplog.text.count("2 conversations: cut off at 60 tokens; the first is") == 1
 

@@ -19,7 +19,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run_mindformer, finetune_arguments, small_disk, tmp_path):
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
+    run_mindformer, finetune_arguments, small_disk, tmp_path
+):
     callbacks = "callbacks=[{type: LossRecorder}, {type: CheckpointMonitor, save_checkpoint_steps: 1}]"
     run = run_mindformer(
         tmp_path, *finetune_arguments, "--batch_size", 1, "--output_dir", small_disk / "output", "--options", callbacks

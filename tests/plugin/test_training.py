@@ -85,12 +85,14 @@ def test_classes_named_by_auto_register_are_copied_from_the_register_path(one_pr
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(one_process, run_mindformer, finetune_arguments, tmp_path):
     output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
     shutil.rmtree(trained(output))
-    run = run_mindformer(tmp_path, *finetune_arguments, "--batch_size", 2, "--resume_training", True, "--options", CALLBACKS)
+    resumed = ["--batch_size", 2, "--resume_training", True, "--options", CALLBACKS]
+    run = run_mindformer(tmp_path, *finetune_arguments, *resumed)
     assert run.returncode == 0, run.stderr
     assert f"going on from {output}/checkpoint/step_00000002: 2 of 3 steps are done" in run.stdout
     assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
     np.testing.assert_array_equal(losses(output), losses(one_process[1]))
-    assert (trained(output) / "model.safetensors").read_bytes() == (trained(one_process[1]) / "model.safetensors").read_bytes()
+    weights, undisturbed = (trained(of) / "model.safetensors" for of in (output, one_process[1]))
+    assert weights.read_bytes() == undisturbed.read_bytes()
 
 
 def test_another_schedule_or_data_file_cannot_be_gone_on_with(
@@ -136,3 +138,11 @@ def test_two_ranks_go_on_from_one_process(one_process, finetune_arguments, tmp_p
     assert run.returncode == 0, run.stderr
     assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
     np.testing.assert_allclose(losses(output), losses(one_process[1]), rtol=1e-5)
+
+
+def test_a_new_run_does_not_mix_its_checkpoints_with_another_ones(
+    one_process, run_mindformer, finetune_arguments, tmp_path
+):
+    shutil.copytree(one_process[1], tmp_path / "output")
+    run = run_mindformer(tmp_path, *finetune_arguments, "--batch_size", 2)
+    assert run.returncode == 2 and "holds the checkpoints of an earlier run; go on with it" in run.stderr

@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage)
 
 
 def test_what_a_kill_leaves_behind_is_not_a_checkpoint(tmp_path):
-    """A run killed while it writes leaves a folder of another name; one killed while it rotates, one without manifest."""
+    """Killed while it writes, a run leaves a folder of another name; while it rotates, one without manifest."""
     whole = save(tmp_path, 7)
     (tmp_path / "step_00000014.partial").mkdir()
     (tmp_path / "step_00000014.partial/weights").write_bytes(b"w")

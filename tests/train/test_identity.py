@@ -15,9 +15,9 @@ class TenDialogues:
         return np.arange(10)
 
 
-def run(files=None, weighting="token", **settings):
+def run(files=None, weighting="token", schedule_steps=(15,), **settings):
     made = BatchPlan(TenDialogues(), PlanSettings(**{"epochs": 3, "rows_per_step": 2, "row_length": 8, **settings}))
-    return describe(made, files or {"a.json": "1"}, weighting)
+    return describe(made, files or {"a.json": "1"}, weighting, schedule_steps)
 
 
 def test_the_same_run_goes_on_and_its_files_may_have_moved():
@@ -34,7 +34,8 @@ def test_the_same_run_goes_on_and_its_files_may_have_moved():
         (run(epochs=4), "runner_config.epochs: 3 → 4"),
         (run(packing=True, shuffle=False), "data_loader.shuffle: True → False; packing: False → True"),
         (run(weighting="dialogue"), "loss_weighting: token → dialogue"),
-        ({**run(), "total_steps": 99}, "the learning-rate schedule was one of 15 steps, of this run 99"),
+        ({**run(), "total_steps": 99}, "the run was one of 15 steps, this one has 99"),
+        (run(schedule_steps=(30,)), "lr_schedule.total_steps: [15] → [30]"),
     ],
 )
 def test_a_run_that_differs_is_refused(changed, message):
