@@ -54,7 +54,7 @@ def make_checkpoint(directory: Path, fraction: float) -> None:
 
 
 def smaller(raw: dict, fraction: float) -> dict:
-    """A config.json with ``fraction`` of the layers and of the vocabulary; special tokens keep their places at its end."""
+    """A config.json with ``fraction`` of the layers and of the vocabulary, which ends with the same special tokens."""
     visual, vocab_size = raw["visual"], math.ceil(raw["vocab_size"] * fraction)
     start_id = visual["image_start_id"] - (raw["vocab_size"] - vocab_size)
     layers = {"layers": math.ceil(visual["layers"] * fraction), "image_start_id": start_id}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.dtypes import DType, Loss, cast
+from convert.streaming import read_ahead
 from ms_impl.errors import InputError
 
 Shape = tuple[int, ...]
@@ -122,7 +123,11 @@ class CastTensor(Tensor):
         return self.source.shape
 
     def array(self) -> np.ndarray:
-        return self._cast(self.source.array())
+        values, start = np.empty(self.size, self.dtype.carrier), 0
+        for block in read_ahead(self.blocks()):
+            values[start : start + block.size] = block
+            start += block.size
+        return values.reshape(self.shape)
 
     def blocks(self) -> Iterator[np.ndarray]:
         return map(self._cast, self.source.blocks())
