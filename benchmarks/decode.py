@@ -161,7 +161,8 @@ class Contest:
 def row(question: str, case: str, found: float, anchor: float, unit: str, goal: float | None) -> Row:
     """A line of the table."""
     ratio = found / anchor
-    return Row(question, case, found, anchor, unit, ratio, f"≥ {goal}" if goal else "", ratio >= goal if goal else None)
+    judged = (f"≥ {goal}", ratio >= goal) if goal else ()
+    return Row(question, case, found, anchor, unit, ratio, *judged)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class FusedTokenStep(nn.Cell):
 
 
 def fused_token_step(model: nn.Cell, cache: nn.CellList) -> FusedTokenStep | None:
-    """The kernel for this model as it is now; None where it does not fit: on Ascend, with adapters, without a compiler."""
+    """The kernel for this model as it is now; None on Ascend, with adapters, or where it cannot be compiled."""
     if on_ascend() or not all(type(layer) is Linear for layer in linear_layers(model)):
         return None
     path = library(KERNEL)

@@ -2,37 +2,47 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "numbers.h"
 
-// Dot products of R rows of w [R, n] with B vectors x [B, n], where rows stand `n` apart.
-// Each is summed in one order, whatever R and B are: a row of the batch does not feel its neighbours.
+constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
+constexpr int kSums = 2;                           // vectors that each dot product is summed in
+
+// Dot products of R rows of w [R, n] with B vectors x [B, n].
+// Each is summed in the same order whatever R and B are: a row of the batch does not feel its neighbours.
 template <int R, int B, class W>
 inline void dots(const W *w, const float *x, int64_t n, float (&y)[R][B]) {
-  Vector sums[R][B] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Vector weights[R];
+  Vector sums[kSums][R][B] = {};
+  const auto add = [&](int64_t i, int u) {
     for (int r = 0; r < R; ++r) {
-      weights[r] = load(w + r * n + i);
-      __builtin_prefetch(w + (R + r) * n + i);
+      const Vector weights = load(w + r * n + i);
+      for (int b = 0; b < B; ++b) sums[u][r][b] += weights * load(x + b * n + i);
     }
-    for (int b = 0; b < B; ++b) {
-      Vector values = load(x + b * n + i);
-      for (int r = 0; r < R; ++r) sums[r][b] += weights[r] * values;
+  };
+  const auto prefetch = [&](int64_t i) {
+    for (int r = 0; r < R; ++r) __builtin_prefetch(reinterpret_cast<const char *>(w + r * n + i) + kAhead);
+  };
+  int64_t i = 0;
+  for (; i + kSums * kLanes <= n; i += kSums * kLanes)
+    for (int u = 0; u < kSums; ++u) {
+      if (u * kLanes * sizeof(W) % kCacheLine == 0) prefetch(i + u * kLanes);
+      add(i + u * kLanes, u);
     }
-  }
+  for (; i + kLanes <= n; i += kLanes) add(i, 0);
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) {
-      y[r][b] = sum(sums[r][b]);
-      for (int64_t j = i; j < n; ++j) y[r][b] += widen(w[r * n + j]) * x[b * n + j];
+      Vector total = sums[0][r][b];
+      for (int u = 1; u < kSums; ++u) total += sums[u][r][b];
+      y[r][b] = sum(total);
+      for (int64_t j = i; j < n; ++j) y[r][b] = std::fma(widen(w[r * n + j]), x[b * n + j], y[r][b]);
     }
 }
 
 // put(row of w, row of x, dot product) for R rows of w with all rows of x, as many at once as registers hold.
 template <int R, class W, class Put>
 inline void rows(const W *w, int64_t first, const float *x, int64_t batch, int64_t n, Put put) {
-  auto block = [&](int64_t from, auto width) {
+  const auto block = [&](int64_t from, auto width) {
     float y[R][width.value];
     dots<R, width.value>(w + first * n, x + from * n, n, y);
     for (int r = 0; r < R; ++r)
@@ -45,8 +55,10 @@ inline void rows(const W *w, int64_t first, const float *x, int64_t batch, int64
 }
 
 // put(row of w, row of x, dot product) for rows [first, last) of w [out, n] with all rows of x [batch, n].
+// One or two vectors are bound by memory, which gives most where one row is read after the other; more are bound by
+// arithmetic, and two rows share what is loaded of x.
 template <class W, class Put>
 inline void product(const W *w, int64_t first, int64_t last, const float *x, int64_t batch, int64_t n, Put put) {
-  for (; first + 4 <= last; first += 4) rows<4>(w, first, x, batch, n, put);
+  for (; batch > 2 && first + 2 <= last; first += 2) rows<2>(w, first, x, batch, n, put);
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }

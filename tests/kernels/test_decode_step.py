@@ -117,8 +117,9 @@ def test_weights_of_16_bits_count_as_they_are_rounded(dtype):
 
 def test_fp16_throughout_is_as_near_to_fp32_as_its_cache_allows():
     lengths = [30, 7, 21]
-    with prepared(random_model("fp16", "fp16"), lengths) as half, prepared(random_model("fp32", "fp16"), lengths) as single:
-        assert TOLERANCE < error(fused(half), plain(single)) <= TOLERANCE_FP16
+    half, single = random_model("fp16", "fp16"), random_model("fp32", "fp16")
+    with prepared(half, lengths) as found, prepared(single, lengths) as expected:
+        assert TOLERANCE < error(fused(found), plain(expected)) <= TOLERANCE_FP16
 
 
 def test_both_steps_share_the_cache(model):
