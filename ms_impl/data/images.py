@@ -55,7 +55,8 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_size(image.size, path)
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB image
     except InputError:
         raise
     except Image.UnidentifiedImageError as error:
