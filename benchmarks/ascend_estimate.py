@@ -80,7 +80,8 @@ def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--attention", choices=("flash", "composed"), default="flash")
     for field in fields(Device):
         kind = int if field.name == "node" else float
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"of a device ({field.default:g})")
+        text = f"of a device ({field.default:g})"
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=text)
     return parser.parse_args(given)
 
 

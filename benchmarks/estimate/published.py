@@ -1,8 +1,8 @@
 """The figure that the model's earlier port was published with, as a check of an estimate.
 
-MindFormers r1.5.0, research/qwenvl/README.md: 2587 tokens/s per device for finetune_qwenvl_9.6b_bf16.yaml on an Atlas 800T
-A2. That YAML has, as ours does: 8 devices, data parallel with optimizer parallelism, 4 rows of 2048 tokens with one
-image, vision frozen, recomputation; and parameters in 16 bit, where ours have 32.
+MindFormers r1.5.0, research/qwenvl/README.md: 2587 tokens/s per device for finetune_qwenvl_9.6b_bf16.yaml on an Atlas
+800T A2. That YAML has, as ours does: 8 devices, data parallel with optimizer parallelism, 4 rows of 2048 tokens with
+one image, vision frozen, recomputation; and parameters in 16 bit, where ours have 32.
 """
 
 from __future__ import annotations

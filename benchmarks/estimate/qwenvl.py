@@ -2,12 +2,13 @@
 
 What a layer keeps for the backward pass, in numbers for each position, D being the width and F the feed-forward one:
 
-- decoder layer: its input, the first norm's output, q, k, v, the heads' output in attention's layout and in the next
-  matrix's, the second norm's input and output: 9 D; both branches of the gated layer, silu of one, and the product: 4 F.
+- decoder layer: its input, the first norm's output, q, k, v, the heads' output in attention's layout and in that of
+  the next matrix, the second norm's input and output: 9 D; both branches of the gated layer, silu of one, and the
+  product: 4 F.
   Composed norms keep the normalised input beside the scaled one (2 D more), composed attention the softmax of its
   scores, heads × keys, in place of its output (1 D less).
-- vision block: the same 9 W (composed: 8), without more for the norms; c_fc's output, and of the GELU, which is composed
-  on every device, its argument over √2, 1 + erf, and the product: 4 F.
+- vision block: the same 9 W (composed: 8), without more for the norms; c_fc's output, and of the GELU, which is
+  composed on every device, its argument over √2, 1 + erf, and the product: 4 F.
 - resampler, for each patch: its input W, and D for each of kv_proj, the norm, keys before and after their matrix, and
   values; for each query 4 D.
 - head: the logits themselves in fp32 as log-probabilities, their gradient and the gradient before the softmax:

@@ -1,0 +1,135 @@
+"""Training on paper: counts, the published figure, refusals, and what must grow with what."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import ascend_estimate  # noqa: E402
+from estimate import published  # noqa: E402
+from estimate.memory import memory  # noqa: E402
+from estimate.parts import model_parts  # noqa: E402
+from estimate.plan import Device, Plan  # noqa: E402
+from estimate.search import best, divisors  # noqa: E402
+from estimate.speed import communication, forward_flops, row_flops, speed  # noqa: E402
+
+from ms_impl import families  # noqa: E402
+
+YAML = REPOSITORY / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml"
+FULL_SIZE = REPOSITORY / published.CONFIG_FILE
+OFFICIAL_LORA = {"r": 64, "lora_alpha": 16, "target_modules": ["c_attn", "attn.c_proj", "w1", "w2"]}
+DEVICE = Device()
+
+
+def parts_of(plan: Plan):
+    return model_parts(families.get("qwenvl"), FULL_SIZE, plan)
+
+
+def trained(plan: Plan) -> int:
+    return sum(part.trained for part in parts_of(plan))
+
+
+def test_parameters_are_counted_exactly():
+    stage_3 = Plan(rows=1, length=2048, frozen=("vision_tower",))
+    assert sum(part.numbers for part in parts_of(stage_3)) == 9_656_935_168
+    assert trained(stage_3) == 7_797_379_072
+    assert trained(replace(stage_3, frozen=())) == 9_656_935_168
+    assert trained(replace(stage_3, frozen=("vision_tower", "language_model"))) == 76_054_528
+    assert trained(replace(stage_3, frozen=(), lora=OFFICIAL_LORA)) == 112_197_632
+
+
+def test_the_published_figure_is_reproduced():
+    step = speed(parts_of(published.PLAN), published.PLAN, DEVICE)
+    assert step.tokens_per_second == pytest.approx(published.TOKENS_PER_SECOND, rel=0.1)
+    assert memory(parts_of(published.PLAN), published.PLAN).peak < DEVICE.memory
+
+
+def test_the_yaml_is_read(capsys):
+    assert ascend_estimate.main(["--config", str(YAML)]) == 0
+    printed = capsys.readouterr().out
+    assert "7,797,379,072" in printed and "data 8 × model 1 × pipeline 1, ZeRO-3, recompute on, 1 × 4 rows" in printed
+    assert "best for 8 devices and 32 rows a step" in printed and "published 2,587" in printed
+
+
+def test_what_does_not_fit_is_refused_with_its_figures(capsys):
+    assert ascend_estimate.main(["--config", str(YAML), "--hbm_gb", "32"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: data 8 ×") and "needs" in error and "28.8 GB of 32.0" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--utilisation", "1.5"), ("--tflops", "0"), ("--devices", "0"), ("--dialogue_tokens", "-1")]
+)
+def test_figures_out_of_range_are_refused(option, value, capsys):
+    assert ascend_estimate.main(["--config", str(YAML), option, value]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option}: expected")
+
+
+@pytest.mark.parametrize(
+    "less",
+    [{"recompute": True}, {"zero": 1}, {"zero": 2}, {"zero": 3}, {"rows": 2}, {"length": 1024},
+     {"model_parallel": 2}, {"frozen": ("vision_tower", "language_model")}, {"flash": True}],
+    ids=str,
+)  # fmt: skip
+def test_it_takes_less_memory(less):
+    plan = Plan(rows=4, length=2048, data_parallel=8, flash=False)
+    assert memory(parts_of(replace(plan, **less)), replace(plan, **less)).peak < memory(parts_of(plan), plan).peak
+
+
+def test_each_level_of_zero_takes_less_than_the_one_before():
+    plan = Plan(rows=1, length=2048, data_parallel=8, recompute=True)
+    peaks = [memory(parts_of(each), each).peak for each in (replace(plan, zero=level) for level in range(4))]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 4
+
+
+def test_a_decoder_layer_by_hand():
+    """One row of 10 tokens through 32 layers of the full size."""
+    plan = Plan(rows=1, length=10, recompute=False)
+    layers = next(part for part in parts_of(plan) if part.part.name == "decoder layers")
+    matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    products, scores = 2 * matrices * 10, 32 * 4 * 10 * 10 * 4096
+    assert forward_flops(layers) == products + scores
+    assert row_flops(layers, plan) == pytest.approx(3 * products + 3.5 * scores)
+    assert row_flops(layers, replace(plan, recompute=True)) == pytest.approx(4 * products + 4.5 * scores)
+    assert layers.part.kept == 10 * (9 * 4096 + 4 * 11008)
+
+
+def test_a_frozen_tower_is_only_run_forward():
+    plan = Plan(rows=1, length=2048, frozen=("vision_tower",))
+    blocks, resampler, projection = parts_of(plan)[1:4]
+    assert row_flops(blocks, plan) == forward_flops(blocks)
+    assert row_flops(projection, plan) == pytest.approx(2 * forward_flops(projection))  # frozen, but passed through
+    assert row_flops(resampler, plan) > 2 * forward_flops(resampler)
+
+
+def test_communication_by_hand():
+    plan = Plan(rows=2, length=2048, data_parallel=4, compute_bytes=2, parameter_bytes=2)
+    size = 9_656_935_168 * 2
+    assert communication(parts_of(plan), plan).gradients == pytest.approx(2 * 3 / 4 * size)
+    gathered = communication(parts_of(plan), replace(plan, zero=3))
+    assert gathered.gradients == pytest.approx(3 / 4 * size) and gathered.parameters == pytest.approx(2 * 3 / 4 * size)
+    alone = communication(parts_of(plan), replace(plan, data_parallel=1))
+    assert alone.gradients == alone.parameters == alone.tensor == alone.pipeline == 0
+    cut = replace(plan, data_parallel=1, model_parallel=2)
+    assert communication(parts_of(cut), cut).tensor == pytest.approx(32 * 2 * 7 / 2 * (2 * 2048 * 4096) * 2)
+
+
+def test_a_pipeline_waits_less_with_more_micro_batches():
+    plans = [Plan(rows=1, length=2048, stages=4, micro_batches=number) for number in (4, 16)]
+    assert [plan.bubble for plan in plans] == [7 / 4, 19 / 16]
+    few, many = (speed(parts_of(plan), plan, DEVICE) for plan in plans)
+    assert many.tokens_per_second > few.tokens_per_second
+
+
+def test_the_best_setting_fits_and_keeps_the_joint_batch():
+    plan = Plan(rows=4, length=2048, data_parallel=16, frozen=("vision_tower",))
+    found, need, step = best(parts_of, plan, 16, DEVICE, lambda candidate: candidate.stages <= 4)
+    assert found.devices == 16 and found.joint_rows == plan.joint_rows and need.peak <= DEVICE.memory
+    assert memory(parts_of(plan), plan).peak > DEVICE.memory  # as it stands, it would not fit
+    assert best(parts_of, plan, 16, replace(DEVICE, hbm_gb=1), lambda candidate: True) is None
+    assert divisors(12) == [1, 2, 3, 4, 6, 12] and step.tokens_per_second > 0
