@@ -16,9 +16,18 @@ inline void rotate(const float *x, const float *cos, const float *sin, int64_t d
 
 // Turns scores into weights whose sum is 1.
 inline void softmax(float *scores, int64_t count) {
-  float highest = *std::max_element(scores, scores + count), total = 0;
-  for (int64_t i = 0; i < count; ++i) total += scores[i] = std::exp(scores[i] - highest);
-  for (int64_t i = 0; i < count; ++i) scores[i] /= total;
+  float highest = scores[0], total = 0;
+  for (int64_t i = 1; i < count; ++i) highest = scores[i] > highest ? scores[i] : highest;
+  Vector totals = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vector powers = exponential(load(scores + i) - highest);
+    totals += powers;
+    store(powers, scores + i);
+  }
+  for (; i < count; ++i) total += scores[i] = std::exp(scores[i] - highest);
+  total += sum(totals);
+  for (i = 0; i < count; ++i) scores[i] /= total;
 }
 
 // y [dim] += the sum of R rows of values [R, dim], weighted.
@@ -27,7 +36,10 @@ inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
   int64_t i = 0;
   for (; i + kLanes <= dim; i += kLanes) {
     Vector total = load(y + i);
-    for (int r = 0; r < R; ++r) total += weights[r] * load(values + r * dim + i);
+    for (int r = 0; r < R; ++r) {
+      prefetch(values + r * dim + i);
+      total += weights[r] * load(values + r * dim + i);
+    }
     store(total, y + i);
   }
   for (; i < dim; ++i)

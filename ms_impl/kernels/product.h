@@ -9,6 +9,8 @@
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
 
+inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead); }
+
 // Dot products of R rows of w [R, n] with B vectors x [B, n].
 // Each is summed in the same order whatever R and B are: a row of the batch does not feel its neighbours.
 template <int R, int B, class W>
@@ -20,13 +22,11 @@ inline void dots(const W *w, const float *x, int64_t n, float (&y)[R][B]) {
       for (int b = 0; b < B; ++b) sums[u][r][b] += weights * load(x + b * n + i);
     }
   };
-  const auto prefetch = [&](int64_t i) {
-    for (int r = 0; r < R; ++r) __builtin_prefetch(reinterpret_cast<const char *>(w + r * n + i) + kAhead);
-  };
   int64_t i = 0;
   for (; i + kSums * kLanes <= n; i += kSums * kLanes)
     for (int u = 0; u < kSums; ++u) {
-      if (u * kLanes * sizeof(W) % kCacheLine == 0) prefetch(i + u * kLanes);
+      if (u * kLanes * sizeof(W) % kCacheLine == 0)
+        for (int r = 0; r < R; ++r) prefetch(w + r * n + i + u * kLanes);
       add(i + u * kLanes, u);
     }
   for (; i + kLanes <= n; i += kLanes) add(i, 0);
