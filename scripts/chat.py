@@ -9,6 +9,7 @@ Without a question it reads one after another from the terminal, until an empty 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def converse(arguments: argparse.Namespace) -> None:
     from ms_impl import load  # the slow import
 
     model, processor = load(arguments.model, config=arguments.config)
+    gc.freeze()  # MindSpore collects garbage at each graph it compiles; what is loaded by now is none
     changes = {"do_sample": False} if arguments.greedy else {}
     if arguments.max_new_tokens is not None:
         changes["max_new_tokens"] = arguments.max_new_tokens
