@@ -37,6 +37,8 @@ def linear(
 class Linear(nn.Cell):
     """y = x·Wᵀ + b with ``weight`` [out, in] and ``bias`` [out]. Parameters are cast to x's dtype."""
 
+    adapted = None  # the layer that an adapter in its place adapts
+
     def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
         super().__init__()
         self.weight = parameter("weight", (out_size, in_size), dtype, Normal(INIT_SIGMA))

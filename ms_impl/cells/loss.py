@@ -15,7 +15,7 @@ def shift_labels(labels: Tensor) -> Tensor:
 
 def total_weight(labels: Tensor, loss_weights: Tensor | None = None) -> Tensor:
     """What the labels [B, T] count together, as ``causal_cross_entropy`` weighs them: a scalar in fp32."""
-    return _prediction_weights(labels, loss_weights).sum()
+    return prediction_weights(labels, loss_weights).sum()
 
 
 def causal_cross_entropy(logits: Tensor, labels: Tensor, loss_weights: Tensor | None = None) -> Tensor:
@@ -28,7 +28,7 @@ def causal_cross_entropy(logits: Tensor, labels: Tensor, loss_weights: Tensor | 
     If the weights sum to 0 the loss is 0 rather than NaN, so that a rank that drew no label does not spoil the others.
     """
     targets = shift_labels(labels).reshape(-1)
-    weights = _prediction_weights(labels, loss_weights).reshape(-1)
+    weights = prediction_weights(labels, loss_weights).reshape(-1)
     log_probs = ops.log_softmax(logits.astype(ms.float32).reshape(-1, logits.shape[-1]), -1)
     picked = ops.gather_elements(log_probs, 1, ops.maximum(targets, ops.zeros_like(targets)).reshape(-1, 1))
     return share(-(picked.reshape(-1) * weights).sum(), weights.sum())
@@ -39,7 +39,7 @@ def share(part: Tensor, total: Tensor) -> Tensor:
     return ops.where(total > 0, part / ops.where(total > 0, total, ops.ones_like(total)), ops.zeros_like(total))
 
 
-def _prediction_weights(labels: Tensor, loss_weights: Tensor | None) -> Tensor:
+def prediction_weights(labels: Tensor, loss_weights: Tensor | None) -> Tensor:
     """The weight of what each column predicts: fp32 [B, T], 0 in the last column and where there is no label."""
     learnt = (shift_labels(labels) != IGNORED_LABEL).astype(ms.float32)
     if loss_weights is None:

@@ -10,6 +10,8 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl import families
 from ms_impl.cells.attention import attention, visible_keys
+from ms_impl.cells.device import on_ascend
+from ms_impl.cells.head_loss import CausalHeadLoss
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.loss import causal_cross_entropy
@@ -71,6 +73,8 @@ class QwenVL(Generative, nn.Cell):
         dtype = param_dtype or compute_dtype
         self.transformer = Transformer(config, compute_dtype, dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
+        # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
+        self.head_loss = None if on_ascend() else CausalHeadLoss()
         self.attention = attention(config.num_attention_heads, config.kv_channels)
         self.tables = self.rotary_stack()
         self.table_rows = ops.Gather()
@@ -165,6 +169,8 @@ class QwenVL(Generative, nn.Cell):
             loss_weights: fp32 [B, T], the weight of the label in the same column. None: every label counts 1.
         """
         hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
+        if labels is not None and self.training and self.head_loss is not None and self.lm_head.adapted is None:
+            return self.head_loss(hidden, self.lm_head.weight, labels, loss_weights)
         logits = self.lm_head(hidden)
         return logits if labels is None else self.loss(logits, labels, loss_weights)
 
