@@ -71,14 +71,16 @@ def speed(case: Case, repeats: int) -> Row:
 
 def memory(kind: dict[str, bool], given: argparse.Namespace) -> Iterator[Row]:
     """Peak memory of both sides, and of what is imported."""
-    command = [sys.executable, __file__, *(["--quick"] if given.quick else []), "--cores", str(given.cores or "")]
-    command = command[:-2] if given.cores is None else command
+    command = [sys.executable, __file__, *(["--quick"] if given.quick else [])]
+    if given.cores:
+        command += ["--cores", str(given.cores)]
     peaks = {}
     for side in SIDES:
         imports, whole = (peak_memory([*command, "--side", side, "--kind", json.dumps(k)]) for k in (None, kind))
         peaks[side] = (whole - imports) / MIB
     ratio = peaks["torch"] / peaks["ours"]
-    yield Row("train step, memory", name(**kind), peaks["ours"], peaks["torch"], "MiB", ratio, f"≥ {GOAL}", ratio >= GOAL)
+    figures = peaks["ours"], peaks["torch"], "MiB", ratio
+    yield Row("train step, memory", name(**kind), *figures, f"≥ {GOAL}", ratio >= GOAL)
 
 
 def run_alone(side: str, case: Case, kind: dict[str, bool] | None) -> None:

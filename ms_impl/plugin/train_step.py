@@ -35,7 +35,7 @@ class TrainStep(MFTrainOneStepCell):
     stops with "Unsupported op [NPUGetFloatStatusV2]". The reduced gradients are the same on every rank, so looking at
     them is enough.
 
-    ``clip_grad_norm`` (core/clip_grad.py): on CPU its sums take a tenth of a step. Ours shares them with the look for
+    ``clip_grad_norm`` (core/clip_grad.py): on CPU its sums take a twelfth of a step. Ours shares them with the look for
     overflows.
 
     Args:
