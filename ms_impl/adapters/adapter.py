@@ -64,6 +64,7 @@ def inject(model: nn.Cell, config: LoraConfig, family: Family, seed: int, rows: 
         _replace(cells, path, layers[path])
     if seeds:
         seeds.values.name = DROPOUT_SEEDS  # else it would be called after the last layer that reads it
+    vars(model).pop("decoders", None)  # they were compiled for the layers as they were
     return Adapter(model, plan, layers, seeds)
 
 

@@ -94,7 +94,7 @@ def _images(
 def _read(
     sample: Sample, name: str, load_pixels: Callable[[Sequence[str]], np.ndarray], places: np.ndarray
 ) -> None:
-    """Put a sample's images into ``places`` [M, 3, S, S]. In a row of several dialogues an error names the right one."""
+    """Put a sample's images into ``places`` [M, 3, S, S]. Where dialogues share a row, errors name the right one."""
     paths = sample["image_paths"]
     for place, path, record in zip(places, paths, sample.get("image_records", [name] * len(paths))):
         try:

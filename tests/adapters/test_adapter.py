@@ -243,3 +243,10 @@ def test_another_base_is_refused(adapted, saved):
     message = f"{saved} fits another base than the one loaded: 1 of the 8 weights .*, {name} among them"
     with pytest.raises(InputError, match=message):
         adapter.load(saved)
+
+
+def test_a_model_that_has_answered_answers_with_the_adapter_from_then_on(golden_dir, family, settings):
+    model = QwenVL(QwenVLConfig.from_file(golden_dir))
+    compiled_before = model.decoders
+    inject(model, settings, family, seed=0)
+    assert model.decoders is not compiled_before
