@@ -31,7 +31,7 @@ class CrossAttention(nn.Module):
         width = config.output_dim
         self.heads = config.resampler_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
     def split_heads(self, x: Tensor) -> Tensor:
