@@ -22,6 +22,7 @@ from convert import safetensors_files
 from convert.checkpoint import SINGLE_NAME
 from convert.dtypes import ALL
 from convert.rules import Layout
+from convert.staging import staged
 from convert.tensors import ArrayTensor
 from convert.tensors import Tensor as Stored
 from ms_impl.errors import InputError
@@ -117,9 +118,8 @@ def unmark_completed(output: Path) -> None:
 def mark_completed(output: Path, steps: int) -> None:
     """Leave the mark that the training has come to its end."""
     text = json.dumps({"steps": steps, "checkpoint": f"checkpoint/{checkpoints.folder_name(steps)}"})
-    partial_file = output / f".{COMPLETED}.partial"
-    partial_file.write_text(text + "\n", encoding="utf-8")
-    partial_file.replace(output / COMPLETED)
+    with staged(output / COMPLETED) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def _write_states(optimizer_state: Mapping[str, np.ndarray], step_cell: nn.Cell, folder: Path) -> None:

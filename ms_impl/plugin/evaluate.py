@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from mindspore import nn
 from mindspore.communication import get_rank
 from mindspore.train.callback import Callback
 
+from convert.staging import staged
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
@@ -30,7 +30,8 @@ from ms_impl.plugin.eval_settings import data_sets
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
 from ms_impl.train.event_log import EventLog
-from ms_impl.train.joint_batch import data_parallel_ranks, wait_for_ranks
+from ms_impl.train.joint_batch import data_parallel_ranks
+from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
 from ms_impl.train.step import Step
 
 _TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
@@ -126,9 +127,8 @@ def record_scores(path: Path, step: int, results: list[Result]) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] < step]
     scores = {result.name: dict(result.scores) for result in results}
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with staged(path) as aside:
+        aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
 
 
 def _prepare(
@@ -140,8 +140,8 @@ def _prepare(
 
 
 def _require_whole_parameters() -> None:
-    mode = ms.get_auto_parallel_context("parallel_mode")
-    if mode not in (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL):
+    if not parameters_are_whole():
+        mode = ms.get_auto_parallel_context("parallel_mode")
         raise InputError(f"parallel.parallel_mode: evaluation needs whole parameters on each rank, not {mode}: give 0")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore.communication import comm_func
 
-from ms_impl.train.joint_batch import wait_for_ranks
+from ms_impl.train.ranks import wait_for_ranks
 
 
 def patch_for_cpu() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from convert.staging import staged
 from ms_impl.errors import InputError
 
 KeyPath = tuple[str, ...]  # the keys that lead to a value; an element of a list has its type as key, or else its place
@@ -37,11 +37,10 @@ def report(settings: Mapping[str, Any], file_settings: Mapping[str, Any], defaul
 
 def save_report(text: str, path: Path) -> None:
     """Write a report where ``--config`` can take it. Raises InputError where it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with staged(path) as aside:
+            aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 

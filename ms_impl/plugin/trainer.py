@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import mindspore as ms
 from mindformers.models.build_config import build_model_config
 from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
@@ -21,11 +20,9 @@ from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.learning_rates import name_parameters
 from ms_impl.plugin.predict import answered, generation_settings, save_result
-from ms_impl.plugin.training_run import TrainingRun
-from ms_impl.train.joint_batch import wait_for_ranks
+from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
+from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
 from ms_impl.weights import load_weights
-
-_WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
 
 
 @MindFormerRegister.register(MindFormerModuleType.TRAINER, alias="MultiModalToTextGenerationTrainer")
@@ -44,20 +41,21 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     def train(self, config: MindFormerConfig, **kwargs) -> None:
         """Train as the YAML says. Raises InputError for a conversation or an image that turns out to be damaged."""
         self._weights = _take_weights(config)
-        self._run = TrainingRun(config, self._weights) if _parameters_are_whole() else None
+        self._run = TrainingRun(config, self._weights) if parameters_are_whole() else None
         # The data set has the steps of all epochs.
         self._epochs, config.runner_config.epochs = config.runner_config.epochs, 1
         try:
             super().train(config, **kwargs)
+        except AlreadyTrained:
+            pass  # a run killed between its last checkpoint and its end
         except RuntimeError:
             feed = getattr(self.train_dataset, "feed", None)
             if feed and feed.error:
                 raise feed.error from None
             raise
-        if config.use_parallel:
-            wait_for_ranks()  # a rank that leaves early would take the others' connection down
+        wait_for_ranks()  # a rank that leaves early would take the others' connection down
         if self._run and not self._run.stopped:
-            self._run.finish(self.train_dataset.plan.total_steps)
+            self._run.finish()
 
     def predict(
         self, config: MindFormerConfig, input_data: Sequence[Query], batch_size: int | None = None, **_
@@ -132,12 +130,8 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
 
     def sort_callbacks(self, default_callbacks: list[Callback]) -> list[Callback]:
         """The YAML's callbacks, and after them the one that saves: not before the others have looked at the step."""
-        saving = [self._run.callback(self._model, self.train_dataset)] if self._run else []
+        saving = [self._run.callback(self._model)] if self._run else []
         return with_step_callbacks([*super().sort_callbacks(default_callbacks), *saving])
-
-
-def _parameters_are_whole() -> bool:
-    return ms.get_auto_parallel_context("parallel_mode") in _WHOLE_PARAMETERS
 
 
 def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
@@ -153,7 +147,7 @@ def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
 
 def _take_weights(config: MindFormerConfig) -> str | None:
     """The checkpoint that this trainer reads itself; MindFormers is then told of none."""
-    if not _parameters_are_whole():
+    if not parameters_are_whole():
         return None
     path, config.checkpoint.load_path, config.load_checkpoint = config.checkpoint.load_path, "", ""
     return path

@@ -30,6 +30,10 @@ _EVERY, _KEEP = "save_checkpoint_steps", "keep_checkpoint_max"
 _DEFAULTS = {_EVERY: 1000, _KEEP: 5}
 
 
+class AlreadyTrained(Exception):
+    """The checkpoint to go on from is that of the last step."""
+
+
 class TrainingRun:
     """What MindFormers' trainer does not do of a run: its batches, its checkpoints, going on from one.
 
@@ -42,6 +46,7 @@ class TrainingRun:
         self.output = Path(get_output_root_path())
         self.root = self.output / "checkpoint"
         self.weights = weights
+        self._saving: TrainingCheckpoints | None = None
         self._monitor = _take_monitor(config)
         self._companions = _companions(config)
         _divide_batch(config)
@@ -49,39 +54,45 @@ class TrainingRun:
         self.first_step = checkpoints.read_state(self.resumed)["step"] if self.resumed else 0
         if not same_on_all_ranks(self.first_step):
             raise InputError(f"{self.root}: not every rank finds the same checkpoint; all nodes must share output_dir")
-        if is_first_rank():
-            unmark_completed(self.output)
 
     def check(self, dataset: Dataset, schedule_steps: Sequence[int]) -> None:
-        """Raise InputError unless the run has the data, the order and the lengths of the one it goes on from."""
+        """Raise InputError unless the run has the data, the order and the lengths of the one it goes on from.
+
+        Raises AlreadyTrained if that one has no step left to do.
+        """
+        self._total_steps = dataset.plan.total_steps
         digests = dataset.feed.dialogues.mixture.digests
         self.identity = identity.describe(dataset.plan, digests, dataset.feed.weighting, schedule_steps)
         if self.resumed:
             identity.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():
-                print(f"going on from {self.resumed}: {self.first_step} of {dataset.plan.total_steps} steps are done")
+                print(f"going on from {self.resumed}: {self.first_step} of {self._total_steps} steps are done")
+        if is_first_rank():
+            unmark_completed(self.output)
+        if self.first_step == self._total_steps:
+            raise AlreadyTrained
 
     def restore_step_cell(self, step_cell: nn.Cell) -> None:
         """Give optimizer and loss scaling the state of the checkpoint, if there is one."""
         if self.resumed:
             restore_step_cell(step_cell, self.resumed)
 
-    def callback(self, model: nn.Cell, dataset: Dataset) -> TrainingCheckpoints:
+    def callback(self, model: nn.Cell) -> TrainingCheckpoints:
         """The callback that saves this run."""
         monitor = _DEFAULTS | self._monitor
         target = Target(self.root, monitor[_EVERY], monitor[_KEEP], self._companions, self.identity, self.weights or "")
-        self._saving = TrainingCheckpoints(target, model, self.first_step, dataset.plan.total_steps)
+        self._saving = TrainingCheckpoints(target, model, self.first_step, self._total_steps)
         return self._saving
 
     @property
     def stopped(self) -> bool:
         """Whether the run was asked to stop, and did, before its end."""
-        return self._saving.stopped
+        return self._saving is not None and self._saving.stopped
 
-    def finish(self, total_steps: int) -> None:
+    def finish(self) -> None:
         """Leave the mark of a complete run."""
         if is_first_rank():
-            mark_completed(self.output, total_steps)
+            mark_completed(self.output, self._total_steps)
 
 
 def _find(root: Path, asked: bool | str) -> Path | None:

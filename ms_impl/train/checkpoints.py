@@ -30,7 +30,7 @@ def folder_name(step: int) -> str:
 
 
 def save(root: Path, step: int, writers: Iterable[Writer], state: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint of what ``writers`` write and of ``state``, then remove all but the ``keep`` newest.
+    """Write a checkpoint of what ``writers`` write and of ``state``, then remove all but the ``keep`` newest up to it.
 
     It is written aside, synced, and renamed when whole; ``manifest.json`` has every file's sha256.
 
@@ -47,16 +47,16 @@ def save(root: Path, step: int, writers: Iterable[Writer], state: Mapping[str, A
             _write_manifest(partial)
     except OSError as error:
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
-        kept = _name_of(newest(root)) or "there is none"
+        kept = newest(root) or "there is none"
         raise InputError(f"{folder}: cannot be written ({reason}); the checkpoint to go on from: {kept}") from error
-    _rotate(root, keep)
+    _rotate(root, step, keep)
     return folder
 
 
 def all_of(root: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first. Whether they are whole is not looked into."""
     found = [path for path in root.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
 
 
 def newest(root: Path) -> Path | None:
@@ -86,14 +86,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     return _read_json(folder / STATE)
 
 
-def _name_of(folder: Path | None) -> str:
-    return str(folder) if folder else ""
+def _step_of(folder: Path) -> int:
+    return int(_NAME.fullmatch(folder.name)[1])
 
 
-def _rotate(root: Path, keep: int) -> None:
+def _rotate(root: Path, step: int, keep: int) -> None:
+    """Later checkpoints, which a run passes over that goes on from an earlier one, neither go nor count."""
     for left in root.glob("step_*.partial"):  # by a run that was killed while it wrote
         shutil.rmtree(left)
-    for folder in all_of(root)[keep:]:
+    for folder in [folder for folder in all_of(root) if _step_of(folder) <= step][keep:]:
         (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look whole
         shutil.rmtree(folder)
 

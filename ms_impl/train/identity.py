@@ -21,7 +21,7 @@ _ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint
 
 
 def describe(
-    plan: BatchPlan, digests: Mapping[str, str], weighting: str, schedule_steps: Sequence[int] = ()
+    plan: BatchPlan, digests: Mapping[str, str], weighting: str, schedule_steps: Sequence[int]
 ) -> dict[str, Any]:
     """The order of the data and the length of the run and of its learning-rate schedules, as state.json keeps them."""
     order = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}

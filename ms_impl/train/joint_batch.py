@@ -122,8 +122,3 @@ class _ScaledLoss(nn.Cell):
     def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
         loss = self.network(*columns)
         return loss * scale, loss
-
-
-def wait_for_ranks() -> None:
-    """Return when every rank has come here. (On CPU there is no Barrier operator.)"""
-    ops.AllReduce()(Tensor([0.0], ms.float32)).asnumpy()

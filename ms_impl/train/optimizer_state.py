@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from mindspore import Parameter, Tensor
-from mindspore.communication import GlobalComm, get_rank
 
 from ms_impl.errors import InputError
 from ms_impl.train.adamw import AdamW
+from ms_impl.train.ranks import is_first_rank
 from ms_impl.train.zero1 import Partition
 
 STEP = "step"
@@ -25,9 +25,9 @@ def gather_state(optimizer: AdamW) -> dict[str, np.ndarray]:
     kept = {STEP: optimizer.global_step.asnumpy().copy()}
     for parameter, partition in _parts(optimizer):
         whole = partition.join(Tensor(parameter)).asnumpy()
-        if _first_rank():
+        if is_first_rank():
             kept[parameter.name] = whole.copy()
-    return kept if _first_rank() else {}
+    return kept if is_first_rank() else {}
 
 
 def restore_state(optimizer: AdamW, state: Mapping[str, np.ndarray], source: str = "optimizer state") -> None:
@@ -64,7 +64,3 @@ def _check(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, np.ndarr
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise InputError(f"{source}: '{name}' has shape {tuple(state[name].shape)}, not {shape}")
-
-
-def _first_rank() -> bool:
-    return not GlobalComm.INITED or get_rank() == 0

@@ -6,13 +6,23 @@ import mindspore as ms
 from mindspore import Tensor, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
-
 _EXACT = 4096
+_WHOLE_PARAMETERS = (ms.ParallelMode.STAND_ALONE, ms.ParallelMode.DATA_PARALLEL)
 
 
 def is_first_rank() -> bool:
     """Whether this is rank 0, or the only process."""
     return not GlobalComm.INITED or get_rank() == 0
+
+
+def parameters_are_whole() -> bool:
+    """Whether each rank holds whole parameters, as it does not in semi-automatic parallelism."""
+    return ms.get_auto_parallel_context("parallel_mode") in _WHOLE_PARAMETERS
+
+
+def wait_for_ranks() -> None:
+    """Return when every rank has come here. (On CPU there is no Barrier operator.)"""
+    any_rank(False)
 
 
 def any_rank(flag: bool) -> bool:

@@ -95,6 +95,17 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(one_process, run_mindfor
     assert weights.read_bytes() == undisturbed.read_bytes()
 
 
+def test_a_run_that_had_only_its_mark_to_leave_leaves_it(one_process, run_mindformer, finetune_arguments, tmp_path):
+    """One killed between its last checkpoint and its end."""
+    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
+    (output / "completed.json").unlink()
+    resumed = ["--batch_size", 2, "--resume_training", True, "--options", CALLBACKS]
+    run = run_mindformer(tmp_path, *finetune_arguments, *resumed)
+    assert run.returncode == 0, run.stderr
+    assert "3 of 3 steps are done" in run.stdout and (output / "completed.json").is_file()
+    np.testing.assert_array_equal(losses(output), losses(one_process[1]))
+
+
 def test_another_schedule_or_data_file_cannot_be_gone_on_with(
     one_process, workspace, run_mindformer, finetune_arguments, tmp_path
 ):

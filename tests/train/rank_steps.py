@@ -24,7 +24,7 @@ from ms_impl.cells.loss import IGNORED_LABEL, causal_cross_entropy
 from ms_impl.train.feed import INPUT_COLUMNS
 from ms_impl.plugin.train_step import TrainStep
 from ms_impl.train.adamw import AdamW
-from ms_impl.train.joint_batch import wait_for_ranks
+from ms_impl.train.ranks import wait_for_ranks
 from ms_impl.train.optimizer_state import gather_state, restore_state
 
 RANKS = int(os.environ.get("MS_WORKER_NUM", 1))

@@ -30,6 +30,15 @@ def test_only_the_newest_are_kept(tmp_path):
     assert [path.name for path in checkpoints.all_of(tmp_path)] == ["step_100000000", "step_00000021"]
 
 
+def test_a_later_one_that_was_passed_over_costs_no_new_one_its_place(tmp_path):
+    save(tmp_path, 7)
+    later = save(tmp_path, 21)
+    (later / "weights").unlink()
+    new = save(tmp_path, 14, keep=1)
+    assert checkpoints.newest(tmp_path) == new
+    assert [path.name for path in checkpoints.all_of(tmp_path)] == ["step_00000021", "step_00000014"]
+
+
 def test_nothing_saved_yet_is_no_error(tmp_path):
     assert checkpoints.newest(tmp_path / "checkpoint") is None
 
