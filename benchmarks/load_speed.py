@@ -11,6 +11,7 @@ loads, less that of one that only imports the same.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import subprocess
 import sys
@@ -18,12 +19,16 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from harness import Row, arguments, interleaved, peak_memory, report
 from random_checkpoint import ROOT, drop_from_cache, make_checkpoint, remove
 
 from convert.dtypes import BF16, FLOATS
+
+if TYPE_CHECKING:
+    from mindspore import Parameter
 
 FULL, QUICK = 1 / 8, 1 / 32  # of the released model's size
 PAGE_BYTES = 4096
@@ -101,9 +106,15 @@ def loader(config: Path, dtype: str) -> Callable[[Path], None]:
     def load(path: Path) -> None:
         load_weights(model, path, families.get("qwenvl"))
         for parameter in model.get_parameters():
-            parameter.asnumpy().reshape(-1).view(np.uint8)[::PAGE_BYTES].max()
+            memory_of(parameter)[::PAGE_BYTES].max()
 
     return load
+
+
+def memory_of(parameter: Parameter) -> np.ndarray:
+    """Its bytes where they lie (``asnumpy`` copies bf16)."""
+    held = ctypes.c_uint8 * (parameter.size * parameter.itemsize)
+    return np.frombuffer(held.from_address(parameter.data_ptr()), np.uint8)
 
 
 def read(path: Path) -> None:
