@@ -35,9 +35,7 @@ class ComposedAttention(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.softmax = ops.Softmax(-1)
-        self.mix = ops.BatchMatMul()
+        self.mix = _Mix()
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.
@@ -50,12 +48,54 @@ class ComposedAttention(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""
-        scores = self.scores(q * (1.0 / math.sqrt(q.shape[-1])), k)
+        return self.mix(q * (1.0 / math.sqrt(q.shape[-1])), k, v, mask)
+
+
+class _Mix(nn.Cell):
+    """softmax(q·kᵀ + mask)·v with its own gradient, which makes the weights of the keys again.
+
+    Plain differentiation keeps them and tables for broadcasting: five matrices of scores a layer.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
+        self.matmul = ops.BatchMatMul()
+        self.by_keys = ops.BatchMatMul(transpose_a=True)
+        self.sum = ops.ReduceSum(keep_dims=True)
+        self.concat = ops.Concat(-1)
+        self.ones = ops.OnesLike()
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q [B, H, T, d], k and v [B, H, S, d], mask [B, H, T, S] or None → [B, H, T, d]."""
+        return self.matmul(self.weights(q, k, mask), v)
+
+    def bprop(self, q, k, v, mask, out, dout):
+        """Gradients by q, k and v; the mask has none."""
+        weights = self.weights(q, k, mask)
+        by_weights = self.less_mean(dout, v, out)
+        by_scores = weights * by_weights
+        by_mask = None if mask is None else mask * 0
+        return self.matmul(by_scores, k), self.by_keys(by_scores, q), self.by_keys(weights, dout), by_mask
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """What each key counts for each query: [B, H, T, S]."""
+        scores = self.scores(q, k)
         if mask is not None:
             scores = scores + mask
-        # As a matrix: on CPU softmax's gradient sums four dimensions seven times slower than two.
-        weights = self.softmax(scores.reshape(-1, scores.shape[-1])).reshape(scores.shape)
-        return self.mix(weights, v)
+        # As a matrix: on CPU softmax of two dimensions is much faster than of four.
+        return self.softmax(scores.reshape(-1, scores.shape[-1])).reshape(scores.shape)
+
+    def less_mean(self, dout: Tensor, v: Tensor, out: Tensor) -> Tensor:
+        """The gradient by the weights, less its weighted mean for each query: dout·vᵀ − Σ dout·out, [B, H, T, S].
+
+        The mean is one more column of dout, against −1 in v, so that nothing is broadcast.
+        """
+        width = dout.shape[-1]
+        mean = self.sum((dout * out).reshape(-1, width).astype(ms.float32), -1).astype(dout.dtype)
+        dout = self.concat((dout, mean.reshape(*dout.shape[:-1], 1)))
+        return self.scores(dout, self.concat((v, -self.ones(v[..., :1]))))
 
 
 class FusedAttention(nn.Cell):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from ms_impl.cells.expand import expand
 from ms_impl.cells.loss import prediction_weights, share, shift_labels
 
 CHUNK = 256  # rows: enough for a matrix product at full speed
@@ -64,6 +65,7 @@ class _SumOverChunks(nn.Cell):
         self.put = ops.TensorScatterUpdate()
         self.subtract = ops.TensorScatterSub()
         self.places = Tensor([[i] for i in range(CHUNK)], ms.int32)
+        self.ones = Tensor([1.0] * CHUNK, ms.float32)
         self.first = Tensor(0, ms.int32)
 
     def construct(
@@ -77,8 +79,8 @@ class _SumOverChunks(nn.Cell):
             target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
             log_probs = self.log_softmax(self.logits(self.gather(hidden, at, 0), weight))
             total = total - (self.pick(log_probs, 1, target).reshape(-1) * row_weight).sum()
-            slope = self.to_hidden(self.slope(log_probs, target, row_weight), weight)
-            gradient = self.put(gradient, at.reshape(-1, 1), slope)
+            slope = self.to_hidden(self.slope(log_probs, target), weight)
+            gradient = self.put(gradient, at.reshape(-1, 1), slope * expand(row_weight.reshape(-1, 1), slope.shape))
             number = number + 1
         return total, gradient
 
@@ -89,12 +91,12 @@ class _SumOverChunks(nn.Cell):
             at = self.gather(rows, number, 0)
             target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
             chunk = self.gather(hidden, at, 0)
-            slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target, row_weight)
-            gradient = gradient + self.to_weight(slope, chunk)
+            slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target)
+            gradient = gradient + self.to_weight(slope, chunk * expand(row_weight.reshape(-1, 1), chunk.shape))
             number = number + 1
         return out[1] * dout[0], gradient * dout[0], targets * 0, weights * 0, rows * 0, chunks * 0
 
-    def slope(self, log_probs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The gradient of Σ weight · cross entropy by the logits: [CHUNK, vocab]."""
+    def slope(self, log_probs: Tensor, targets: Tensor) -> Tensor:
+        """The gradient of each row's cross entropy by its logits: [CHUNK, vocab]."""
         index = ops.concat((self.places, targets), 1)
-        return self.subtract(self.exp(log_probs) * weights.reshape(-1, 1), index, weights)
+        return self.subtract(self.exp(log_probs), index, self.ones)

@@ -6,14 +6,45 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.cells.expand import expand
 from ms_impl.cells.linear import parameter
 
 
-def composed_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalise x [..., width] in fp32, cast back, then scale (the order of Qwen's RMSNorm)."""
-    y = x.astype(ms.float32)
-    y = y * ops.rsqrt(ops.mean(ops.square(y), -1, True) + eps)
-    return y.astype(x.dtype) * weight.astype(x.dtype)
+class ComposedRMSNorm(nn.Cell):
+    """Normalises in fp32, casts back, then scales (the order of Qwen's RMSNorm); plain operators.
+
+    Its gradient is written out, so that of each norm only its input is kept for it.
+    """
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.square = ops.Square()
+        self.rsqrt = ops.Rsqrt()
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.sum = ops.ReduceSum()
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [..., width] and weight [width] → [..., width], in x's dtype."""
+        rows = x.reshape(-1, x.shape[-1])
+        normal = self.normalised(rows)[0].astype(x.dtype)
+        return (normal * expand(weight.astype(x.dtype).reshape(1, -1), rows.shape)).reshape(x.shape)
+
+    def bprop(self, x, weight, out, dout):
+        """Gradients by x and weight."""
+        rows, slope = x.reshape(-1, x.shape[-1]), dout.reshape(-1, x.shape[-1])
+        normal, factor = self.normalised(rows)
+        by_weight = self.sum(slope.astype(ms.float32) * normal.astype(x.dtype).astype(ms.float32), 0)
+        slope = (slope * expand(weight.astype(x.dtype).reshape(1, -1), rows.shape)).astype(ms.float32)
+        along = self.mean(slope * normal, -1)
+        by_x = (slope - normal * expand(along, rows.shape)) * factor
+        return by_x.astype(x.dtype).reshape(x.shape), by_weight.astype(weight.dtype)
+
+    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """rows [N, width] divided by their root mean squares, and what they were multiplied by for it; fp32."""
+        rows = rows.astype(ms.float32)
+        factor = expand(self.rsqrt(self.mean(self.square(rows), -1) + self.eps), rows.shape)
+        return rows * factor, factor
 
 
 class RMSNorm(nn.Cell):
@@ -24,14 +55,14 @@ class RMSNorm(nn.Cell):
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
-        self.eps = eps
         self.weight = parameter("weight", (width,), dtype, "ones")
+        self.composed = None if on_ascend() else ComposedRMSNorm(eps)
         self.rms_norm = ops.RmsNorm(eps) if on_ascend() else None
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        if self.rms_norm is None:
-            return composed_rms_norm(x, self.weight, self.eps)
+        if self.composed is not None:
+            return self.composed(x, self.weight)
         return self.rms_norm(x, self.weight.astype(x.dtype))[0]
 
 

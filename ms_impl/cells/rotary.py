@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import RotaryPositionEmbedding
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.cells.expand import expand
 
 
 def rotary_tables(dim: int, base: float, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +30,7 @@ class ComposedRotation(nn.Cell):
         """Rotate x [B, heads, T, dim] by cos, sin fp32 [B, 1, T, dim] in fp32 and cast back to x's dtype."""
         y = x.astype(ms.float32)
         half = y.shape[-1] // 2
+        cos, sin = expand(cos, y.shape), expand(sin, y.shape)  # the compiler makes them once for all layers
         return (y * cos + ops.concat((-y[..., half:], y[..., :half]), -1) * sin).astype(x.dtype)
 
 
