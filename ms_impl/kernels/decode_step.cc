@@ -13,8 +13,7 @@ namespace {
 
 struct Array {
   void *data;
-  const int64_t *shape;
-  char type;  // the letter that tells the dtypes apart: 3 (float32), 1 (float16) or b (bfloat16)
+  char type;  // f (float32), h (float16) or b (bfloat16)
 };
 
 // use(pointer to the array's elements).
@@ -22,7 +21,7 @@ template <class Use>
 void visit(const Array &array, Use use) {
   switch (array.type) {
     case 'b': return use(static_cast<BFloat16 *>(array.data));
-    case '1': return use(static_cast<Float16 *>(array.data));
+    case 'h': return use(static_cast<Float16 *>(array.data));
     default: return use(static_cast<float *>(array.data));
   }
 }
@@ -31,16 +30,21 @@ struct Layer {
   Array ln_1, qkv, qkv_bias, projection, ln_2, up, gate, down, keys, values;
 };
 
-// The inputs in MindSpore's order; ms_impl/kernels/decode_step.py lists them.
-struct Model {
-  const int32_t *tokens, *segments;
-  int64_t column;
-  const float *cos, *sin;
+// What ms_impl/kernels/decode_step.py gives, which has the same fields.
+struct Step {
+  const int32_t *tokens, *segments;  // [batch], [batch, columns]
+  const float *cos, *sin;            // [.., dim]
+  float *logits;                     // [batch, vocabulary], zeros
+  void **parameters;                 // embedding, norm, head, and those of each layer
+  const char *types;                 // a letter for each
+  int64_t batch, columns, column, layers, heads, dim, inner, vocabulary;
   float epsilon, log_seq_length;
+};
+
+struct Model : Step {
   Array embedding, norm, head;
-  std::vector<Layer> layers;
-  float *logits;
-  int64_t batch, width, heads, dim, columns, inner, vocabulary;
+  std::vector<Layer> layer;
+  int64_t width;
 };
 
 // What the threads share.
@@ -71,9 +75,8 @@ void normalise(const Model &m, const Array &weight, const float *x, float *y) {
 
 // put(row of w, row of x, dot product) for this thread's share of the rows of w.
 template <class Put>
-void share(const Thread &thread, const Model &m, const Array &weight, const float *x, Put put) {
-  const int64_t rows = weight.shape[0], n = weight.shape[1];
-  visit(weight, [&](auto *w) { product(w, thread.first(rows), thread.last(rows), x, m.batch, n, put); });
+void share(const Thread &thread, int64_t batch, const Array &weight, int64_t rows, int64_t n, const float *x, Put put) {
+  visit(weight, [&](auto *w) { product(w, thread.first(rows), thread.last(rows), x, batch, n, put); });
 }
 
 void embed(const Thread &thread, const Model &m, State &s) {
@@ -104,7 +107,7 @@ float silu(float x) { return x / (1 + std::exp(-x)); }
 void decoder_layer(const Thread &thread, const Model &m, const Layer &layer, State &s, float *normed, float *scores) {
   normalise(m, layer.ln_1, s.x.data(), normed);
   visit(layer.qkv_bias, [&](auto *bias) {
-    share(thread, m, layer.qkv, normed, [&](int64_t o, int64_t b, float y) {
+    share(thread, m.batch, layer.qkv, 3 * m.width, m.width, normed, [&](int64_t o, int64_t b, float y) {
       s.qkv[b * 3 * m.width + o] = y + widen(bias[o]);
     });
   });
@@ -114,13 +117,13 @@ void decoder_layer(const Thread &thread, const Model &m, const Layer &layer, Sta
     head(m, layer, s, i / m.heads, i % m.heads, normed, scores);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
-  share(thread, m, layer.projection, s.mixed.data(), add);
+  share(thread, m.batch, layer.projection, m.width, m.width, s.mixed.data(), add);
 #pragma omp barrier
   normalise(m, layer.ln_2, s.x.data(), normed);
-  share(thread, m, layer.up, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; });
-  share(thread, m, layer.gate, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); });
+  share(thread, m.batch, layer.up, m.inner, m.width, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; });
+  share(thread, m.batch, layer.gate, m.inner, m.width, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); });
 #pragma omp barrier
-  share(thread, m, layer.down, s.inner.data(), add);
+  share(thread, m.batch, layer.down, m.width, m.inner, s.inner.data(), add);
 #pragma omp barrier
 }
 
@@ -133,64 +136,32 @@ void step(const Model &m) {
     std::vector<float> normed(m.batch * m.width), scores(m.columns);
     embed(thread, m, s);
 #pragma omp barrier
-    for (const Layer &layer : m.layers) decoder_layer(thread, m, layer, s, normed.data(), scores.data());
+    for (const Layer &layer : m.layer) decoder_layer(thread, m, layer, s, normed.data(), scores.data());
     normalise(m, m.norm, s.x.data(), normed.data());
-    share(thread, m, m.head, normed.data(), [&](int64_t o, int64_t b, float y) {
+    share(thread, m.batch, m.head, m.vocabulary, m.width, normed.data(), [&](int64_t o, int64_t b, float y) {
       m.logits[b * m.vocabulary + o] = y;
     });
   }
 }
 
-// Takes the arguments one after the other.
-struct Arguments {
-  void **data;
-  int64_t **shapes;
-  const char **dtypes;
-  int at = 0;
-
-  Array next() {
-    const int i = at++;
-    const char *dtype = dtypes[i];
-    return {data[i], shapes[i], dtype[0] == 'b' || dtype[0] == 'B' ? 'b' : dtype[5]};
-  }
-};
-
-Model take(Arguments a, int count) {
-  constexpr int kOthers = 9, kPerLayer = 10;
-  Model m;
-  const Array tokens = a.next(), segments = a.next(), column = a.next(), table = a.next(), settings = a.next();
-  m.tokens = static_cast<int32_t *>(tokens.data);
-  m.segments = static_cast<int32_t *>(segments.data);
-  m.column = *static_cast<int32_t *>(column.data);
-  m.cos = static_cast<float *>(table.data);
-  m.sin = m.cos + table.shape[1] * table.shape[2];
-  m.epsilon = static_cast<float *>(settings.data)[0];
-  m.log_seq_length = static_cast<float *>(settings.data)[1];
-  m.embedding = a.next();
-  m.norm = a.next();
-  m.head = a.next();
-  for (int i = kOthers; i < count; i += kPerLayer)
-    m.layers.push_back({a.next(), a.next(), a.next(), a.next(), a.next(), a.next(), a.next(), a.next(), a.next(),
-                        a.next()});
-  const Array logits = a.next();
-  m.logits = static_cast<float *>(logits.data);
-  m.batch = segments.shape[0];
-  m.columns = segments.shape[1];
-  m.vocabulary = logits.shape[1];
-  m.width = m.embedding.shape[1];
-  m.dim = table.shape[2];
-  m.heads = m.width / m.dim;
-  m.inner = m.layers[0].up.shape[0];
+Model model_of(const Step &given) {
+  Model m{given};
+  int64_t at = 0;
+  const auto take = [&](Array &array) { array = {given.parameters[at], given.types[at]}, ++at; };
+  for (Array *array : {&m.embedding, &m.norm, &m.head}) take(*array);
+  m.layer.resize(m.layers);
+  for (Layer &l : m.layer)
+    for (Array *array : {&l.ln_1, &l.qkv, &l.qkv_bias, &l.projection, &l.ln_2, &l.up, &l.gate, &l.down, &l.keys,
+                         &l.values})
+      take(*array);
+  m.width = m.heads * m.dim;
   return m;
 }
 
 }  // namespace
 
-// Called by MindSpore's ops.Custom ("aot"). Returns 0.
-extern "C" int decode_step(int count, void **data, int *, int64_t **shapes, const char **dtypes, void *, void *) {
-  Model m = take({data, shapes, dtypes}, count);
-  std::fill_n(m.logits, m.batch * m.vocabulary, 0.0f);
+extern "C" void decode_step(const Step *given) {
+  Model m = model_of(*given);
   while (m.batch > 0 && m.segments[(m.batch - 1) * m.columns + m.column] == 0) --m.batch;  // rows nobody asked for
   step(m);
-  return 0;
 }
