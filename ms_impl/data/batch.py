@@ -20,6 +20,7 @@ _TRAINED = {"labels": IGNORED, "position_ids": 0, "loss_weights": 0}  # what onl
 
 Sample = Mapping[str, Any]
 PaddingSide = Literal["right", "left"]
+LoadPixels = Callable[[str, np.ndarray], object]  # reads the image of a path into float32 [3, S, S]
 
 
 def collate(
@@ -27,15 +28,16 @@ def collate(
     *,
     pad_id: int,
     num_queries: int,
-    load_pixels: Callable[[Sequence[str]], np.ndarray],
+    image_size: int,
+    load_pixels: LoadPixels,
     padding_side: PaddingSide = "right",
     length: int | None = None,
     image_slots: int | None = None,
 ) -> dict[str, np.ndarray | None]:
     """One batch of B samples padded to T = ``length`` columns (the longest sample where None).
 
-    Each row has M = ``image_slots`` places for images (the most of any sample where None). ``load_pixels`` reads n
-    paths into float32 [n, 3, S, S].
+    Each row has M = ``image_slots`` places for images (the most of any sample where None), of S = ``image_size``
+    pixels in height and width, which ``load_pixels`` reads where they stand.
 
     Returns ``input_ids`` int32 [B, T]; ``segment_ids`` int32 [B, T], 0 on padding and 1 on a sample that has none of
     its own; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos`` int32 [B, M, Q], the
@@ -55,7 +57,7 @@ def collate(
     batch = {
         "input_ids": _pad([sample["input_ids"] for sample in samples], offsets, length, pad_id),
         "segment_ids": _pad([_segments(sample) for sample in samples], offsets, length, 0),
-        "images": _images(samples, names, slots, load_pixels) if slots else None,
+        "images": _images(samples, names, slots, image_size, load_pixels) if slots else None,
         "image_context_pos": _positions(samples, offsets, length, slots, num_queries) if slots else None,
     }
     for key, padding in _TRAINED.items():
@@ -83,22 +85,20 @@ def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value:
 
 
 def _images(
-    samples: Sequence[Sample], names: Sequence[str], slots: int, load_pixels: Callable[[Sequence[str]], np.ndarray]
+    samples: Sequence[Sample], names: Sequence[str], slots: int, size: int, load_pixels: LoadPixels
 ) -> np.ndarray:
-    images = np.zeros((len(samples), slots, *load_pixels([]).shape[1:]), dtype=np.float32)
+    images = np.zeros((len(samples), slots, 3, size, size), dtype=np.float32)
     for places, sample, name in zip(images, samples, names):
         _read(sample, name, load_pixels, places)
     return images
 
 
-def _read(
-    sample: Sample, name: str, load_pixels: Callable[[Sequence[str]], np.ndarray], places: np.ndarray
-) -> None:
+def _read(sample: Sample, name: str, load_pixels: LoadPixels, places: np.ndarray) -> None:
     """Put a sample's images into ``places`` [M, 3, S, S]. Where dialogues share a row, errors name the right one."""
     paths = sample["image_paths"]
     for place, path, record in zip(places, paths, sample.get("image_records", [name] * len(paths))):
         try:
-            place[:] = load_pixels([path])[0]
+            load_pixels(path, place)
         except InputError as error:
             raise InputError(f"{record}: {error}") from error
 

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ms_impl.errors import InputError
+from ms_impl.kernels.resize import resize_kernel
 
 # CLIP's normalisation, by channel R, G, B (``visual.py`` of the original).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit at its default setting: 0.7 GB once decoded
+_LEVELS = 256  # of a channel of 8 bits
 # Raster formats that Pillow decodes itself. Others (EPS) would start programs at a data set's word.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -39,17 +41,34 @@ def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_
     return Path(dataset_dir, inside)
 
 
-def load_image(path: str | os.PathLike, image_size: int) -> Image.Image:
-    """Read a file as RGB, resized to ``image_size`` × ``image_size`` (bicubic; the aspect ratio is not kept).
+def load_pixels(
+    path: str | os.PathLike,
+    image_size: int,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Pixel values float32 [3, ``image_size``, ``image_size``] of a file, as ``to_pixels`` has them.
 
-    The first frame of an animation counts; transparency and EXIF orientation are ignored, as in the original.
-    Raises InputError naming the file when it is missing, not an image, damaged, or has more than MAX_PIXELS.
+    The image is resized as Pillow does it (bicubic; the aspect ratio is not kept). The first frame of an animation
+    counts; transparency and EXIF orientation are ignored, as in the original. ``out`` takes the values if given.
+    Raises InputError as ``read_image`` does.
     """
-    return read_image(path).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    image = read_image(path)
+    out = np.empty((3, image_size, image_size), np.float32) if out is None else out
+    resize = resize_kernel()
+    if resize is None:
+        return to_pixels(image.resize((image_size, image_size), Image.Resampling.BICUBIC), mean, std, out)
+    every_level = np.arange(_LEVELS, dtype=np.uint8).reshape(1, _LEVELS, 1).repeat(3, axis=2)
+    resize(image, to_pixels(every_level, mean, std)[:, 0], out)
+    return out
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """Read a file as RGB at its own size. Raises InputError as ``load_image`` does."""
+    """Read a file as RGB at its own size.
+
+    Raises InputError naming the file when it is missing, not an image, damaged, or has more than MAX_PIXELS.
+    """
     if not os.path.isfile(path):
         raise InputError(f"image '{path}' {'is not a file' if os.path.exists(path) else 'does not exist'}")
     try:
@@ -68,14 +87,15 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 
 def to_pixels(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pixel values [3, height, width], float32: levels / 255, minus mean, over standard deviation, by channel.
 
-    They are written to ``out`` if given: every further array of that size costs as much as the arithmetic.
+    The levels are those of an image in RGB, or uint8 [height, width, 3]. The values go to ``out`` if given: every
+    further array of that size costs as much as the arithmetic.
     """
     levels = np.asarray(image).transpose(2, 0, 1)
     pixels = np.empty(levels.shape, np.float32) if out is None else out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +33,13 @@ def library(name: str) -> Path | None:
         return None
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
-        logger.warning("no C++ compiler (%s) was found: decoding runs without kernels, slower", ", ".join(COMPILERS))
+        logger.warning("no C++ compiler (%s) was found: %s runs without its kernel, slower", ", ".join(COMPILERS), name)
         return None
     try:
         return compiled(compiler, name, cache_folder())
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        logger.warning("the kernel %s could not be compiled (%s): decoding runs without it, slower", name, reason)
+        logger.warning("the kernel %s could not be compiled (%s): the plain path is taken, slower", name, reason)
         return None
 
 
@@ -48,7 +51,8 @@ def cache_folder() -> Path:
 def compiled(compiler: str, name: str, folder: Path) -> Path:
     """The library in ``folder``, compiled unless it is there for these sources, this compiler and this processor.
 
-    Processes that compile it at once do not disturb each other: it gets its name when it is complete.
+    Of several processes or threads that want it at once, one compiles it and the others wait. It gets its name when it
+    is complete, so that where the file system has no locks they do not disturb each other.
 
     Raises:
         OSError: the folder cannot be written.
@@ -57,11 +61,30 @@ def compiled(compiler: str, name: str, folder: Path) -> Path:
     target = folder / f"{name}-{fingerprint(compiler)}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as partial:
-            output = Path(partial) / target.name
-            run([compiler, *FLAGS, str(SOURCES / f"{name}.cc"), "-o", str(output)])
-            os.replace(output, target)
+        with locked(folder):
+            if not target.exists():
+                compile_to(target, compiler, name)
     return target
+
+
+def compile_to(target: Path, compiler: str, name: str) -> None:
+    """Compile ``name``.cc aside, and rename the library when it is complete. Raises as ``compiled`` does."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+        output = Path(partial) / target.name
+        run([compiler, *FLAGS, str(SOURCES / f"{name}.cc"), "-o", str(output)])
+        os.replace(output, target)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock the folder, where its file system has locks; a process's end releases its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint(compiler: str) -> str:

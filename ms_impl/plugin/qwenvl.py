@@ -11,7 +11,7 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from ms_impl import families
 from ms_impl.data.batch import Sample, collate
 from ms_impl.data.conversations import Conversation, ConversationEncoder, ConversationFormat
-from ms_impl.data.images import resolve_path
+from ms_impl.data.images import load_pixels, resolve_path
 from ms_impl.errors import InputError
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.qwenvl.processor import QwenVLProcessor
@@ -88,11 +88,14 @@ class QwenVLContentTransformTemplate:
 
     def collate(self, rows: Sequence[Sample], length: int, image_slots: int) -> Mapping[str, np.ndarray]:
         """The arrays of a batch of rows padded to ``length``, images read."""
+        size = self._processor.config.visual.image_size
+        mean, std = self._normalisation
         return collate(
             rows,
             pad_id=self._processor.tokenizer.pad_id,
             num_queries=self._processor.config.num_queries,
-            load_pixels=lambda paths: self._processor.pixels(paths, None, *self._normalisation),
+            image_size=size,
+            load_pixels=lambda path, out: load_pixels(path, size, mean, std, out),
             length=length,
             image_slots=image_slots,
         )

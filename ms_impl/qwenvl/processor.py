@@ -13,7 +13,7 @@ from PIL import Image
 from ms_impl.data.batch import PaddingSide, Sample, collate
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE
-from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_image, read_image, resolve_path, to_pixels
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.prompt import (
@@ -67,7 +67,7 @@ class QwenVLProcessor:
         size = self.config.visual.image_size
         values = np.empty((len(paths), 3, size, size), dtype=np.float32)
         for row, path in zip(values, paths):
-            to_pixels(load_image(resolve_path(path, dataset_dir), size), mean, std, out=row)
+            load_pixels(resolve_path(path, dataset_dir), size, mean, std, out=row)
         return values
 
     def encode_prompt(self, text: str) -> dict[str, Any]:
@@ -123,11 +123,13 @@ class QwenVLProcessor:
         dataset_dir: str | os.PathLike | None = None,
     ) -> dict[str, np.ndarray | None]:
         """One batch of samples, images read: see ``ms_impl.data.batch.collate`` for its arrays and errors."""
+        size = self.config.visual.image_size
         return collate(
             samples,
             pad_id=self.tokenizer.pad_id,
             num_queries=self.config.num_queries,
-            load_pixels=lambda paths: self.pixels(paths, dataset_dir),
+            image_size=size,
+            load_pixels=lambda path, out: load_pixels(resolve_path(path, dataset_dir), size, out=out),
             padding_side=padding_side,
             length=length,
             image_slots=image_slots,

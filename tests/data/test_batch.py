@@ -15,12 +15,12 @@ def sample(tokens, columns=(), labels=True, record=None):
     return made | ({"labels": ids * 10} if labels else {}) | ({"record": record} if record else {})
 
 
-def load_pixels(paths):
-    return np.stack([np.full((3, SIZE, SIZE), float(p)) for p in paths]) if paths else np.empty((0, 3, SIZE, SIZE))
+def load_pixels(path, out):
+    out[:] = float(path)
 
 
 def make(samples, **options):
-    return collate(samples, pad_id=PAD, num_queries=QUERIES, load_pixels=load_pixels, **options)
+    return collate(samples, pad_id=PAD, num_queries=QUERIES, image_size=SIZE, load_pixels=load_pixels, **options)
 
 
 def test_right_padding():
@@ -77,11 +77,9 @@ def test_empty_batch():
 
 
 def test_an_unreadable_image_names_the_record():
-    def refuse(paths):
-        if paths:
-            raise InputError("image 'x.png' does not exist")
-        return load_pixels(paths)
+    def refuse(path, out):
+        raise InputError("image 'x.png' does not exist")
 
     with pytest.raises(InputError, match="^a.json: record 4: image 'x.png' does not exist"):
         samples = [sample(9, columns=[1], record="a.json: record 4")]
-        collate(samples, pad_id=PAD, num_queries=QUERIES, load_pixels=refuse)
+        collate(samples, pad_id=PAD, num_queries=QUERIES, image_size=SIZE, load_pixels=refuse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,12 +48,22 @@ def test_other_sources_and_other_flags_make_another_library(folder, monkeypatch)
     assert len({first, second, build.fingerprint(compiler)}) == 3
 
 
+COUNTING = """#!/bin/sh
+case "$*" in *small.cc*) echo >> "{log}"; sleep 0.2;; esac
+exec {compiler} "$@"
+"""
+
+
 @needs_compiler
-def test_several_at_once_do_not_disturb_each_other(folder):
-    compiler = next(filter(None, map(shutil.which, build.COMPILERS)))
-    with ThreadPoolExecutor(4) as pool:
-        made = set(pool.map(lambda _: build.compiled(compiler, "small", folder), range(4)))
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_several_at_once_compile_once(folder, tmp_path, pool):
+    counting, log = tmp_path / "counting", tmp_path / "log"
+    counting.write_text(COUNTING.format(log=log, compiler=next(filter(None, map(shutil.which, build.COMPILERS)))))
+    counting.chmod(0o755)
+    with pool(4) as workers:
+        made = set(workers.map(build.compiled, [str(counting)] * 4, ["small"] * 4, [folder] * 4))
     assert len(made) == 1 and list(folder.iterdir()) == list(made)
+    assert log.read_text() == "\n"
 
 
 def test_without_a_compiler_there_is_none_and_the_log_says_so_once(folder, monkeypatch, caplog):

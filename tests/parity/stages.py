@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from ms_impl.data.images import load_image, to_pixels
+from ms_impl.data.images import load_pixels
 from ms_impl.qwenvl.config import QwenVLConfig
 
 ACTIVATION = 5e-5  # fp32: pixel values, features, hidden states, logits
@@ -71,7 +71,7 @@ class Golden:
     def pixels(self) -> np.ndarray:
         """Pixel values [2, 3, S, S] of the two images."""
         size = self.config.visual.image_size
-        return np.stack([to_pixels(load_image(self.directory / f"image{i}.png", size)) for i in range(2)])
+        return np.stack([load_pixels(self.directory / f"image{i}.png", size) for i in range(2)])
 
     def batch(self) -> dict[str, np.ndarray]:
         """The two-row batch with one image a row, right-padded: the arrays that the models take."""

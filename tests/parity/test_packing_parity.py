@@ -47,13 +47,14 @@ def side(golden: Golden) -> MindSporeSide:
 def batch_of(golden: Golden):
     """The arrays of rows, each a list of dialogues."""
     pixels = golden.pixels()
-    queries = QwenVLConfig.from_file(golden.directory).num_queries
+    config = QwenVLConfig.from_file(golden.directory)
+    sizes = {"num_queries": config.num_queries, "image_size": config.visual.image_size}
 
-    def load(paths):
-        return pixels[[int(path) for path in paths]] if paths else np.empty((0, *pixels.shape[1:]), np.float32)
+    def load(path, out):
+        out[:] = pixels[int(path)]
 
     def make(rows, weighting="token"):
-        return collate([pack(row, weighting) for row in rows], pad_id=0, num_queries=queries, load_pixels=load)
+        return collate([pack(row, weighting) for row in rows], pad_id=0, **sizes, load_pixels=load)
 
     return make
 

@@ -16,7 +16,7 @@ import data_convert
 
 from ms_impl.data.conversations import ConversationEncoder
 from ms_impl.data.files import ConversationFile
-from ms_impl.data.images import load_image, resolve_path
+from ms_impl.data.images import load_pixels, resolve_path
 
 PATH = "train2014/COCO_train2014_000000442786.jpg"
 SHOWN = f"Picture 1: <img>{PATH}</img>\n"
@@ -98,7 +98,7 @@ def test_the_training_reads_what_is_written(convert, coco, tokenizer):
     _, (conversation,), _ = convert([record()])
     sample = ConversationEncoder(tokenizer, 512).encode(conversation)
     (path,) = sample["image_paths"]
-    assert load_image(resolve_path(path, coco), 14).size == (14, 14)
+    assert load_pixels(resolve_path(path, coco), 14).shape == (3, 14, 14)
 
 
 def test_the_training_reads_what_the_old_port_wrote(tmp_path, tokenizer):
