@@ -22,6 +22,7 @@ from convert.staging import staged
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER / "README.md"
 BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
+QUICK = ("--quick", "--repeats", "3")
 OTHERS = ("harness", "run_all")  # import the harness's report, or have it, and are no benchmarks
 
 
@@ -51,7 +52,7 @@ def succeeds(script: Path, quick: bool) -> bool:
     """Run one, and say so."""
     began = time.perf_counter()
     print(f"== {script.name}", flush=True)
-    status = subprocess.run([sys.executable, str(script), *(["--quick"] if quick else [])]).returncode
+    status = subprocess.run([sys.executable, str(script), *(QUICK if quick else [])]).returncode
     print(f"{'done' if status == 0 else f'FAILED with status {status}'} in {time.perf_counter() - began:.0f} s\n")
     return status == 0
 

@@ -42,7 +42,7 @@ class ConversationDataset(BaseDataset):
     def __new__(
         cls, dataset_config: Mapping[str, Any], model: ModelSection, epochs: int = 1, seed: int = 0, first_step: int = 0
     ) -> Dataset:
-        """All steps of a run from ``first_step`` on: a data set of ``INPUT_COLUMNS`` that has its ``feed`` and ``plan``.
+        """All steps of a run from ``first_step`` on: ``INPUT_COLUMNS``, with its ``feed`` and its ``plan``.
 
         ``batch_size`` is the number of rows that this rank takes in a step, those of all micro-batches together.
         """

@@ -50,7 +50,9 @@ class MindSporeSide:
     ``alter`` changes the weights on their way: negative controls.
     """
 
-    def __init__(self, directory: Path, mode: str, dtype: str, alter: Callable[[dict], Weights] = lambda weights: weights):
+    def __init__(
+        self, directory: Path, mode: str, dtype: str, alter: Callable[[dict], Weights] = lambda weights: weights
+    ):
         ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
         self.half = dtype == "fp16"
         self.name = f"ms_impl {mode} {dtype}"
@@ -73,7 +75,8 @@ class MindSporeSide:
 
     def states(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Embeddings, hidden states and, last, logits."""
-        images = [Tensor(batch[key]) if key in batch else None for key in ("images", "image_context_pos", "segment_ids")]
+        keys = ("images", "image_context_pos", "segment_ids")
+        images = [Tensor(batch[key]) if key in batch else None for key in keys]
         self.probe.set_train(False)
         return [state.asnumpy() for state in self.probe(Tensor(batch["input_ids"].astype(np.int32)), *images)]
 

@@ -21,8 +21,8 @@ def side(request, golden):
 def counterpart(side, reference, rounded_reference):
     """torch_ref with the parameters that ``side`` computes with.
 
-    An fp16 side has its weights rounded to fp16, and so has its counterpart, which computes in fp32: what is measured is
-    the computation and not the rounding of the weights (docs/parity.md).
+    An fp16 side has its weights rounded to fp16, and so has its counterpart, which computes in fp32: what is measured
+    is the computation and not the rounding of the weights (docs/parity.md).
     """
     return rounded_reference if side.half else reference
 
@@ -47,8 +47,8 @@ def check_states(table, side, reference, batch, name: str) -> list[np.ndarray]:
 
 
 def test_image_features(golden, side, table):
-    features = side.features(golden.pixels())
-    table.check(f"{side.name} / golden", "image features", features, golden["vision.image_features"], allowed(side, ACTIVATION))
+    features, wanted = side.features(golden.pixels()), golden["vision.image_features"]
+    table.check(f"{side.name} / golden", "image features", features, wanted, allowed(side, ACTIVATION))
 
 
 def test_text(golden, side, counterpart, table):
@@ -61,7 +61,8 @@ def test_padded_batch(golden, side, counterpart, table):
     found = check_states(table, side, counterpart, batch, "padded batch")
     tail = golden["batch.logits_tail"].shape[1]
     real = batch["segment_ids"][:, -tail:] > 0
-    for stage, state, key in (("hidden states, layer 0", 1, "hidden_after_layer0"), ("logits, padded batch", -1, "logits")):
+    stages = (("hidden states, layer 0", 1, "hidden_after_layer0"), ("logits, padded batch", -1, "logits"))
+    for stage, state, key in stages:
         wanted = golden[f"batch.{key}_tail"][real]
         table.check(f"{side.name} / golden", stage, found[state][:, -tail:][real], wanted, allowed(side, ACTIVATION))
 
@@ -108,7 +109,8 @@ def test_greedy_with_the_cache(golden, side, table):
             if not side.half:
                 assert found[-1].argmax(-1) == token
             found.append(decoder.step(np.array([token])))
-    table.check(f"{side.name} / golden", "logits, cached decoding", np.concatenate(found), logits, allowed(side, ACTIVATION))
+    limit = allowed(side, ACTIVATION)
+    table.check(f"{side.name} / golden", "logits, cached decoding", np.concatenate(found), logits, limit)
 
 
 def test_loss_and_every_gradient(golden, side, counterpart, table):

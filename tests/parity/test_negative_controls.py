@@ -65,4 +65,5 @@ def assert_noticed(golden, side) -> None:
 
 
 def check_features(golden, side) -> None:
-    Table().check("control", "image features", side.features(golden.pixels()), golden["vision.image_features"], ACTIVATION)
+    features, wanted = side.features(golden.pixels()), golden["vision.image_features"]
+    Table().check("control", "image features", features, wanted, ACTIVATION)

@@ -45,4 +45,4 @@ def test_five_steps_of_adamw_in_stage_3(golden, mode, table):
     table.check(f"{side.name} / golden", "AdamW, fifth loss", losses[4], wanted[4], FIFTH_LOSS)
     for parameter in side.model.get_parameters():
         if parameter.name in frozen:
-            assert np.array_equal(parameter.asnumpy(), frozen[parameter.name]), f"{parameter.name} is frozen, yet it moved"
+            assert np.array_equal(parameter.asnumpy(), frozen[parameter.name]), f"{parameter.name}: frozen, yet moved"
