@@ -65,6 +65,7 @@ class _SumOverChunks(nn.Cell):
         self.put = ops.TensorScatterUpdate()
         self.subtract = ops.TensorScatterSub()
         self.places = Tensor([[i] for i in range(CHUNK)], ms.int32)
+        self.zeros = ops.ZerosLike()  # ops.zeros is a constant of the graph, which stays
         self.ones = Tensor([1.0] * CHUNK, ms.float32)
         self.first = Tensor(0, ms.int32)
 
@@ -72,7 +73,7 @@ class _SumOverChunks(nn.Cell):
         self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, rows: Tensor, chunks: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The sum over the first ``chunks`` of ``rows`` [·, CHUNK], and its gradient by hidden; all in fp32."""
-        total, gradient = ops.zeros((), ms.float32), ops.zeros(hidden.shape, ms.float32)
+        total, gradient = ops.zeros((), ms.float32), self.zeros(hidden)
         number = self.first
         while number < chunks:
             at = self.gather(rows, number, 0)
@@ -86,7 +87,7 @@ class _SumOverChunks(nn.Cell):
 
     def bprop(self, hidden, weight, targets, weights, rows, chunks, out, dout):
         """Gradients by hidden and weight; the others have none."""
-        gradient, number = ops.zeros(weight.shape, ms.float32), self.first
+        gradient, number = self.zeros(weight), self.first
         while number < chunks:
             at = self.gather(rows, number, 0)
             target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)

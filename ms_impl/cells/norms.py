@@ -23,6 +23,7 @@ class ComposedRMSNorm(nn.Cell):
         self.rsqrt = ops.Rsqrt()
         self.mean = ops.ReduceMean(keep_dims=True)
         self.sum = ops.ReduceSum()
+        self.after = ops.Depend()
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         """x [..., width] and weight [width] → [..., width], in x's dtype."""
@@ -33,7 +34,8 @@ class ComposedRMSNorm(nn.Cell):
     def bprop(self, x, weight, out, dout):
         """Gradients by x and weight."""
         rows, slope = x.reshape(-1, x.shape[-1]), dout.reshape(-1, x.shape[-1])
-        normal, factor = self.normalised(rows)
+        # Only then: else the compiler finds the same in the forward pass, and keeps its results.
+        normal, factor = self.normalised(self.after(rows, dout))
         by_weight = self.sum(slope.astype(ms.float32) * normal.astype(x.dtype).astype(ms.float32), 0)
         slope = (slope * expand(weight.astype(x.dtype).reshape(1, -1), rows.shape)).astype(ms.float32)
         along = self.mean(slope * normal, -1)

@@ -18,6 +18,7 @@ Columns = tuple[Tensor, ...]
 
 _fp32_zeros = ops.MultitypeFuncGraph("fp32_zeros")
 _add = ops.MultitypeFuncGraph("add")
+_zeros_like = ops.ZerosLike()  # ops.zeros is a constant of the graph, which stays
 
 
 def data_parallel_ranks() -> int:
@@ -104,7 +105,7 @@ class JointBatch(nn.Cell):
 
 @_fp32_zeros.register("Tensor")
 def _fp32_zeros_of(weight: Tensor) -> Tensor:
-    return ops.zeros(weight.shape, ms.float32)
+    return _zeros_like(weight.astype(ms.float32))
 
 
 @_add.register("Tensor", "Tensor")
