@@ -7,14 +7,16 @@ through the model in chunks of a few widths. The cells run in GRAPH_MODE, whiche
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from ms_impl.errors import InputError
+from ms_impl.generate.graph_cache import KeptGraph
 
 NARROWEST, WIDEST = 64, 512  # columns of a prefill chunk; wider would need much memory for the attention scores
 IMAGES_AT_ONCE = 8
@@ -40,7 +42,7 @@ def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
-class ImageEncoder(nn.Cell):
+class ImageEncoder(KeptGraph):
     """Pixels [N, 3, S, S] → features [N, Q, D] in fp32, compiled."""
 
     def __init__(self, model: nn.Cell):
@@ -51,7 +53,7 @@ class ImageEncoder(nn.Cell):
         return self.model.encode_images(images).astype(ms.float32)
 
 
-class Embedder(nn.Cell):
+class Embedder(KeptGraph):
     """Token ids [B, T] and image features → embeddings [B, T, D], compiled."""
 
     def __init__(self, model: nn.Cell):
@@ -62,7 +64,7 @@ class Embedder(nn.Cell):
         return self.model.embed(input_ids, features, image_context_pos)
 
 
-class PrefillStep(nn.Cell):
+class PrefillStep(KeptGraph):
     """``model.step`` with a cache of its own, compiled; logits in fp32."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
@@ -74,7 +76,7 @@ class PrefillStep(nn.Cell):
         return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
 
 
-class TokenStep(nn.Cell):
+class TokenStep(KeptGraph):
     """The same for one column of tokens [B, 1], embedding and all, from MindSpore's operators."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
@@ -102,7 +104,11 @@ class Decoder:
         self.capacity = capacity
         self.cache = model.new_cache(rows, capacity)
         self.prefill_step = PrefillStep(model, self.cache)
-        self.token_step = model.fused_token_step(self.cache) or TokenStep(model, self.cache)
+
+    @cached_property
+    def token_step(self) -> Callable[..., Tensor]:
+        """Made for the second token: finding or compiling the kernel takes time that the first has no use for."""
+        return self.model.fused_token_step(self.cache) or TokenStep(self.model, self.cache)
 
     def prefill(self, batch: Batch) -> np.ndarray:
         """Logits, float32 [B, vocab], after the last column of a batch padded on the left.

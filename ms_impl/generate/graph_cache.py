@@ -1,0 +1,170 @@
+"""Compiled graphs kept from one process to the next: most of the time to a first token is spent compiling.
+
+MindSpore's own compile cache stores a graph before it goes to the device, with its weights as inputs, but names it by
+its number in the process: asked in another order, it loads the wrong one. So it is pointed at a folder of this process
+alone, in which it finds at each compilation one graph or none: that of the same fingerprint from the store.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from threading import RLock
+
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from ms_impl.generate.fingerprint import Opaque, fingerprint, form
+from ms_impl.generate.graph_store import GraphStore
+from ms_impl.kernels.build import cache_folder
+
+SWITCH = "VLM_MINDSPORE_GRAPHS"  # "off": keep none
+_LOCK = RLock()
+
+logger = logging.getLogger(__name__)
+
+
+class KeptGraph(nn.Cell):
+    """A cell whose graphs are taken from the user's cache in GRAPH_MODE, or put there, in a process alone on a CPU.
+
+    Its inputs are tensors or None, positional.
+    """
+
+    def compile(self, *inputs: Tensor | None) -> None:
+        """As ``nn.Cell.compile``, which each call in GRAPH_MODE begins with."""
+        forms = vars(self).setdefault("_forms", set())
+        if (wanted := form(inputs)) in forms:
+            super().compile(*inputs)
+            return
+        with kept(self, inputs):
+            super().compile(*inputs)
+        forms.add(wanted)
+
+
+@contextmanager
+def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
+    """Within, MindSpore compiles ``cell`` for ``inputs``, or loads what it has compiled before."""
+    with _LOCK:
+        slot = _slot() if _wanted() else None
+        key = slot and _fingerprint(cell, inputs)
+        if not key:
+            yield
+            return
+        store = GraphStore(cache_folder() / "graphs")
+        graph = store.read(key)
+        with slot.holding(graph) as made, _fewer_warnings():
+            yield
+        if graph is None and made:
+            try:
+                store.write(key, made[0])
+            except OSError as error:
+                logger.info("the compiled graph of %s is not kept: %s", type(cell).__name__, error)
+
+
+def _wanted() -> bool:
+    """Whether this process keeps graphs; one whose user has switched MindSpore's cache on does not."""
+    alone = "MS_ROLE" not in os.environ and ms.get_auto_parallel_context("parallel_mode") == "stand_alone"
+    used = ms.get_context("enable_compile_cache") or _ENABLE in os.environ
+    return os.environ.get(SWITCH) != "off" and ms.get_context("device_target") == "CPU" and alone and not used
+
+
+def _fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str | None:
+    try:
+        return fingerprint(cell, inputs)
+    except (Opaque, OSError) as error:
+        logger.info("the compiled graph of %s is not kept: %s", type(cell).__name__, error)
+        return None
+
+
+_ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
+
+
+class _Slot:
+    """The folder in which MindSpore looks for graphs; it asks for the path once and then stays with it.
+
+    Its graphs are called compile_cache_N.mindir, N counting those that the process has compiled with the cache on.
+    """
+
+    def __init__(self):
+        self.root = tempfile.TemporaryDirectory(prefix="vlm_mindspore_")
+        self.folder = Path(self.root.name) / "rank_0" / "graph_cache"
+        self.folder.mkdir(parents=True)
+        self.owner = os.getpid()
+        self.number: int | None = 0  # of the next graph; None: unknown, since a compilation has failed
+
+    @property
+    def usable(self) -> bool:
+        """Not in a forked process, which has the folder from its parent."""
+        return self.number is not None and self.owner == os.getpid()
+
+    @contextmanager
+    def holding(self, graph: bytes | None) -> Iterator[list[bytes]]:
+        """Within, one graph is compiled; that or the given one is loaded. The list has it, once it is compiled."""
+        self._clear()
+        number, self.number = self.number, None
+        place, made = self.folder / f"compile_cache_{number}.mindir", []
+        if graph is not None:
+            place.write_bytes(graph)
+        with _cache_enabled(self.root.name):
+            yield made
+        if place.exists():
+            self.number = number + 1
+            made.append(place.read_bytes())
+        self._clear()
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+
+
+@cache
+def _only_slot() -> _Slot:
+    return _Slot()
+
+
+def _slot() -> _Slot | None:
+    slot = _only_slot()
+    return slot if slot.usable else None
+
+
+@contextmanager
+def _cache_enabled(folder: str) -> Iterator[None]:
+    """MindSpore's cache, on for its C++ part alone.
+
+    Its Python part would look through the imports of the program for what has changed, fails where there is no
+    program (``python -c``), and would find too little: the fingerprint stands for that.
+    """
+    os.putenv(_ENABLE, "1")
+    os.putenv(_PATH, folder)
+    try:
+        yield
+    finally:
+        os.unsetenv(_ENABLE)
+        os.unsetenv(_PATH)
+
+
+@contextmanager
+def _fewer_warnings() -> Iterator[None]:
+    """Without the warnings that graphs are loaded unchecked, unless the user has said what to log."""
+    if "MS_SUBMODULE_LOG_v" in os.environ or "GLOG_v" in os.environ:
+        yield
+        return
+    os.putenv("MS_SUBMODULE_LOG_v", "{PIPELINE:3}")
+    _read_log_levels()
+    try:
+        yield
+    finally:
+        os.unsetenv("MS_SUBMODULE_LOG_v")
+        _read_log_levels()
+
+
+def _read_log_levels() -> None:
+    """Have MindSpore read the variables of its log again; it offers no other way to change a level."""
+    library = ctypes.CDLL(str(Path(ms.__file__).parent / "lib" / "libmindspore_core.so"))
+    library._ZN9mindspore22InitSubModulesLogLevelEv()
