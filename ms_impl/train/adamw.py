@@ -74,6 +74,7 @@ class AdamW(nn.Optimizer):
         self.eps = float(eps)
         # x / y where y > 0. MindSpore 2.9.0's RealDiv on CPU keeps 16 bytes of tables for each element, and is slower.
         self.divide = ops.Xdivy()
+        self.after = ops.Depend()
         ranks = data_parallel_ranks() if self.sharded else 1
         rank = get_rank() if ranks > 1 else 0
         states = [ParameterState(p, Partition(p.shape, ranks, rank)) for p in self.parameters]
@@ -95,7 +96,9 @@ class AdamW(nn.Optimizer):
         for i, state in enumerate(self.states):
             rate = lr[i] if self.is_group_lr else lr
             shrink = 1 - rate * (decay[i] if self.is_group else decay)
-            updated += (self.update(state, gradients[i], rate, shrink, unbiased),)
+            # One after the other, or the intermediate results of all would be in memory together.
+            gradient = self.after(gradients[i], updated[-1]) if updated else gradients[i]
+            updated += (self.update(state, gradient, rate, shrink, unbiased),)
         return updated
 
     def update(
