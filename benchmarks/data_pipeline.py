@@ -5,6 +5,7 @@
 The pipeline is that of the Trainer: conversations with one image each, packed, read by ``GeneratorDataset`` with one
 worker and with two. The bare loop opens, converts, resizes and normalises the same files, and nothing else. "Per core"
 divides by the processor seconds of the whole process instead of the time. The pixels of both must be the same bits.
+"Decoding alone" only opens and decodes: how far a pipeline could get that spent no time on anything else.
 
 The last row trains a model of the shipped one's size, and compares a step's wait for its batch with the whole step.
 """
@@ -56,7 +57,7 @@ def speed_rows(work: Path, size: tuple[int, int], count: int, repeats: int) -> l
     image_size = json.loads(RELEASED.read_text(encoding="utf-8"))["visual"]["image_size"]
     paths = make_data(work, size, count)
     runs = {f"{n} workers": partial(read_all, dataset(work, image_size, n)) for n in WORKERS}
-    runs["bare"] = partial(bare_loop, paths, image_size)
+    runs |= {"decoding": partial(decode, paths), "bare": partial(bare_loop, paths, image_size)}
     check_pixels(dataset(work, image_size, 1), bare_loop(paths, image_size))
     used: dict[str, list[float]] = {name: [] for name in runs}
     times = interleaved({name: partial(metered, run, used[name]) for name, run in runs.items()}, repeats)
@@ -66,6 +67,8 @@ def speed_rows(work: Path, size: tuple[int, int], count: int, repeats: int) -> l
     ratio = per_core["1 workers"] / per_core["bare"]
     goal, met = f"≥ {SPEED_GOAL}", ratio >= SPEED_GOAL
     rows = [Row(name, f"{case}, per core", per_core["1 workers"], per_core["bare"], "images/s", ratio, goal, met)]
+    limit = per_core["decoding"] / per_core["bare"]
+    rows.append(Row(name, f"{case}, decoding alone", per_core["decoding"], per_core["bare"], "images/s", limit))
     for workers in WORKERS:
         ours = rate[f"{workers} workers"]
         rows.append(Row(name, f"{case}, {workers} workers", ours, rate["bare"], "images/s", ours / rate["bare"]))
@@ -124,6 +127,13 @@ def read_all(data) -> None:
     """Take every batch."""
     for _ in data.create_tuple_iterator(output_numpy=True, num_epochs=1):
         pass
+
+
+def decode(paths: Sequence[Path]) -> None:
+    """What no pipeline can do without."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
 
 
 def bare_loop(paths: Sequence[Path], size: int) -> list[np.ndarray]:

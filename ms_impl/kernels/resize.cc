@@ -5,6 +5,7 @@
 // and a line of the result is made as soon as the resized lines that it needs stand in a ring.
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "numbers.h"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr int kColours = 3, kChannels = 4;  // red, green, blue, and one without meaning: a pixel moves as a whole
 constexpr int kLines = kLanes / kChannels;  // that are resized at a time
-constexpr int kLevels = 256, kFraction = 22;  // bits of the weights
+constexpr int kLevels = 256, kFraction = 22;  // of the weights, in bits
 
 typedef uint32_t Pixel __attribute__((vector_size(4 * kChannels)));
 constexpr Pixel kShifts = {0, 8, 16, 24};  // of the channels in a little-endian word
@@ -148,8 +149,9 @@ void resize_lines(const Lines &lines, int64_t count, int64_t length, Put put) {
 
 // pixels uint8 [height, width, 4] → values fp32 [3, rows, columns] by table fp32 [3, 256].
 // Pixels are weighed along the rows and then along the columns, or, with columns_first, the other way round.
-extern "C" void resize(const uint8_t *pixels, int64_t height, int64_t width, const float *table, float *values,
-                       int64_t rows, int64_t columns, bool columns_first) {
+// False if there is not the memory for it.
+extern "C" bool resize(const uint8_t *pixels, int64_t height, int64_t width, const float *table, float *values,
+                       int64_t rows, int64_t columns, bool columns_first) try {
   const auto put = [=](int64_t first, const int32_t *levels, int64_t step, int64_t count) {
     for (int c = 0; c < kColours; ++c)
       for (int64_t i = 0; i < count; ++i)
@@ -162,4 +164,7 @@ extern "C" void resize(const uint8_t *pixels, int64_t height, int64_t width, con
   else
     resize_lines({pixels, height, width, row_step, kChannels}, rows, columns,
                  [=](int64_t y, const int32_t *levels) { put(y * columns, levels, 1, columns); });
+  return true;
+} catch (const std::bad_alloc &) {
+  return false;
 }

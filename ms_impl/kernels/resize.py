@@ -40,7 +40,7 @@ def resize_kernel() -> Resize | None:
     table, out = _Array(np.float32, 2, (3, _LEVELS), "C"), _Array(np.float32, 3, flags=("C", "W"))
     integer = ctypes.c_int64
     function.argtypes = (ctypes.c_void_p, integer, integer, table, out, integer, integer, ctypes.c_bool)
-    function.restype = None
+    function.restype = ctypes.c_bool
     for columns_first in (_tall_by_columns, _never):
         resize = partial(_resize, function, columns_first)
         if _agrees_with_pillow(resize):
@@ -70,7 +70,8 @@ def _resize(
     (width, height), (_, rows, columns) = image.size, out.shape
     pixels, owner = _pixels(image)
     order = columns_first(image.size, (columns, rows))
-    function(pixels, height, width, table, out, rows, columns, order)
+    if not function(pixels, height, width, table, out, rows, columns, order):
+        raise MemoryError(f"not enough memory to resize an image of {width}×{height} pixels")
     del owner  # not before: the pixels are its
 
 
