@@ -91,7 +91,7 @@ def columns(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def our_step(case: Case) -> tuple[Callable[[Mapping[str, np.ndarray]], float], dict[str, np.ndarray]]:
+def our_step(case: Case) -> tuple[OurStep, dict[str, np.ndarray]]:
     """Our training step, from columns to the loss, and the weights it starts with."""
     import mindspore as ms
     from mindformers.modules.transformer import TransformerOpParallelConfig
@@ -100,7 +100,6 @@ def our_step(case: Case) -> tuple[Callable[[Mapping[str, np.ndarray]], float], d
     from ms_impl.plugin.optimizer import AdamWDecayAll
     from ms_impl.plugin.qwenvl import QwenVL, QwenVLConfig
     from ms_impl.plugin.train_step import TrainStep
-    from ms_impl.train.feed import INPUT_COLUMNS
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
@@ -114,10 +113,29 @@ def our_step(case: Case) -> tuple[Callable[[Mapping[str, np.ndarray]], float], d
     step = TrainStep(model, optimizer, use_clip_grad=True, max_grad_norm=MAX_NORM, scale_sense=1.0).set_train()
     weights = {p.name: p.asnumpy().copy() for p in model.network.get_parameters()}
 
-    def train(batch: Mapping[str, np.ndarray]) -> float:
-        return float(step(*(ms.Tensor(batch[name]) for name in INPUT_COLUMNS))[0].asnumpy())
+    return OurStep(step), weights
 
-    return train, weights
+
+class OurStep:
+    """The compiled training step: from columns to the loss."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> float:
+        return float(self.step(*self.tensors(batch))[0].asnumpy())
+
+    def compile(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Compile the graph for columns like these; run nothing."""
+        self.step.compile(*self.tensors(batch))
+
+    def tensors(self, batch: Mapping[str, np.ndarray]) -> list[Any]:
+        """The columns as the step takes them."""
+        import mindspore as ms
+
+        from ms_impl.train.feed import INPUT_COLUMNS
+
+        return [ms.Tensor(batch[name]) for name in INPUT_COLUMNS]
 
 
 def torch_step(
