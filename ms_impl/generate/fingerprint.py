@@ -1,8 +1,8 @@
 """What a compiled graph is made of, as one number: equal numbers, equal graphs, in whichever process.
 
 A graph follows from the cell with all that hangs on it, the sources of its classes, the forms of its inputs and the
-settings of MindSpore. Parameters count by name, shape and dtype: their values are inputs of the graph. All other tensors
-are constants of it and count by content. What is of no known kind makes the whole ``Opaque``, rather than be left out.
+settings of MindSpore. Parameters count by name, shape and dtype: their values are inputs of the graph. All other
+tensors are constants of it and count by content. What is of no known kind is not left out: it makes the whole opaque.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterable
 from enum import Enum
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +84,22 @@ class _Description:
     """Takes values in and digests them; ``roots`` are the sources of their classes."""
 
     def __init__(self):
-        self.hash = hashlib.sha256(f"mindspore {ms.__version__}\npython {sys.version_info[:2]}\n".encode())
+        self.parts = [f"mindspore {ms.__version__} python {sys.version_info[:2]}"]
         self.roots: set[Path] = set()
         self.seen: dict[int, int] = {}  # cells by id; the value is their number
 
     def digest(self) -> str:
-        return self.hash.hexdigest()
+        return hashlib.sha256("".join(self.parts).encode()).hexdigest()
 
     def write(self, text: str) -> None:
-        self.hash.update(f"{len(text)}:{text}".encode())
+        self.parts.append(f"{len(text)}:{text}")
 
     def add(self, value: Any) -> None:
         """Raises ``Opaque`` for a value of an unknown kind."""
         if isinstance(value, _PLAIN):
             self.write(f"{type(value).__name__} {value!r}")
+        elif isinstance(value, (dict, list, tuple)):
+            self._add_collection(value)
         elif isinstance(value, nn.Cell):
             self._add_cell(value)
         elif isinstance(value, Parameter):
@@ -109,19 +111,11 @@ class _Description:
         elif dataclasses.is_dataclass(value):
             self._add_object(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
         else:
-            self._add_collection(value)
-
-    def _add_collection(self, value: Any) -> None:
-        if isinstance(value, dict):
-            self._add_items("dict", (part for item in value.items() for part in item), len(value))
-        elif isinstance(value, (list, tuple)):
-            self._add_items(type(value).__name__, value, len(value))
-        else:
             raise Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
 
-    def _add_items(self, kind: str, items: Iterable[Any], count: int) -> None:
-        self.write(f"{kind} {count}")
-        for item in items:
+    def _add_collection(self, values: dict | list | tuple) -> None:
+        self.write(f"{type(values).__name__} {len(values)}")
+        for item in chain.from_iterable(values.items()) if isinstance(values, dict) else values:
             self.add(item)
 
     def _add_array(self, array: np.ndarray, dtype: str) -> None:
