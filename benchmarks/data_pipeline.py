@@ -47,7 +47,7 @@ def main() -> None:
         os.environ.update(LOG_MF_PATH=f"{folder}/log", OM_MODULES_CACHE=f"{folder}/modules")  # MindFormers writes there
         rows = []
         for size in SIZES:
-            rows += speed_rows(Path(folder), size, 16 if options.quick else 96, options.repeats)
+            rows += speed_rows(Path(folder), size, 48 if options.quick else 96, options.repeats)
         rows.append(wait_row(Path(folder), 15 if options.quick else 60))
         report("data_pipeline", rows, options)
 
