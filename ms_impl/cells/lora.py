@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from ms_impl.cells.expand import expand
 from ms_impl.cells.linear import Linear, linear
 
 # Odd multipliers of 32-bit integer hashes (the first is 2³² over the golden ratio), as int32 bit patterns.
@@ -65,7 +66,8 @@ class SeededDropout(nn.Cell):
         positions = ops.arange(x.size // (rows * features)).astype(ms.int32) * _STEP
         rows_hashed = mix(ops.bitwise_xor(mix(self.seeds), self.layer))
         places = mix(rows_hashed.reshape(rows, 1) + positions.reshape(1, -1))
-        hashes = mix(places.reshape(-1, 1) + self.features.reshape(1, -1))
+        shape = (places.size, features)
+        hashes = mix(expand(places.reshape(-1, 1), shape) + expand(self.features.reshape(1, -1), shape))
         kept = (hashes >= self.threshold).astype(x.dtype) * self.scale
         return ops.stop_gradient(kept.reshape(x.shape))
 
