@@ -25,6 +25,7 @@ from ms_impl.generate.graph_store import GraphStore
 from ms_impl.kernels.build import cache_folder
 
 SWITCH = "VLM_MINDSPORE_GRAPHS"  # "off": keep none
+_ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _LOCK = RLock()
 
 logger = logging.getLogger(__name__)
@@ -80,9 +81,6 @@ def _fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str | None
     except (Opaque, OSError) as error:
         logger.info("the compiled graph of %s is not kept: %s", type(cell).__name__, error)
         return None
-
-
-_ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 
 
 class _Slot:
