@@ -76,8 +76,8 @@ class PrefillStep(KeptGraph):
         return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
 
 
-class TokenStep(KeptGraph):
-    """The same for one column of tokens [B, 1], embedding and all, from MindSpore's operators."""
+class TokenGraph(KeptGraph):
+    """The same for one column of tokens [B, 1], embedding and all."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
         super().__init__(auto_prefix=False)
@@ -88,6 +88,20 @@ class TokenStep(KeptGraph):
     def construct(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor) -> Tensor:
         hidden = self.model.embed(tokens, None, None)
         return self.model.step(hidden, segment_ids, columns, table, self.cache, self.last).astype(ms.float32)
+
+
+class TokenStep:
+    """One column of tokens [B, 1] through a model and its cache by MindSpore's operators.
+
+    Takes arrays, the table as ``rotary_table`` gave it, and returns logits, float32 [B, vocab].
+    """
+
+    def __init__(self, model: nn.Cell, cache: nn.CellList):
+        self.graph = TokenGraph(model, cache)
+
+    def __call__(self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: Tensor) -> np.ndarray:
+        with static_graphs(self.graph.model):
+            return self.graph(Tensor(tokens), Tensor(segment_ids), Tensor(columns), table).asnumpy()
 
 
 class Decoder:
@@ -106,7 +120,7 @@ class Decoder:
         self.prefill_step = PrefillStep(model, self.cache)
 
     @cached_property
-    def token_step(self) -> Callable[..., Tensor]:
+    def token_step(self) -> Callable[..., np.ndarray]:
         """Made for the second token: finding or compiling the kernel takes time that the first has no use for."""
         return self.model.fused_token_step(self.cache) or TokenStep(self.model, self.cache)
 
@@ -125,9 +139,10 @@ class Decoder:
             for start, width in chunks(self.length, self.capacity):
                 columns = np.arange(start, start + width, dtype=np.int32)
                 hidden = self._embed(input_ids[:, columns], features, places, start)
-                last = min(self.length - 1 - start, width - 1)
-                logits = self.prefill_step(hidden, *self._places(columns), Tensor(np.array([last], dtype=np.int32)))
-        return self._checked(logits)
+                last = np.array([min(self.length - 1 - start, width - 1)], dtype=np.int32)
+                where = Tensor(self.segments), Tensor(columns), self.table, Tensor(last)
+                logits = self.prefill_step(hidden, *where)
+        return self._checked(logits.asnumpy())
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.
@@ -140,21 +155,15 @@ class Decoder:
         ids[: self.batch_rows, 0] = tokens
         self.segments[: self.batch_rows, self.length] = 1
         self.length += 1
-        with static_graphs(self.model):
-            logits = self.token_step(Tensor(ids), *self._places(column))
-        return self._checked(logits)
+        return self._checked(self.token_step(ids, self.segments, column, self.table))
 
     def rewind(self, length: int) -> None:
         """Forget all columns from ``length`` on, so that another answer can follow the prompt."""
         self.segments[:, length:] = 0
         self.length = length
 
-    def _places(self, columns: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment ids [rows, capacity], the columns [T] and the rotary table, as both steps take them."""
-        return Tensor(self.segments), Tensor(columns), self.table
-
-    def _checked(self, logits: Tensor) -> np.ndarray:
-        values = logits.asnumpy()[: self.batch_rows]
+    def _checked(self, logits: np.ndarray) -> np.ndarray:
+        values = logits[: self.batch_rows]
         if not np.isfinite(values).all():
             for parameter in self.cache.get_parameters():  # or it would spoil the next batch
                 parameter.set_data(ms.ops.zeros_like(parameter))

@@ -165,4 +165,5 @@ def _fewer_warnings() -> Iterator[None]:
 def _read_log_levels() -> None:
     """Have MindSpore read the variables of its log again; it offers no other way to change a level."""
     library = ctypes.CDLL(str(Path(ms.__file__).parent / "lib" / "libmindspore_core.so"))
-    library._ZN9mindspore22InitSubModulesLogLevelEv()
+    if read := getattr(library, "_ZN9mindspore22InitSubModulesLogLevelEv", None):
+        read()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from mindspore import Tensor, nn
+import numpy as np
+from mindspore import nn
 
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
@@ -35,7 +36,7 @@ class Generative:
         """Where to borrow a decoder for logits step by step: ``with model.decoders.lend(rows, columns) as decoder``."""
         return DecoderPool(self)
 
-    def fused_token_step(self, cache: nn.CellList) -> Callable[..., Tensor] | None:
+    def fused_token_step(self, cache: nn.CellList) -> Callable[..., np.ndarray] | None:
         """What stands in for ``ms_impl.generate.decode.TokenStep`` with the same arguments; None: nothing does."""
         return None
 

@@ -59,17 +59,17 @@ class FusedTokenStep:
         self.kernel = getattr(ctypes.CDLL(str(library)), KERNEL)
         self.kernel.restype = None
 
-    def __call__(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor) -> Tensor:
-        """Arguments as of the model's ``step``, the table of the prefill's NTK factor among them."""
+    def __call__(self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: Tensor) -> np.ndarray:
+        """int32 tokens [B, 1], segments [B, length] and the column [1]; the table of the prefill's NTK factor."""
         logits = np.zeros((self.fixed["batch"], self.fixed["vocabulary"]), np.float32)
-        ids, segments, cos_sin = (tensor.asnumpy() for tensor in (tokens, segment_ids, table))
-        arrays = {"tokens": ids, "segments": segments, "cos": cos_sin[0], "sin": cos_sin[1], "logits": logits}
+        cos, sin = table.asnumpy()
+        arrays = {"tokens": tokens, "segments": segment_ids, "cos": cos, "sin": sin, "logits": logits}
         # Asked for at each step: set_data may have given a parameter other memory.
         places = (ctypes.c_void_p * len(self.parameters))(*(parameter.data_ptr() for parameter in self.parameters))
         pointers = {name: array.ctypes.data for name, array in arrays.items()}
-        step = _Step(**pointers, parameters=ctypes.addressof(places), column=int(columns.asnumpy()[0]), **self.fixed)
+        step = _Step(**pointers, parameters=ctypes.addressof(places), column=int(columns[0]), **self.fixed)
         self.kernel(ctypes.byref(step))
-        return Tensor.from_numpy(logits)
+        return logits
 
 
 def kernel_parameters(model: nn.Cell, cache: nn.CellList) -> Iterator[Parameter]:

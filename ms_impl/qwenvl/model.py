@@ -183,7 +183,7 @@ class QwenVL(Generative, nn.Cell):
         shape = (batch, config.num_attention_heads, length, config.kv_channels)
         return nn.CellList([LayerCache(*shape, self.compute_dtype) for _ in range(config.num_hidden_layers)])
 
-    def fused_token_step(self, cache: nn.CellList) -> Callable[..., Tensor] | None:
+    def fused_token_step(self, cache: nn.CellList) -> Callable[..., np.ndarray] | None:
         """One column of tokens through the cache in one kernel, where there is one for this model and machine."""
         return fused_token_step(self, cache)
 

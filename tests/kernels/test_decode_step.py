@@ -77,7 +77,7 @@ def plain(decoder: Decoder, count: int = STEPS) -> np.ndarray:
     return steps_with(plain_step(decoder.model, decoder.cache), decoder, count)
 
 
-def steps_with(token_step: nn.Cell, decoder: Decoder, count: int = STEPS) -> np.ndarray:
+def steps_with(token_step: FusedTokenStep | TokenStep, decoder: Decoder, count: int = STEPS) -> np.ndarray:
     own, decoder.token_step = decoder.token_step, token_step
     try:
         return steps(decoder, count)
