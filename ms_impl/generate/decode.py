@@ -93,15 +93,17 @@ class TokenGraph(KeptGraph):
 class TokenStep:
     """One column of tokens [B, 1] through a model and its cache by MindSpore's operators.
 
-    Takes arrays, the table as ``rotary_table`` gave it, and returns logits, float32 [B, vocab].
+    Takes arrays, the prefill's rotary table among them, and returns logits, float32 [B, vocab].
     """
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
         self.graph = TokenGraph(model, cache)
 
-    def __call__(self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: Tensor) -> np.ndarray:
+    def __call__(
+        self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: np.ndarray
+    ) -> np.ndarray:
         with static_graphs(self.graph.model):
-            return self.graph(Tensor(tokens), Tensor(segment_ids), Tensor(columns), table).asnumpy()
+            return self.graph(*map(Tensor, (tokens, segment_ids, columns, table))).asnumpy()
 
 
 class Decoder:
@@ -140,7 +142,7 @@ class Decoder:
                 columns = np.arange(start, start + width, dtype=np.int32)
                 hidden = self._embed(input_ids[:, columns], features, places, start)
                 last = np.array([min(self.length - 1 - start, width - 1)], dtype=np.int32)
-                where = Tensor(self.segments), Tensor(columns), self.table, Tensor(last)
+                where = map(Tensor, (self.segments, columns, self.table, last))
                 logits = self.prefill_step(hidden, *where)
         return self._checked(logits.asnumpy())
 

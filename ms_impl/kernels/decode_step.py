@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.linear import Linear
@@ -59,10 +59,12 @@ class FusedTokenStep:
         self.kernel = getattr(ctypes.CDLL(str(library)), KERNEL)
         self.kernel.restype = None
 
-    def __call__(self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: Tensor) -> np.ndarray:
+    def __call__(
+        self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: np.ndarray
+    ) -> np.ndarray:
         """int32 tokens [B, 1], segments [B, length] and the column [1]; the table of the prefill's NTK factor."""
         logits = np.zeros((self.fixed["batch"], self.fixed["vocabulary"]), np.float32)
-        cos, sin = table.asnumpy()
+        cos, sin = table
         arrays = {"tokens": tokens, "segments": segment_ids, "cos": cos, "sin": sin, "logits": logits}
         # Asked for at each step: set_data may have given a parameter other memory.
         places = (ctypes.c_void_p * len(self.parameters))(*(parameter.data_ptr() for parameter in self.parameters))

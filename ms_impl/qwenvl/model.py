@@ -114,9 +114,9 @@ class QwenVL(Generative, nn.Cell):
             index, reach = index + 1, reach * 2
         return index
 
-    def rotary_table(self, length: int) -> Tensor:
+    def rotary_table(self, length: int) -> np.ndarray:
         """cos and sin for a prefill of ``length`` columns: fp32 [2, max_position_embeddings, head_dim]."""
-        return self.tables[self.alpha_index(length)]
+        return self.tables[self.alpha_index(length)].asnumpy()
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
