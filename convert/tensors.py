@@ -124,7 +124,8 @@ class CastTensor(Tensor):
 
     def array(self) -> np.ndarray:
         values, start = np.empty(self.size, self.dtype.carrier), 0
-        for block in read_ahead(self.blocks()):
+        several = self.source.nbytes > BLOCK_BYTES
+        for block in read_ahead(self.blocks()) if several else self.blocks():
             values[start : start + block.size] = block
             start += block.size
         return values.reshape(self.shape)

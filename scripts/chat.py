@@ -64,10 +64,12 @@ def converse(arguments: argparse.Namespace) -> None:
     """Answer each question; the images go with the first."""
     check(arguments)
     folder, names = beside_each_other(arguments.image)
+    gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
     model, processor = load(arguments.model, config=arguments.config)
-    gc.freeze()  # MindSpore collects garbage at each graph it compiles; what is loaded by now is none
+    gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
+    gc.enable()
     changes = {"do_sample": False} if arguments.greedy else {}
     if arguments.max_new_tokens is not None:
         changes["max_new_tokens"] = arguments.max_new_tokens

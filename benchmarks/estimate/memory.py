@@ -15,7 +15,7 @@ from estimate.parts import Trained
 from estimate.plan import Plan
 
 MOMENTS, REMAINDER = 8, 4  # bytes of optimizer state for a trained number
-SCORES_AT_WORK = 3  # score matrices that composed attention has at once, beside the one it keeps
+SCORES_AT_WORK = 2  # score matrices that composed attention has at once, beside the one it keeps: both gradients
 
 
 @dataclass(frozen=True)
