@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,15 @@ def main() -> None:
 
 def curve(case_of: Callable[[int], Case], sizes: Sequence[int], repeats: int) -> Curve:
     """Median seconds of a step at each size, the sizes in turn."""
-    steps = {}
-    for size in sizes:
-        case = case_of(size)
-        step, batch = our_step(case)[0], columns(case)
-        steps[size] = lambda step=step, batch=batch: step(batch)
-    seconds = interleaved(steps, repeats)
+    seconds = interleaved({size: step_of(case_of(size)) for size in sizes}, repeats)
     return list(sizes), [statistics.median(seconds[size]) for size in sizes]
+
+
+@cache
+def step_of(case: Case) -> Callable[[], None]:
+    """A training step of one case; kept, as the curves have cases in common and compiling is most of the time."""
+    step, batch = our_step(case)[0], columns(case)
+    return lambda: step(batch)
 
 
 def attention_seconds(sizes: Sequence[int], repeats: int) -> list[float]:
