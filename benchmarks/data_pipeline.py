@@ -166,7 +166,7 @@ def wait_row(work: Path, steps: int) -> Row:
                   vision_width=128, vision_layers=config["visual"]["layers"], image_size=image_size)  # fmt: skip
     make_data(work, SIZES[0], 2 * ROWS * LENGTH // 128)
     data = dataset(work, image_size, workers=1, epochs=steps)
-    train, _ = our_step(Case(shape, rows=ROWS, length=LENGTH))
+    train = our_step(Case(shape, rows=ROWS, length=LENGTH))
     batches = data.create_tuple_iterator(output_numpy=True, num_epochs=1)
     waited, whole = [], []
     for _ in range(steps):

@@ -82,7 +82,7 @@ def measured(
 ) -> dict[str, float]:
     """Useful tokens a second of either way, in turn on the same rows' dialogues."""
     case = Case(shape, length=ROW)
-    steps = {"packed": our_step(case.changed(images=slots))[0], "padded": our_step(case)[0]}
+    steps = {"packed": our_step(case.changed(images=slots)), "padded": our_step(case)}
     queues = {way: iter([*rows[-1:], *rows]) for way, rows in batches.items()}  # the first warms up
     seconds = interleaved({way: lambda way=way: steps[way](next(queues[way])) for way in steps}, repeats)
     return {way: useful[way] / statistics.median(seconds[way]) for way in steps}

@@ -54,7 +54,7 @@ def curve(case_of: Callable[[int], Case], sizes: Sequence[int], repeats: int) ->
 @cache
 def step_of(case: Case) -> Callable[[], None]:
     """A training step of one case; kept, as the curves have cases in common and compiling is most of the time."""
-    step, batch = our_step(case)[0], columns(case)
+    step, batch = our_step(case), columns(case)
     return lambda: step(batch)
 
 

@@ -62,8 +62,8 @@ def name(lora: bool, recompute: bool) -> str:
 def speed(case: Case, repeats: int) -> Row:
     """Tokens a second of both sides, in turn."""
     batch = columns(case)
-    ours, weights = our_step(case)
-    theirs = torch_step(case, weights)
+    ours = our_step(case)
+    theirs = torch_step(case, ours.weights())
     losses = ours(batch), theirs(batch)
     if abs(losses[0] - losses[1]) > LOSS_TOLERANCE * losses[1]:
         raise SystemExit(f"error: the first losses differ: ours {losses[0]}, torch_ref's {losses[1]}")
@@ -96,7 +96,7 @@ def stages(command: Sequence[str]) -> dict[str, float]:
 
 def run_alone(side: str, case: Case, kind: dict[str, bool]) -> None:
     """Steps of one side; prints by how many MiB the peak of memory grew in each stage, as JSON."""
-    build = {"ours": lambda case: our_step(case)[0], "torch": torch_step}[side]
+    build = {"ours": our_step, "torch": torch_step}[side]
     build(Case(Shape(width=128, layers=1, vocab=256, vision_width=64, vision_layers=1), length=128).changed(**kind))
     case = case.changed(**kind)
     batch, peaks = columns(case), [peak()]

@@ -91,8 +91,8 @@ def columns(case: Case, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def our_step(case: Case) -> tuple[OurStep, dict[str, np.ndarray]]:
-    """Our training step, from columns to the loss, and the weights it starts with."""
+def our_step(case: Case) -> OurStep:
+    """Our training step, from columns to the loss."""
     import mindspore as ms
     from mindformers.modules.transformer import TransformerOpParallelConfig
     from mindformers.modules.transformer.transformer import TransformerRecomputeConfig
@@ -111,19 +111,21 @@ def our_step(case: Case) -> tuple[OurStep, dict[str, np.ndarray]]:
     model = QwenVL(section)
     optimizer = AdamWDecayAll([{"params": model.trainable_params()}], learning_rate=LEARNING_RATE, **ADAMW)
     step = TrainStep(model, optimizer, use_clip_grad=True, max_grad_norm=MAX_NORM, scale_sense=1.0).set_train()
-    weights = {p.name: p.asnumpy().copy() for p in model.network.get_parameters()}
-
-    return OurStep(step), weights
+    return OurStep(step, model.network)
 
 
 class OurStep:
     """The compiled training step: from columns to the loss."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, network):
+        self.step, self.network = step, network
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> float:
         return float(self.step(*self.tensors(batch))[0].asnumpy())
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """A copy of what the parameters hold."""
+        return {parameter.name: parameter.asnumpy().copy() for parameter in self.network.get_parameters()}
 
     def compile(self, batch: Mapping[str, np.ndarray]) -> None:
         """Compile the graph for columns like these; run nothing."""

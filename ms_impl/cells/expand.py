@@ -1,7 +1,8 @@
 """Operands expanded before they are combined.
 
 MindSpore 2.9.0's Add, Sub and Mul on CPU broadcast by tables of 16 bytes for each element of the result, which every
-such operator keeps from the first step to the last. (Scalars are exempt.) Tile has none, and is faster.
+such operator keeps from the first step to the last. Tile has none, and is faster. Floating-point operands of one shape,
+and scalars, are exempt; integers never are.
 """
 
 from __future__ import annotations

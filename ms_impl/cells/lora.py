@@ -16,12 +16,15 @@ _STEP, _MIX_1, _MIX_2 = (int(np.uint32(value).view(np.int32)) for value in (0x9E
 _SHIFT = 15
 _SHIFTED = (1 << (32 - _SHIFT)) - 1  # the bits that a logical shift leaves; int32 shifts drag the sign along
 
+# On CPU, MindSpore 2.9.0 keeps tables for Mul and Add of integers (cells/expand.py). These do the same without.
+_times, _sum = ops.MulNoNan(), ops.AddN()
+
 
 def mix(x: Tensor) -> Tensor:
     """Integers, int32, to integers that look drawn anew: multiply, xor-shift, multiply, modulo 2³²."""
-    x = x * _MIX_1
+    x = _times(x, Tensor(_MIX_1, ms.int32))
     x = ops.bitwise_xor(x, ops.bitwise_and(ops.bitwise_right_shift(x, _SHIFT), _SHIFTED))
-    return x * _MIX_2
+    return _times(x, Tensor(_MIX_2, ms.int32))
 
 
 class DropoutSeeds(nn.Cell):
@@ -67,7 +70,7 @@ class SeededDropout(nn.Cell):
         rows_hashed = mix(ops.bitwise_xor(mix(self.seeds), self.layer))
         places = mix(rows_hashed.reshape(rows, 1) + positions.reshape(1, -1))
         shape = (places.size, features)
-        hashes = mix(expand(places.reshape(-1, 1), shape) + expand(self.features.reshape(1, -1), shape))
+        hashes = mix(_sum((expand(places.reshape(-1, 1), shape), expand(self.features.reshape(1, -1), shape))))
         kept = (hashes >= self.threshold).astype(x.dtype) * self.scale
         return ops.stop_gradient(kept.reshape(x.shape))
 
