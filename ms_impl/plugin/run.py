@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ms_impl.plugin.report import report, save_report
 from ms_impl.plugin.schema import Settings, family_of, lookup
 from ms_impl.plugin.settings import locate, read_yaml
 
+logger = logging.getLogger(__name__)
+
 
 def run(settings: Settings) -> None:
     """Train, evaluate or predict. Raises InputError for what the user can put right."""
@@ -33,6 +36,7 @@ def run(settings: Settings) -> None:
         raise InputError("use_parallel: this is one process; start the ranks with scripts/msrun_launcher.sh")
     os.environ["REGISTER_PATH"] = settings.pop("register_path")
     settings_report = _report(settings, Path(settings.pop("config_path")))  # MindFormers will change them
+    warn_of_kept_graphs(settings)
     output = Path(settings.get("output_dir") or "output")
     os.environ.setdefault("LOG_MF_PATH", str(output / "log"))
     os.environ.setdefault("OM_MODULES_CACHE", str(output / "modules"))  # where MindFormers copies the register files
@@ -69,6 +73,16 @@ def run(settings: Settings) -> None:
             save_report(settings_report, output / "settings.yaml")
         note_stop_signals()
         trainer.train()
+
+
+def warn_of_kept_graphs(settings: Settings) -> None:
+    """MindSpore 2.9.0's compile cache went on with the old weight_decay after another was set."""
+    if lookup(settings, "context.enable_compile_cache") or os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
+        logger.warning(
+            "MindSpore's compile cache is on. It compares source files, not settings: empty its folder (%s) whenever"
+            " a setting changes, or the run goes on with the old one",
+            lookup(settings, "context.compile_cache_path") or os.environ.get("MS_COMPILER_CACHE_PATH") or ".",
+        )
 
 
 def register_all() -> None:
