@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     golden = GOLDEN / "qwenvl_tiny"
     parser.addoption("--golden", type=Path, default=golden, help="folder of golden vectors to prove against")
+
+
+def pytest_configure():
+    # Under nohup it is ignored, by all processes that are started here as well; some tests send it to them.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config, items):
