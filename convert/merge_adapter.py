@@ -1,6 +1,6 @@
 """Merge a LoRA adapter in PEFT's format into its base: a Hugging Face checkpoint that needs no adapter.
 
-    python convert/merge_adapter.py --model qwenvl --input_path BASE --adapter DIR --output_path OUT/
+python convert/merge_adapter.py --model qwenvl --input_path BASE --adapter DIR --output_path OUT/
 """
 
 from __future__ import annotations

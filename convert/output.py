@@ -68,9 +68,7 @@ class Output:
         if free < needed:
             raise InputError(f"{path.parent}: {needed / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB free")
 
-    def write(
-        self, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]
-    ) -> None:
+    def write(self, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]) -> None:
         """Write all; the output takes its name only when complete. ``companions`` go into a directory only."""
         try:
             with staged(self.path) as partial:
@@ -107,9 +105,7 @@ def _is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _OUR_NAMES)
 
 
-def _write_safetensors(
-    path: Path, tensors: Sequence[Tensor], layout: Layout, progress: Callable[[int], Any]
-) -> None:
+def _write_safetensors(path: Path, tensors: Sequence[Tensor], layout: Layout, progress: Callable[[int], Any]) -> None:
     with open(path, "wb") as file:
         safetensors_files.write(file, tensors, {"format": layout.value}, progress)
 

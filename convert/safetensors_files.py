@@ -44,9 +44,7 @@ def canonical_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (_RANK[tensor.dtype], tensor.name))
 
 
-def write(
-    file: BinaryIO, tensors: Sequence[Tensor], metadata: dict[str, str], progress: Callable[[int], Any]
-) -> None:
+def write(file: BinaryIO, tensors: Sequence[Tensor], metadata: dict[str, str], progress: Callable[[int], Any]) -> None:
     """Write tensors in the order given. ``progress`` is told the number of tensor bytes of each block written."""
     header = _header(tensors, metadata)
     file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)

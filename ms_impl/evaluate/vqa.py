@@ -14,7 +14,7 @@ FULL_MARKS = 3  # so many people who agree with an answer make it wholly right
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
             "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_AT_MOST = 32  # the original passes a flag of that value where ``re.sub`` takes a count

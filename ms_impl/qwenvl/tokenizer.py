@@ -61,9 +61,7 @@ class QwenVLTokenizer:
         self.num_queries = num_queries
         ranks = _read_ranks(Path(vocab_file))
         self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
-        self._bpe = tiktoken.Encoding(
-            "qwen", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
-        )
+        self._bpe = tiktoken.Encoding("qwen", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens)
         self._image_tag_ids = frozenset(self.special_tokens[tag] for tag in IMAGE_TAGS)
         self.eod_id = self.special_tokens[END_OF_TEXT]
         self.pad_id = self.eod_id
@@ -92,9 +90,7 @@ class QwenVLTokenizer:
         """
         return self._encode(text, IMAGE_TAGS)
 
-    def decode(
-        self, ids: Iterable[int], skip_special_tokens: bool = False, keep_image_special: bool = False
-    ) -> str:
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False, keep_image_special: bool = False) -> str:
         """Text of token ids; an image's slots become its path.
 
         Bytes that are not UTF-8, and ids that no token has, become U+FFFD. ``keep_image_special`` exempts the image,

@@ -16,7 +16,9 @@ from ms_impl.kernels import resize as kernel
 from ms_impl.kernels.build import library
 from ms_impl.kernels.resize import resize_kernel
 
-pytestmark = pytest.mark.skipif(library(kernel.KERNEL) is None, reason="no C++ compiler here, or kernels are switched off")
+pytestmark = pytest.mark.skipif(
+    library(kernel.KERNEL) is None, reason="no C++ compiler here, or kernels are switched off"
+)
 
 LEVELS = np.tile(np.arange(256, dtype=np.float32), (3, 1))
 # Width and height: one pixel, lines, odd sizes, extreme aspect ratios, photographs in both orientations, as they are.

@@ -26,9 +26,7 @@ def unpermuted_in_proj(weights: dict, config) -> dict:
 def swapped_gate(weights: dict, config) -> dict:
     """w1 and w2 exchanged."""
     exchange = {"w1": "w2", "w2": "w1"}
-    return {
-        ".".join(exchange.get(part, part) for part in name.split(".")): array for name, array in weights.items()
-    }
+    return {".".join(exchange.get(part, part) for part in name.split(".")): array for name, array in weights.items()}
 
 
 def exchanged_resampler_kv(weights: dict, config) -> dict:

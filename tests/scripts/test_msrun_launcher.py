@@ -117,7 +117,7 @@ def test_the_first_failure_ends_the_run_with_its_status_and_the_end_of_its_log(t
     """status 2 of run_mindformer.py, the user's mistake, is the launcher's, too."""
     program = worker(
         'if role == "MS_WORKER" and rank == "1":\n    print("this is what went wrong")\n    sys.exit(2)\n'
-        'time.sleep(60)\n'
+        "time.sleep(60)\n"
     )
     run = launch(tmp_path, program, "2", free_port(), "logs", "True", "60")
     assert run.returncode == 2

@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts/train_supervised.py"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 # What a run does in attempt N is the N-th of the words, the last of them from then on.
-PROGRAM = '''
+PROGRAM = """
 import os, pathlib, signal, sys, time
 out, plan = pathlib.Path("out"), sys.argv[1].split(",")
 with open("attempts", "a") as file:
@@ -34,7 +34,7 @@ if "killed" in word:
     os.kill(os.getpid(), signal.SIGKILL)
 print("I say", word)
 sys.exit(2 if "mistake" in word else 1 if "fail" in word else 0)
-'''
+"""
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """How far a training step's gradients raise the peak of this process's memory; prints MiB.
 
-    python peak_memory.py MICRO_BATCHES
+python peak_memory.py MICRO_BATCHES
 """
 
 from __future__ import annotations
