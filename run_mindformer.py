@@ -2,9 +2,9 @@
 
 import sys
 
+from ms_impl.cli.arguments import read_settings
+from ms_impl.cli.check import check
 from ms_impl.errors import InputError
-from ms_impl.plugin.arguments import read_settings
-from ms_impl.plugin.check import check
 
 
 def main() -> int:

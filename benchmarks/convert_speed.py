@@ -22,7 +22,7 @@ from pathlib import Path
 from harness import Row, arguments, interleaved, peak_memory, report
 from random_checkpoint import ROOT, drop_from_cache, files_of, make_checkpoint, remove, size_of
 
-from convert.dtypes import BF16, FLOATS
+from ms_impl.io.dtypes import BF16, FLOATS
 
 QUICK, SMALL = 1 / 24, 1 / 48  # of the full size
 SPARED_BYTES = 15e9

@@ -102,8 +102,8 @@ def dataset(work: Path, image_size: int, workers: int, epochs: int = 1):
     from mindformers.dataset import build_dataset
     from mindformers.tools.register import MindFormerConfig
 
+    from ms_impl.cli.settings import override
     from ms_impl.plugin.run import register_all
-    from ms_impl.plugin.settings import override
 
     register_all()
     from ms_impl.plugin.qwenvl import QwenVLConfig

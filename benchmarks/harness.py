@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from convert.staging import staged
+from ms_impl.io.atomic_write import atomic_write
 
 RESULTS = Path(__file__).resolve().parents[1] / "build/benchmarks"
 CPU_INFO, COLUMNS = Path("/proc/cpuinfo"), ("question", "case", "ours", "anchor", "unit", "ratio", "goal", "met")
@@ -109,7 +109,7 @@ def report(name: str, rows: Sequence[Row], arguments: argparse.Namespace) -> Non
         "threads": os.environ.get("OMP_NUM_THREADS"), "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     arguments.output_path.parent.mkdir(parents=True, exist_ok=True)
-    with staged(arguments.output_path) as partial:
+    with atomic_write(arguments.output_path) as partial:
         partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from harness import Row, arguments, interleaved, peak_memory, report
 from random_checkpoint import ROOT, drop_from_cache, make_checkpoint, remove
 
-from convert.dtypes import BF16, FLOATS
+from ms_impl.io.dtypes import BF16, FLOATS
 
 if TYPE_CHECKING:
     from mindspore import Parameter

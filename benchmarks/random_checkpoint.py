@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.dtypes import BF16, FP32, DType, cast
-from convert.output import Kind, Output
 from convert.qwenvl import WEIGHTS
-from convert.rules import Layout
-from convert.tensors import BLOCK_BYTES, Shape, Tensor
+from ms_impl.io.dtypes import BF16, FP32, DType, cast
+from ms_impl.io.output import Kind, Output
+from ms_impl.io.rules import Layout
+from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
 from ms_impl.qwenvl.config import QwenVLConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness import COLUMNS, RESULTS, Row, table, written
 
-from convert.staging import staged
+from ms_impl.io.atomic_write import atomic_write
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER / "README.md"
@@ -68,7 +68,7 @@ def write_readme(found: Sequence[dict]) -> None:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    with staged(README) as partial:
+    with atomic_write(README) as partial:
         partial.write_text(before + BEGIN + "\n" + markdown(found) + END + after, encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ def work(folder: Path, divided: bool, layers: int) -> None:
     from mindspore.communication import get_rank, init
 
     from ms_impl.train.adamw import AdamW
-    from ms_impl.train.joint_batch import wait_for_ranks
+    from ms_impl.train.grad_accumulation import wait_for_ranks
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")

@@ -24,16 +24,16 @@ if not __package__:  # run as a file: the repository, not this folder, is where 
 
 from tqdm import tqdm
 
-from convert.checkpoint import Checkpoint, open_checkpoint, read_json
-from convert.companions import collect, find_config
-from convert.dtypes import FLOATS
-from convert.engine import as_hugging_face, cast_to, convert, refuse_source
-from convert.output import Output
-from convert.rules import Config, Layout
-from convert.tensors import CastTensor, Tensor
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.io.checkpoint import Checkpoint, open_checkpoint, read_json
+from ms_impl.io.checkpoint_assets import collect, find_config
+from ms_impl.io.conversion import as_hugging_face, cast_to, convert, refuse_source
+from ms_impl.io.dtypes import FLOATS
+from ms_impl.io.output import Output
+from ms_impl.io.rules import Config, Layout
+from ms_impl.io.tensors import CastTensor, Tensor
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def run(job: Job, done: str = "converted") -> None:
 
 def check_family(family: Family, raw: dict, config_path: Path) -> None:
     """Raise InputError unless a parsed config.json describes a model of the family."""
-    if not family.recognises(raw):
-        found = families.find(raw, str(config_path))
+    if not family.matches(raw):
+        found = families.for_config(raw, str(config_path))
         raise InputError(f"{config_path}: describes a model of family '{found.name}', not '{family.name}'")
 
 

@@ -13,21 +13,21 @@ from pathlib import Path
 if not __package__:  # run as a file: the repository, not this folder, is where imports begin
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from convert.checkpoint import open_checkpoint, read_json
-from convert.companions import collect, find_config
 from convert.convert_weight import Job, check_family, run
-from convert.dtypes import FLOATS, DType, Loss
-from convert.engine import convert, refuse_source
-from convert.output import Output
-from convert.rules import Layout
-from convert.tensors import CastTensor, Tensor
 from ms_impl import families
-from ms_impl.adapters import base, files
+from ms_impl.adapters import base_check, files
 from ms_impl.adapters.files import AdapterFiles
 from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import FACTOR_A, FACTOR_B, Plan, make_plan
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.io.checkpoint import open_checkpoint, read_json
+from ms_impl.io.checkpoint_assets import collect, find_config
+from ms_impl.io.conversion import convert, refuse_source
+from ms_impl.io.dtypes import FLOATS, CastLoss, DType
+from ms_impl.io.output import Output
+from ms_impl.io.rules import Layout
+from ms_impl.io.tensors import CastTensor, Tensor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def prepare(options: argparse.Namespace) -> Job:
     layout = source.layout or Layout.HUGGING_FACE
     tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, Layout.HUGGING_FACE)}
     plan = _plan(adapter, tensors, family)
-    base.check(adapter.base, tensors, str(adapter), str(source.path))
+    base_check.check(adapter.base, tensors, str(adapter), str(source.path))
     dtype = FLOATS[options.dtype] if options.dtype else None
     merged = [_merged(tensor, adapter, plan, dtype) for tensor in tensors.values()]
     job = Job(source, layout, merged, output, collect(config_path, raw, dtype))
@@ -86,7 +86,7 @@ def _merged(tensor: Tensor, adapter: AdapterFiles, plan: Plan, dtype: DType | No
     else:
         result = tensor
     target = dtype or tensor.dtype
-    return result if result.dtype == target else CastTensor(result, target, Loss())
+    return result if result.dtype == target else CastTensor(result, target, CastLoss())
 
 
 def _parser() -> argparse.ArgumentParser:

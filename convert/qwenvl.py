@@ -7,7 +7,7 @@ configuration, a script) finds it under that name.
 
 from __future__ import annotations
 
-from convert.rules import Module, WeightTable, same
+from ms_impl.io.rules import Module, WeightTable, same
 
 WEIGHTS = WeightTable(
     [

@@ -12,7 +12,18 @@ Variants that its converter could make on request are not read: ``use_qkv_concat
 
 from __future__ import annotations
 
-from convert.rules import Layout, Module, PerConfig, PermuteRows, Transpose, Unpack, Weight, WeightTable, rename, same
+from ms_impl.io.rules import (
+    Layout,
+    Module,
+    PerConfig,
+    PermuteRows,
+    Transpose,
+    Unpack,
+    Weight,
+    WeightTable,
+    rename,
+    same,
+)
 
 
 def _layer_norm(name: str, shape: PerConfig) -> list[Weight]:

@@ -46,7 +46,7 @@ class Family:
             raise InputError(f"--source: family '{self.name}' has no layout '{source}'; it has {known}")
         return _imported(self.sources[source])
 
-    def recognises(self, config: Mapping[str, Any]) -> bool:
+    def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a parsed config.json describes a model of this family."""
         model_type = config.get("model_type")
         return (model_type is None or model_type in self.model_types) and all(k in config for k in self.config_keys)
@@ -100,10 +100,10 @@ def sources() -> list[str]:
     return sorted({source for family in _FAMILIES.values() for source in family.sources})
 
 
-def find(config: Mapping[str, Any], source: str) -> Family:
+def for_config(config: Mapping[str, Any], source: str) -> Family:
     """The family that a parsed config.json belongs to. ``source`` is the file named in the error."""
     for family in _FAMILIES.values():
-        if family.recognises(config):
+        if family.matches(config):
             return family
     raise InputError(
         f"{source}: no known model family has model_type={config.get('model_type')!r}, "

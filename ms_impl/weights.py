@@ -9,10 +9,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
-from convert.dtypes import BF16, FLOATS, DType, Loss
-from convert.engine import load_for_mindspore
-from convert.tensors import CastTensor, Tensor
 from ms_impl.families import Family
+from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.io.dtypes import BF16, FLOATS, CastLoss, DType
+from ms_impl.io.tensors import CastTensor, Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +28,14 @@ def load_weights(model: nn.Cell, path: str | Path, family: Family) -> None:
     Raises:
         InputError: the checkpoint is damaged, or lacks, misshapes or has more than the model's tensors; all are listed.
     """
-    parameters, lost = model.parameters_dict(), Loss()
+    parameters, lost = model.parameters_dict(), CastLoss()
     for tensor in load_for_mindspore(path, family, model.config):
         set_parameter(parameters[tensor.name], tensor, lost)
     if lost.overflow:
         logger.warning("%s: %d values are too large for the model's dtype and became infinite", path, lost.overflow)
 
 
-def set_parameter(parameter: Parameter, stored: Tensor, lost: Loss) -> None:
+def set_parameter(parameter: Parameter, stored: Tensor, lost: CastLoss) -> None:
     """Give a parameter the values of a stored tensor, cast to its dtype; what the cast loses is added to ``lost``."""
     dtype = _DTYPES[parameter.dtype]
     if dtype != stored.dtype:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from convert.staging import staged
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.images import read_image
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 
 READABLE = 448  # pixels along the shorter side of a drawn picture
 
@@ -128,7 +128,7 @@ def save_picture(picture: Image.Image | None, target: Path) -> None:
         print("(no box in the answer)")
         return
     try:
-        with staged(target) as partial:
+        with atomic_write(target) as partial:
             picture.save(partial, format="PNG")
     except OSError as error:
         raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error

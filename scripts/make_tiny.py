@@ -21,9 +21,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
-from convert.rules import Layout
-from convert.staging import staged
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
@@ -88,7 +88,7 @@ def make(output: Path, configuration: Path, seed: int) -> int:
     """Write the checkpoint directory; returns its number of parameters. Equal arguments give equal files."""
     config = QwenVLConfig.from_file(configuration)
     weights = initial_weights(config, seed)
-    with staged(output) as folder:
+    with atomic_write(output) as folder:
         folder.mkdir(parents=True)
         for name in ("config.json", "generation_config.json"):
             shutil.copy(configuration / name, folder / name)

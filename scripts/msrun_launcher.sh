@@ -79,4 +79,4 @@ echo "Logs: $LOG_DIR/worker_*.log and $LOG_DIR/scheduler.log"
 [[ $JOIN == True ]] || exec "${COMMAND[@]}" "${TASK[@]}"
 # The process that waits takes this one's place, so that signals come to it; the workers are bound to its id.
 exec python -m ms_impl.launch.workers "$LOG_DIR" "$((NODE_RANK * LOCAL_WORKER))" \
-    "${COMMAND[@]}" python -m ms_impl.launch.bound $$ "${TASK[@]}"
+    "${COMMAND[@]}" python -m ms_impl.launch.die_with_parent $$ "${TASK[@]}"

@@ -20,16 +20,26 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from easyvqa_data import COLOURS, COORDINATES, KINDS, VALIDATION_PICTURES, Picture, read_split
-from easyvqa_data import shape_box, shape_colour, shape_kind, shape_mask
+from easyvqa_data import (
+    COLOURS,
+    COORDINATES,
+    KINDS,
+    VALIDATION_PICTURES,
+    Picture,
+    read_split,
+    shape_box,
+    shape_colour,
+    shape_kind,
+    shape_mask,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from convert.staging import staged
 from ms_impl.data.images import to_pixels
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 from torch_ref.qwenvl.model import QwenVL
 
 NAMES = (*KINDS, "shape")  # what a shape may be called
@@ -128,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = QwenVL.from_pretrained(options.model)
         pictures = read_split("train")[:-VALIDATION_PICTURES]
         train(model.transformer.visual, pictures, model.config.visual.image_size, options)
-        with staged(options.output_path) as folder:
+        with atomic_write(options.output_path) as folder:
             folder.mkdir(parents=True)
             for name in COMPANIONS:
                 shutil.copy(options.model / name, folder / name)

@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from convert.convert_weight import main
-from convert.engine import load_for_mindspore
-from convert.rules import Module, Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, rename, same
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.io.rules import Module, Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, rename, same
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ def test_a_checkpoint_of_the_other_family_is_refused(toy, checkpoint, tmp_path, 
 def test_the_registry_finds_families_by_name_and_by_configuration(toy):
     assert families.names() == sorted({*families.names(), "qwenvl", "toy"})
     assert families.get("toy") is toy
-    assert families.find({"model_type": "toy_vlm", "depth": 2}, "config.json") is toy
+    assert families.for_config({"model_type": "toy_vlm", "depth": 2}, "config.json") is toy
     with pytest.raises(InputError, match="c.json: no known model family has model_type='toy_vlm'"):
-        families.find({"model_type": "toy_vlm"}, "c.json")  # without a key that the family always has
+        families.for_config({"model_type": "toy_vlm"}, "c.json")  # without a key that the family always has
     with pytest.raises(InputError, match="unknown model 'toi'; known: qwenvl, toy"):
         families.get("toi")
 

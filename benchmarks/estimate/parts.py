@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convert.rules import Layout
 from estimate import qwenvl
 from estimate.plan import Plan
 from estimate.shape import Part
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import make_plan
 from ms_impl.families import Family
+from ms_impl.io.rules import Layout
 
 DESCRIPTIONS = {"qwenvl": qwenvl}  # a family's module: ``parts`` and ``check``
 

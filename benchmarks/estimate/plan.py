@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ms_impl.cli.schema import lookup
 from ms_impl.errors import InputError
-from ms_impl.plugin.schema import lookup
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SEMI_AUTO = (1, 2)  # parallel.parallel_mode: semi-automatic, automatic

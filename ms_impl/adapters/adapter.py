@@ -13,9 +13,7 @@ from zlib import crc32
 import numpy as np
 from mindspore import Parameter, nn
 
-from convert.dtypes import Loss
-from convert.tensors import ArrayTensor
-from ms_impl.adapters import base, files
+from ms_impl.adapters import base_check, files
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import Plan, make_plan
@@ -23,6 +21,8 @@ from ms_impl.cells.linear import Linear
 from ms_impl.cells.lora import DropoutSeeds, LoraLinear, SeededDropout
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.io.dtypes import CastLoss
+from ms_impl.io.tensors import ArrayTensor
 from ms_impl.weights import ParameterTensor, set_parameter
 
 DROPOUT_SEEDS = "lora_dropout_seeds"  # the parameter that holds a batch's seeds
@@ -116,8 +116,8 @@ class Adapter:
             if found != own:
                 raise InputError(f"{directory}: the adapter has {setting} {found}, the settings of this run say {own}")
         stored.check(self.plan.shapes)
-        base.check(stored.base, self._adapted_weights(), str(stored), "the one loaded")
-        lost = Loss()
+        base_check.check(stored.base, self._adapted_weights(), str(stored), "the one loaded")
+        lost = CastLoss()
         for name, parameter in self.parameters().items():
             set_parameter(parameter, stored.tensors[name], lost)
         if lost.overflow:
@@ -133,13 +133,13 @@ class Adapter:
         for layer in self._layers.values():
             weight, a, b = map(ParameterTensor, (layer.weight, layer.lora_A.weight, layer.lora_B.weight))
             self._kept += [(layer.weight, _copy(weight)), (layer.lora_B.weight, _copy(b))]
-            set_parameter(layer.weight, MergedTensor(weight, a, b, layer.scaling), Loss())
-            set_parameter(layer.lora_B.weight, replace(_copy(b), values=np.zeros_like(b.array())), Loss())
+            set_parameter(layer.weight, MergedTensor(weight, a, b, layer.scaling), CastLoss())
+            set_parameter(layer.lora_B.weight, replace(_copy(b), values=np.zeros_like(b.array())), CastLoss())
 
     def unmerge(self) -> None:
         """Undo ``merge``, bit for bit."""
         for parameter, kept in self._kept:
-            set_parameter(parameter, kept, Loss())
+            set_parameter(parameter, kept, CastLoss())
         self._kept = []
 
     def _refuse_merged(self, verb: str) -> None:
@@ -147,9 +147,9 @@ class Adapter:
             raise RuntimeError(f"the adapter is merged into the weights; unmerge it before it is {verb}")
 
     @cached_property
-    def _base_sample(self) -> base.Sample:
+    def _base_sample(self) -> base_check.Sample:
         """Taken once: the weights are frozen, and reading them all at every checkpoint would take its time."""
-        return base.sample(self._adapted_weights())
+        return base_check.sample(self._adapted_weights())
 
     def _adapted_weights(self) -> dict[str, ParameterTensor]:
         return {layer.weight.name: ParameterTensor(layer.weight) for layer in self._layers.values()}

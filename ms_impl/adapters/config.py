@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import read_json
 from ms_impl.errors import InputError
+from ms_impl.io.checkpoint import read_json
 
 CONFIG_NAME = "adapter_config.json"
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert import safetensors_files
-from convert.dtypes import FLOATS
-from convert.engine import ConvertedTensor
-from convert.tensors import Shape, Tensor
-from ms_impl.adapters import base
+from ms_impl.adapters import base_check
 from ms_impl.adapters.config import CONFIG_NAME, LoraConfig
 from ms_impl.errors import InputError
+from ms_impl.io import safetensors_files
+from ms_impl.io.conversion import ConvertedTensor
+from ms_impl.io.dtypes import FLOATS
+from ms_impl.io.tensors import Shape, Tensor
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 
@@ -32,7 +32,7 @@ class AdapterFiles:
     directory: Path
     config: LoraConfig
     tensors: Mapping[str, Tensor]
-    base: base.Sample
+    base: base_check.Sample
 
     def __str__(self) -> str:
         made_on = self.config.base_model_name_or_path
@@ -67,17 +67,17 @@ def read(directory: str | Path) -> AdapterFiles:
     stored, metadata = safetensors_files.read(path)
     if foreign := [name for name in stored if not name.startswith(_PREFIX)]:
         raise InputError(f"{path}: tensor '{foreign[0]}' is none of an adapter's: its name lacks '{_PREFIX}'")
-    taken = base.parse(metadata[_SAMPLE_KEY], str(path)) if _SAMPLE_KEY in metadata else {}
+    taken = base_check.parse(metadata[_SAMPLE_KEY], str(path)) if _SAMPLE_KEY in metadata else {}
     tensors = [_renamed(tensor, tensor.name.removeprefix(_PREFIX)) for tensor in stored.values()]
     return AdapterFiles(directory, config, {tensor.name: tensor for tensor in tensors}, taken)
 
 
-def write(directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base.Sample) -> None:
+def write(directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.Sample) -> None:
     """Write an adapter's two files into a directory that is there. ``tensors`` have the model's names."""
     (directory / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
     renamed = [_renamed(tensor, _PREFIX + tensor.name) for tensor in tensors]
     with open(directory / WEIGHTS_NAME, "wb") as file:
-        metadata = {"format": "pt", _SAMPLE_KEY: base.dump(taken)}
+        metadata = {"format": "pt", _SAMPLE_KEY: base_check.dump(taken)}
         safetensors_files.write(file, safetensors_files.canonical_order(renamed), metadata, lambda written: None)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.dtypes import FP32, DType, cast
-from convert.tensors import BLOCK_BYTES, Shape, Tensor
+from ms_impl.io.dtypes import FP32, DType, cast
+from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
 
 
 @dataclass(frozen=True)

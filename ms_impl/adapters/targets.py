@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from convert.tensors import Shape
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.io.tensors import Shape
 
 FACTOR_A, FACTOR_B = ".lora_A.weight", ".lora_B.weight"  # after a module's path: PEFT's names
 

@@ -12,7 +12,6 @@ from ms_impl.errors import InputError
 from ms_impl.evaluate import caption, grounding, vqa
 from ms_impl.evaluate.questions import Question
 
-
 Figures = dict[str, float]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_impl.errors import InputError
-from ms_impl.generate.graph_cache import KeptGraph
+from ms_impl.generate.graph_cache import CachedGraph
 
 NARROWEST, WIDEST = 64, 512  # columns of a prefill chunk; wider would need much memory for the attention scores
 IMAGES_AT_ONCE = 8
@@ -42,7 +42,7 @@ def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
-class ImageEncoder(KeptGraph):
+class ImageEncoder(CachedGraph):
     """Pixels [N, 3, S, S] → features [N, Q, D] in fp32, compiled."""
 
     def __init__(self, model: nn.Cell):
@@ -53,7 +53,7 @@ class ImageEncoder(KeptGraph):
         return self.model.encode_images(images).astype(ms.float32)
 
 
-class Embedder(KeptGraph):
+class Embedder(CachedGraph):
     """Token ids [B, T] and image features → embeddings [B, T, D], compiled."""
 
     def __init__(self, model: nn.Cell):
@@ -64,7 +64,7 @@ class Embedder(KeptGraph):
         return self.model.embed(input_ids, features, image_context_pos)
 
 
-class PrefillStep(KeptGraph):
+class PrefillStep(CachedGraph):
     """``model.step`` with a cache of its own, compiled; logits in fp32."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
@@ -76,7 +76,7 @@ class PrefillStep(KeptGraph):
         return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
 
 
-class TokenGraph(KeptGraph):
+class TokenGraph(CachedGraph):
     """The same for one column of tokens [B, 1], embedding and all."""
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):

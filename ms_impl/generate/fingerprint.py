@@ -38,7 +38,7 @@ _NO_SOURCES = ("builtins", "pybind11_builtins", "mindspore")  # the version stan
 _PLAIN = (type(None), bool, int, float, str, bytes, Path, Enum, ms.Type)
 
 
-class Opaque(Exception):
+class NotCacheable(Exception):
     """Something that no fingerprint can be taken of."""
 
 
@@ -46,7 +46,7 @@ def fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str:
     """64 hexadecimal digits for the graph that MindSpore compiles of ``cell`` for inputs of these forms.
 
     Raises:
-        Opaque: ``cell`` holds something of an unknown kind, such as a hook, or its sources have changed since they
+        NotCacheable: ``cell`` holds something of an unknown kind, such as a hook, or its sources have changed since they
             were imported.
     """
     description = _Description()
@@ -69,12 +69,12 @@ def sources(root: Path) -> str:
     """A digest of one source file, or of all of a package.
 
     Raises:
-        Opaque: one was written after this process began, which may have imported what was there before.
+        NotCacheable: one was written after this process began, which may have imported what was there before.
     """
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
         if path.stat().st_mtime > STARTED:
-            raise Opaque(f"{path} has changed")
+            raise NotCacheable(f"{path} has changed")
         digest.update(f"{path.relative_to(root.parent)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -95,7 +95,7 @@ class _Description:
         self.parts.append(f"{len(text)}:{text}")
 
     def add(self, value: Any) -> None:
-        """Raises ``Opaque`` for a value of an unknown kind."""
+        """Raises ``NotCacheable`` for a value of an unknown kind."""
         if isinstance(value, _PLAIN):
             self.write(f"{type(value).__name__} {value!r}")
         elif isinstance(value, (dict, list, tuple)):
@@ -111,7 +111,7 @@ class _Description:
         elif dataclasses.is_dataclass(value):
             self._add_object(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
         else:
-            raise Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
+            raise NotCacheable(f"{type(value).__module__}.{type(value).__qualname__}")
 
     def _add_collection(self, values: dict | list | tuple) -> None:
         self.write(f"{type(values).__name__} {len(values)}")
@@ -162,9 +162,9 @@ def source_root(kind: type) -> Path:
     """The folder of the outermost package that a class is of, or its file where it is of none.
 
     Raises:
-        Opaque: it was typed in.
+        NotCacheable: it was typed in.
     """
     module = sys.modules[kind.__module__.partition(".")[0]]
     if file := getattr(module, "__file__", None):
         return Path(file).parent if hasattr(module, "__path__") else Path(file)
-    raise Opaque(f"{kind.__qualname__} has no source file")
+    raise NotCacheable(f"{kind.__qualname__} has no source file")

@@ -20,7 +20,7 @@ from threading import RLock
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from ms_impl.generate.fingerprint import Opaque, fingerprint, form
+from ms_impl.generate.fingerprint import NotCacheable, fingerprint, form
 from ms_impl.generate.graph_store import GraphStore
 from ms_impl.kernels.build import cache_folder
 
@@ -31,7 +31,7 @@ _LOCK = RLock()
 logger = logging.getLogger(__name__)
 
 
-class KeptGraph(nn.Cell):
+class CachedGraph(nn.Cell):
     """A cell whose graphs are taken from the user's cache in GRAPH_MODE, or put there, in a process alone on a CPU.
 
     Its inputs are tensors or None, positional.
@@ -78,7 +78,7 @@ def _wanted() -> bool:
 def _fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str | None:
     try:
         return fingerprint(cell, inputs)
-    except (Opaque, OSError) as error:
+    except (NotCacheable, OSError) as error:
         logger.info("the compiled graph of %s is not kept: %s", type(cell).__name__, error)
         return None
 

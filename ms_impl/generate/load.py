@@ -9,12 +9,12 @@ import mindspore as ms
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from convert.checkpoint import open_checkpoint, read_json
-from convert.companions import find_config
 from ms_impl import families
 from ms_impl.cells.device import on_ascend
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.io.checkpoint import open_checkpoint, read_json
+from ms_impl.io.checkpoint_assets import find_config
 from ms_impl.weights import load_weights
 
 _DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
@@ -35,7 +35,7 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
         InputError: a file is missing or damaged, the family unknown, or the weights do not fit the configuration.
     """
     config_file = find_config(Path(path), Path(config) if config else None)
-    family = families.find(read_json(config_file), str(config_file))
+    family = families.for_config(read_json(config_file), str(config_file))
     settings = family.resolve("config").from_file(config_file)
     weights = _weights_dtype(path, dtype)
     compute = ms.float32 if weights == ms.bfloat16 and not on_ascend() else weights

@@ -12,17 +12,17 @@ from mindspore import nn
 
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
-from ms_impl.generate.answers import Answer, StopWords, grow, samplers
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decode import DecoderPool
-from ms_impl.generate.text import TextStream
+from ms_impl.generate.decoding import Answer, StopWords, grow, samplers
+from ms_impl.generate.text import TextStreamer
 
 Turn = tuple[str, str]
 History = list[Turn]
 Query = str | Sequence[dict[str, Any]]
 
 
-class Generative:
+class GenerationMixin:
     """Mixed into a model that has ``config.max_position_embeddings``, ``encode_images``, ``embed``, ``rotary_table``,
     ``new_cache`` and ``step`` (see ``ms_impl.qwenvl.model.QwenVL``).
 
@@ -102,7 +102,7 @@ class Generative:
         query = processor.query_text(query)
         turn = processor.encode_turn(query, history, system, generation.chat_format, generation.max_window_size)
         steps = self._steps(processor, [turn], generation, stops, seed, dataset_dir)
-        pieces = _converse(steps, TextStream(stops, processor.tokenizer.decode), query, history or ())
+        pieces = _converse(steps, TextStreamer(stops, processor.tokenizer.decode), query, history or ())
         return pieces if stream is True else _exhaust(pieces, stream or None)
 
     def _steps(
@@ -130,7 +130,7 @@ def stop_sequences(processor: Any, generation: GenerationConfig) -> list[list[in
 
 
 def _converse(
-    steps: Iterator[dict[int, int]], text: TextStream, query: str, history: Sequence[Turn]
+    steps: Iterator[dict[int, int]], text: TextStreamer, query: str, history: Sequence[Turn]
 ) -> Generator[str, None, tuple[str, History]]:
     """The pieces of one answer; returns the answer and the history with this turn added."""
     for new in steps:

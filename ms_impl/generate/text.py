@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ms_impl.generate.answers import StopWords, ends_with, without_stop
+from ms_impl.generate.decoding import StopWords, ends_with, without_stop
 
 Decode = Callable[[Sequence[int]], str]
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -15,7 +15,7 @@ def answer_text(tokens: Sequence[int], stops: StopWords, decode: Decode) -> str:
     return decode(without_stop(tokens, stops)).strip()
 
 
-class TextStream:
+class TextStreamer:
     """Cuts a growing answer into pieces that together are ``answer_text``.
 
     Held back until it is clear what they are: the bytes of an unfinished character, the beginning of a stop word, and

@@ -12,7 +12,7 @@ from typing import IO
 
 import psutil
 
-from ms_impl.launch.bound import prctl
+from ms_impl.launch.die_with_parent import prctl
 
 POLL_SECONDS = 0.1
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
@@ -30,7 +30,7 @@ def start_bound(
 
     It is out of reach of the terminal's Ctrl-C: what that means to it is for this process to say.
     """
-    bound = [sys.executable, "-m", "ms_impl.launch.bound", str(os.getpid()), *command]
+    bound = [sys.executable, "-m", "ms_impl.launch.die_with_parent", str(os.getpid()), *command]
     process = subprocess.Popen(bound, stdout=output, stderr=output, env=environment, start_new_session=True)
     process.returncode = 0  # ended() waits for it; Popen is not to
     return process.pid

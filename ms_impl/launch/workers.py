@@ -22,7 +22,7 @@ import psutil
 
 from ms_impl.errors import InputError
 from ms_impl.launch import children
-from ms_impl.launch.bound import is_bound
+from ms_impl.launch.die_with_parent import is_bound
 from ms_impl.launch.log import LogFollower, last_lines
 from ms_impl.launch.signals import StopSignals
 

@@ -18,16 +18,16 @@ from mindspore import Tensor
 from mindspore.train.callback import Callback
 
 from ms_impl.errors import InputError
-from ms_impl.train.event_log import EventLog
 from ms_impl.train.loss_log import LossLog
 from ms_impl.train.step import Feed, Pace, Plan, Step
+from ms_impl.train.tensorboard_log import TensorBoardLog
 
 
 class StepReader(Callback):
     """Reads what each step puts out, for the callbacks after it.
 
     ``run_context.original_args()`` then has ``feed`` and, from the end of the first step on, ``step``; and ``events``,
-    which is the EventLog where there is one (on rank 0, with a LossRecorder).
+    which is the TensorBoardLog where there is one (on rank 0, with a LossRecorder).
     """
 
     def on_train_begin(self, run_context) -> None:
@@ -101,7 +101,7 @@ class LossRecorder(Callback):
         output, rank = Path(get_output_root_path()), get_real_rank()
         self._log = LossLog(output / f"losses/rank_{rank}.jsonl", resumed_after=done)
         if rank == 0:
-            state.events = EventLog(output / "tensorboard", resumed_after=done)
+            state.events = TensorBoardLog(output / "tensorboard", resumed_after=done)
 
     def on_train_step_end(self, run_context) -> None:
         state = run_context.original_args()

@@ -18,15 +18,15 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.callback import Callback
 
-from convert import safetensors_files
-from convert.checkpoint import SINGLE_NAME
-from convert.dtypes import ALL
-from convert.rules import Layout
-from convert.staging import staged
-from convert.tensors import ArrayTensor
-from convert.tensors import Tensor as Stored
 from ms_impl.errors import InputError
-from ms_impl.plugin.processes import stop_requested
+from ms_impl.io import safetensors_files
+from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.checkpoint import SINGLE_NAME
+from ms_impl.io.dtypes import ALL
+from ms_impl.io.rules import Layout
+from ms_impl.io.tensors import ArrayTensor
+from ms_impl.io.tensors import Tensor as Stored
+from ms_impl.plugin.graceful_stop import stop_requested
 from ms_impl.train import checkpoints
 from ms_impl.train.optimizer_state import gather_state, restore_state
 from ms_impl.train.ranks import any_rank, is_first_rank
@@ -42,7 +42,7 @@ _DTYPES = {dtype.carrier: dtype for dtype in ALL}
 class Target:
     """Where a run saves, how often, and what lies beside the weights.
 
-    ``identity`` is what ``ms_impl.train.identity`` says of the run; ``companions`` are files to copy.
+    ``identity`` is what ``ms_impl.train.resume_check`` says of the run; ``companions`` are files to copy.
     """
 
     root: Path
@@ -118,7 +118,7 @@ def unmark_completed(output: Path) -> None:
 def mark_completed(output: Path, steps: int) -> None:
     """Leave the mark that the training has come to its end."""
     text = json.dumps({"steps": steps, "checkpoint": f"checkpoint/{checkpoints.folder_name(steps)}"})
-    with staged(output / COMPLETED) as aside:
+    with atomic_write(output / COMPLETED) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 

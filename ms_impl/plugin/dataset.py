@@ -13,13 +13,13 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_real_rank
 from mindspore.dataset import Dataset, GeneratorDataset
 
-from ms_impl.data.dialogues import Dialogues
+from ms_impl.cli.annotations import annotation_files
+from ms_impl.data.batch_plan import BatchPlan, PlanSettings
+from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture
-from ms_impl.data.plan import BatchPlan, PlanSettings
 from ms_impl.errors import InputError
-from ms_impl.plugin.annotations import annotation_files
 from ms_impl.plugin.model import ModelSection
-from ms_impl.train.feed import INPUT_COLUMNS, Share, StepFeed
+from ms_impl.train.feed import INPUT_COLUMNS, Shard, StepFeed
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class ConversationDataset(BaseDataset):
         """
         cls.init_dataset_config(dataset_config)
         rank, ranks = cls._generate_shard_info()
-        share = Share(rank or 0, ranks or 1)
-        feed = _feed(dataset_config, model, share, epochs * (dataset_config.get("repeat") or 1), seed, first_step)
+        shard = Shard(rank or 0, ranks or 1)
+        feed = _feed(dataset_config, model, shard, epochs * (dataset_config.get("repeat") or 1), seed, first_step)
         dataset = GeneratorDataset(
             feed,
             list(INPUT_COLUMNS),
@@ -62,17 +62,17 @@ class ConversationDataset(BaseDataset):
 
 
 def _feed(
-    config: Mapping[str, Any], model: ModelSection, share: Share, epochs: int, seed: int, first_step: int
+    config: Mapping[str, Any], model: ModelSection, shard: Shard, epochs: int, seed: int, first_step: int
 ) -> StepFeed:
     template = _template(config, model)
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
-    dialogues = Dialogues(mixture, template.sample, show_progress=get_real_rank() == 0)
+    dialogues = EncodedDataset(mixture, template.sample, show_progress=get_real_rank() == 0)
     for change in template.changes():
         logger.warning(change)
     settings = PlanSettings(
         epochs=epochs,
-        rows_per_step=config["batch_size"] * share.ranks,
+        rows_per_step=config["batch_size"] * shard.world_size,
         row_length=config["modal_to_text_transform"]["max_length"],
         seed=seed,
         shuffle=bool(loader.get("shuffle", True)),
@@ -84,7 +84,7 @@ def _feed(
     plan = BatchPlan(dialogues, settings)
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
-    return StepFeed(plan, dialogues, template.collate, share, first_step, config.get("loss_weighting") or "token")
+    return StepFeed(plan, dialogues, template.collate, shard, first_step, config.get("loss_weighting") or "token")
 
 
 def _template(config: Mapping[str, Any], model: ModelSection) -> Any:

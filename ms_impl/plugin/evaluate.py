@@ -20,19 +20,19 @@ from mindspore import nn
 from mindspore.communication import get_rank
 from mindspore.train.callback import Callback
 
-from convert.staging import staged
+from ms_impl.cli.eval_settings import data_sets
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
 from ms_impl.evaluate.results import Result, table
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.plugin.eval_settings import data_sets
+from ms_impl.io.atomic_write import atomic_write
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
-from ms_impl.train.event_log import EventLog
-from ms_impl.train.joint_batch import data_parallel_ranks
+from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
 from ms_impl.train.step import Step
+from ms_impl.train.tensorboard_log import TensorBoardLog
 
 _TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
 
@@ -61,7 +61,7 @@ class EvaluationMonitor(Callback):
 
     Results of step N are in ``<output_dir>/eval/step_N``, and ``<output_dir>/eval/scores.jsonl`` has one line for each
     evaluation: ``{"step": N, "<data set>": {"<score>": …}}``. ``do_eval: True`` makes one of these
-    (``ms_impl.plugin.eval_settings``).
+    (``ms_impl.cli.eval_settings``).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class EvaluationMonitor(Callback):
         by_epochs = self._epoch_interval and self._epochs // self._epoch_interval > done // self._epoch_interval
         return bool(by_steps or by_epochs)
 
-    def _evaluate(self, step: int, events: EventLog | None) -> None:
+    def _evaluate(self, step: int, events: TensorBoardLog | None) -> None:
         model = self._network.network
         with _eval_mode(model):
             results = run(self._evaluations, model, weights_digest(model), _folder() / f"step_{step}", _ranks())
@@ -127,7 +127,7 @@ def record_scores(path: Path, step: int, results: list[Result]) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] < step]
     scores = {result.name: dict(result.scores) for result in results}
-    with staged(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from mindspore import nn
 
+from ms_impl.cli.schema import suggest
 from ms_impl.errors import InputError
 from ms_impl.families import Family
-from ms_impl.plugin.schema import suggest
 
 
 def name_parameters(schedules: Mapping[str, Any], family: Family, model: nn.Cell) -> None:

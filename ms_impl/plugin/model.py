@@ -11,8 +11,8 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
+from ms_impl.cli.schema import FREEZES, suggest
 from ms_impl.errors import InputError
-from ms_impl.plugin.schema import FREEZES, suggest
 
 _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 

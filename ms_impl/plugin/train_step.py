@@ -10,8 +10,8 @@ from mindspore import Tensor, ops
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
 from ms_impl.train.feed import INPUT_COLUMNS
+from ms_impl.train.grad_accumulation import Columns, GlobalBatchLoss, data_parallel_ranks, gradients_are_averaged
 from ms_impl.train.gradient_norm import ClipByGlobalNorm, any_overflow
-from ms_impl.train.joint_batch import Columns, JointBatch, data_parallel_ranks, gradients_are_averaged
 
 _LABELS = INPUT_COLUMNS.index("labels")
 _LOSS_WEIGHTS = INPUT_COLUMNS.index("loss_weights")
@@ -45,7 +45,7 @@ class TrainStep(MFTrainOneStepCell):
     def __init__(self, network, optimizer, accumulation: int = 1, max_grad_norm: float = 1.0, **kwargs):
         super().__init__(network, optimizer, max_grad_norm=max_grad_norm, **kwargs)
         self.learning_rate = optimizer.learning_rate  # a copy would have MindSpore rename every parameter
-        self.joint_batch = JointBatch(self.network, self.weights, weight_of, accumulation)
+        self.joint_batch = GlobalBatchLoss(self.network, self.weights, weight_of, accumulation)
         # What MindSpore does to the sum over the ranks.
         self.divided_by = data_parallel_ranks() if gradients_are_averaged() else 1
         self.on_ascend = on_ascend()

@@ -20,7 +20,7 @@ from ms_impl.plugin.checkpoint import (
     restore_step_cell,
     unmark_completed,
 )
-from ms_impl.train import checkpoints, identity
+from ms_impl.train import checkpoints, resume_check
 from ms_impl.train.ranks import is_first_rank, same_on_all_ranks
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ class TrainingRun:
         """
         self._total_steps = dataset.plan.total_steps
         digests = dataset.feed.dialogues.mixture.digests
-        self.identity = identity.describe(dataset.plan, digests, dataset.feed.weighting, schedule_steps)
+        self.identity = resume_check.describe(dataset.plan, digests, dataset.feed.weighting, schedule_steps)
         if self.resumed:
-            identity.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
+            resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():
                 print(f"going on from {self.resumed}: {self.first_step} of {self._total_steps} steps are done")
         if is_first_rank():

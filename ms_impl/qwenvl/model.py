@@ -12,14 +12,14 @@ from mindspore import Tensor, nn, ops
 from ms_impl import families
 from ms_impl.cells.attention import attention, visible_keys
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.head_loss import CausalHeadLoss
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Embedding, Linear
+from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
-from ms_impl.generate.mixin import Generative
+from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.kernels.decode_step import fused_token_step
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.language import Block
@@ -41,9 +41,11 @@ class Transformer(nn.Cell):
     def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
         """Token embeddings [B, T, D] with the features of images [B, M, 3, S, S] laid over their slots."""
         features = None if images is None else self.visual(images.reshape(-1, *images.shape[2:]))
-        return self.place(input_ids, features, image_context_pos)
+        return self.merge_media_features(input_ids, features, image_context_pos)
 
-    def place(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+    def merge_media_features(
+        self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None
+    ) -> Tensor:
         """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots."""
         hidden = self.wte(input_ids).astype(self.compute_dtype)
         if features is None:
@@ -57,7 +59,7 @@ class Transformer(nn.Cell):
         return padded.reshape(batch, length + 1, width)[:, :length]
 
 
-class QwenVL(Generative, nn.Cell):
+class QwenVL(GenerationMixin, nn.Cell):
     """Qwen-VL with its language model head. Parameters carry the checkpoint's names.
 
     In training mode there is neither dynamic NTK nor log-n scaling, as in the original.
@@ -75,7 +77,7 @@ class QwenVL(Generative, nn.Cell):
         self.transformer = Transformer(config, compute_dtype, dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
-        self.head_loss = None if on_ascend() else CausalHeadLoss()
+        self.linear_cross_entropy = None if on_ascend() else LinearCrossEntropy()
         self.attention = attention(config.num_attention_heads, config.kv_channels)
         self.tables = self.rotary_stack()
         self.table_rows = ops.Gather()
@@ -97,7 +99,7 @@ class QwenVL(Generative, nn.Cell):
 
     def embed(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
         """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots [B, M, Q]."""
-        return self.transformer.place(input_ids, features, image_context_pos)
+        return self.transformer.merge_media_features(input_ids, features, image_context_pos)
 
     def rotary_stack(self) -> Tensor:
         """cos and sin for each NTK factor of any prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
@@ -170,8 +172,13 @@ class QwenVL(Generative, nn.Cell):
             loss_weights: fp32 [B, T], the weight of the label in the same column. None: every label counts 1.
         """
         hidden = self.hidden_states(input_ids, images, image_context_pos, segment_ids, position_ids)[-1]
-        if labels is not None and self.training and self.head_loss is not None and self.lm_head.adapted is None:
-            return self.head_loss(hidden, self.lm_head.weight, labels, loss_weights)
+        if (
+            labels is not None
+            and self.training
+            and self.linear_cross_entropy is not None
+            and self.lm_head.adapted is None
+        ):
+            return self.linear_cross_entropy(hidden, self.lm_head.weight, labels, loss_weights)
         logits = self.lm_head(hidden)
         return logits if labels is None else self.loss(logits, labels, loss_weights)
 

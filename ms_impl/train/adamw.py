@@ -10,7 +10,7 @@ from mindspore.common.initializer import initializer
 from mindspore.communication import get_rank
 
 from ms_impl.errors import InputError
-from ms_impl.train.joint_batch import data_parallel_ranks
+from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.zero1 import Partition
 
 

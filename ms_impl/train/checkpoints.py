@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.staging import staged
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def save(root: Path, step: int, writers: Iterable[Writer], state: Mapping[str, A
     folder = root / folder_name(step)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with staged(folder) as partial:
+        with atomic_write(folder) as partial:
             partial.mkdir()
             for write in writers:
                 write(partial)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms_impl.data.batch import Sample
-from ms_impl.data.dialogues import Dialogues
+from ms_impl.data.batch_plan import BatchPlan
+from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.packing import LossWeighting, pack
-from ms_impl.data.plan import BatchPlan
 from ms_impl.errors import InputError
 
 # What a step of training takes, in the order of the training model's ``construct``.
@@ -23,11 +23,11 @@ Collate = Callable[[Sequence[Sample], int, int], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of every joint batch is whose: that of ``rank`` among ``ranks``."""
+class Shard:
+    """Which part of every joint batch is whose: that of ``rank`` among ``world_size``."""
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
 
 class StepFeed:
@@ -41,9 +41,9 @@ class StepFeed:
     def __init__(
         self,
         plan: BatchPlan,
-        dialogues: Dialogues,
+        dialogues: EncodedDataset,
         collate: Collate,
-        share: Share = Share(),
+        shard: Shard = Shard(),
         first_step: int = 0,
         weighting: LossWeighting = "token",
     ):
@@ -52,7 +52,7 @@ class StepFeed:
         self.first_step = first_step
         self.error: InputError | None = None
         self._collate = collate
-        self._share = share
+        self._shard = shard
         self.weighting: LossWeighting = weighting
 
     def __len__(self) -> int:
@@ -68,11 +68,11 @@ class StepFeed:
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of this rank's rows of a step (from 0), by column."""
-        share = self._share
-        rows = self.plan.rows(step, share.rank, share.ranks)
+        shard = self._shard
+        rows = self.plan.rows(step, shard.rank, shard.world_size)
         packed = [pack([self.dialogues[int(index)] for index in row], self.weighting) for row in rows]
         batch = self._collate(packed, self.plan.row_length(step), self.plan.image_slots)
-        seeds = [self._row_seed(number) for number in self.plan.row_numbers(step, share.rank, share.ranks)]
+        seeds = [self._row_seed(number) for number in self.plan.row_numbers(step, shard.rank, shard.world_size)]
         return {**batch, "seeds": np.array(seeds, np.uint32).view(np.int32)}
 
     def _row_seed(self, number: int) -> int:

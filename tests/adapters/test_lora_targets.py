@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from mindspore.nn.utils import no_init_parameters
 
-from convert.rules import Layout
 from ms_impl.adapters.adapter import plan_for
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import make_plan
 from ms_impl.errors import InputError
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert import output as output_module
-from convert.checkpoint import open_checkpoint
-from convert.companions import CONFIG_NAME
+from ms_impl.io import output as output_module
+from ms_impl.io.checkpoint import open_checkpoint
+from ms_impl.io.checkpoint_assets import CONFIG_NAME
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "convert/convert_weight.py"), "--model", "qwenvl"]
@@ -262,7 +262,7 @@ def test_the_command_runs_as_a_file_without_any_framework(tiny, tmp_path):
     finished = subprocess.run(isolated, capture_output=True, text=True, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines() if "import time:" in line}
-    assert {"numpy", "convert.rules"} <= imported
+    assert {"numpy", "ms_impl.io.rules"} <= imported
     assert not imported & {"mindspore", "mindformers", "torch", "transformers", "safetensors", "google.protobuf"}
 
 

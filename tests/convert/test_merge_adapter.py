@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert import safetensors_files
-from convert.dtypes import FP16, FP32
 from convert.merge_adapter import main
-from convert.tensors import ArrayTensor
-from ms_impl.adapters import base, files
+from ms_impl.adapters import base_check, files
 from ms_impl.adapters.files import WEIGHTS_NAME
 from ms_impl.adapters.merging import MergedTensor
+from ms_impl.io import safetensors_files
+from ms_impl.io.dtypes import FP16, FP32
+from ms_impl.io.tensors import ArrayTensor
 from torch_ref.qwenvl.model import QwenVL
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def write_with_sample(directory: Path, checkpoint: Path) -> None:
     weights, _ = safetensors_files.read(checkpoint / "model.safetensors")
     adapted = {name: tensor for name, tensor in weights.items() if name.endswith(("c_attn.weight", "w1.weight"))}
     copies = [ArrayTensor(name, tensor.array().copy(), tensor.dtype) for name, tensor in stored.tensors.items()]
-    files.write(directory, replace(stored.config, base_model_name_or_path=MADE_ON), copies, base.sample(adapted))
+    files.write(directory, replace(stored.config, base_model_name_or_path=MADE_ON), copies, base_check.sample(adapted))
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.dtypes import FP16
-from convert.engine import as_hugging_face, load_for_mindspore
 from convert.qwenvl_mindformers import WEIGHTS
-from convert.rules import Layout
-from convert.tensors import Tensor
 from ms_impl import families
 from ms_impl.errors import InputError
+from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
+from ms_impl.io.conversion import as_hugging_face, load_for_mindspore
+from ms_impl.io.dtypes import FP16
+from ms_impl.io.rules import Layout
+from ms_impl.io.tensors import Tensor
 from ms_impl.qwenvl.config import QwenVLConfig
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from convert.checkpoint import open_checkpoint
 from convert.qwenvl import WEIGHTS
-from convert.rules import Layout
 from ms_impl import families
+from ms_impl.io.checkpoint import open_checkpoint
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 
 ROOT = Path(__file__).parents[2]

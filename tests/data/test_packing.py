@@ -1,4 +1,4 @@
-"""Dialogues dealt out to rows, and the rows they make."""
+"""EncodedDataset dealt out to rows, and the rows they make."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import pytest
 
 from ms_impl.errors import InputError
 from ms_impl.evaluate.evaluation import Evaluation, run
-from ms_impl.generate.mixin import Generative
+from ms_impl.generate.mixin import GenerationMixin
 
 WEIGHTS = "digest of the weights"
 
@@ -29,13 +29,13 @@ def evaluate(shipped, tmp_path):
 @pytest.fixture
 def asked(monkeypatch) -> list[int]:
     """The number of questions of each batch that is generated."""
-    sizes, generate = [], Generative.generate
+    sizes, generate = [], GenerationMixin.generate
 
     def counted(self, processor, samples, *arguments, **settings):
         sizes.append(len(samples))
         return generate(self, processor, samples, *arguments, **settings)
 
-    monkeypatch.setattr(Generative, "generate", counted)
+    monkeypatch.setattr(GenerationMixin, "generate", counted)
     return sizes
 
 

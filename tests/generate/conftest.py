@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from convert.rules import Layout
 from ms_impl import families
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.tokenizer import SPECIAL_TOKENS
 

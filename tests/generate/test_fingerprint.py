@@ -12,7 +12,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_impl.generate import fingerprint as module
-from ms_impl.generate.fingerprint import Opaque, fingerprint
+from ms_impl.generate.fingerprint import NotCacheable, fingerprint
 
 ROW = Tensor(np.zeros((1, 4), np.float32))
 
@@ -85,7 +85,7 @@ def test_a_hook_or_an_unknown_object_makes_a_cell_opaque():
     hooked.layers[0].register_forward_pre_hook(lambda cell, inputs: inputs)
     strange.layers[0].helper = object()
     for cell in (hooked, strange):
-        with pytest.raises(Opaque):
+        with pytest.raises(NotCacheable):
             fingerprint(cell, (ROW,))
 
 
@@ -98,7 +98,7 @@ def test_sources_count_and_those_that_changed_since_the_start_make_a_cell_opaque
         sys.modules["kept_cell"] = loaded = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded)
         module.sources.cache_clear()
-        with pytest.raises(Opaque, match="has changed"):
+        with pytest.raises(NotCacheable, match="has changed"):
             fingerprint(loaded.Kept(), ())
         os.utime(path, (module.STARTED - 1, module.STARTED - 1))
         found.append(fingerprint(loaded.Kept(), ()))

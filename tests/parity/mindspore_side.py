@@ -9,8 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from convert.engine import load_for_mindspore
 from ms_impl import families
+from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from ms_impl.errors import InputError
@@ -16,9 +15,9 @@ register_all()
 from mindformers.dataset import build_dataset  # noqa: E402 (after our classes are registered)
 from mindformers.tools.register import MindFormerConfig  # noqa: E402
 
-from ms_impl.plugin.arguments import read_settings  # noqa: E402
+from ms_impl.cli.arguments import read_settings  # noqa: E402
+from ms_impl.cli.settings import override  # noqa: E402
 from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: E402
-from ms_impl.plugin.settings import override  # noqa: E402
 from ms_impl.qwenvl.processor import QwenVLProcessor  # noqa: E402
 from ms_impl.train.feed import INPUT_COLUMNS  # noqa: E402
 

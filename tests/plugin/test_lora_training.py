@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from convert.checkpoint import open_checkpoint
 from convert.merge_adapter import main as merge_adapter
+from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.train.loss_log import read_losses
 
 LORA = "{r: 2, lora_alpha: 4, lora_dropout: 0.2, target_modules: [c_attn, w1], modules_to_save: [lm_head]}"

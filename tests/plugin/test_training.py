@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.checkpoint import open_checkpoint
 from convert.convert_weight import main as convert_weight
 from ms_impl import families
+from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.train.loss_log import read_losses
 
 ROOT = Path(__file__).parents[2]

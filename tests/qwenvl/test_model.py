@@ -12,8 +12,8 @@ import pytest
 from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
-from convert.rules import Layout
 from ms_impl import families
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 

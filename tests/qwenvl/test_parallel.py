@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import mindspore as ms
 import pytest
 
-from convert.rules import Layout
 from ms_impl import families
 from ms_impl.errors import InputError
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.parallel import Plan, strategies

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
-from convert.rules import Layout
 from ms_impl.errors import InputError
+from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 

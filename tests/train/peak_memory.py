@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_impl.train.joint_batch import Columns, JointBatch
+from ms_impl.train.grad_accumulation import Columns, GlobalBatchLoss
 
 ROWS, TOKENS, WIDTH, LAYERS = 16, 1024, 128, 12
 
@@ -45,7 +45,7 @@ def main() -> None:
     """One step."""
     ms.set_context(mode=ms.GRAPH_MODE)
     network = Network().set_train()
-    step = JointBatch(network, ms.ParameterTuple(network.trainable_params()), rows, int(sys.argv[1]))
+    step = GlobalBatchLoss(network, ms.ParameterTuple(network.trainable_params()), rows, int(sys.argv[1]))
     data = Tensor(np.random.default_rng(0).normal(0, 1, (ROWS, TOKENS, WIDTH)).astype(np.float32))
     step.compile(Tensor(1.0), data)
     before = peak()

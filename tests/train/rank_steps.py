@@ -21,11 +21,11 @@ from mindspore.communication import get_rank, init
 from mindspore.nn.wrap.loss_scale import DynamicLossScaleUpdateCell
 
 from ms_impl.cells.loss import IGNORED_LABEL, causal_cross_entropy
-from ms_impl.train.feed import INPUT_COLUMNS
 from ms_impl.plugin.train_step import TrainStep
 from ms_impl.train.adamw import AdamW
-from ms_impl.train.ranks import wait_for_ranks
+from ms_impl.train.feed import INPUT_COLUMNS
 from ms_impl.train.optimizer_state import gather_state, restore_state
+from ms_impl.train.ranks import wait_for_ranks
 
 RANKS = int(os.environ.get("MS_WORKER_NUM", 1))
 ROWS, LENGTH, VOCABULARY, WIDTH, STEPS = 4, 6, 11, 5, 4

@@ -43,9 +43,11 @@ class Transformer(nn.Module):
     def embed(self, input_ids: Tensor, images: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
         """Token embeddings [B, T, D] with the features of images [B, M, 3, S, S] laid over their slots."""
         features = None if images is None else self.visual(images.flatten(0, 1))
-        return self.place(input_ids, features, image_context_pos)
+        return self.merge_media_features(input_ids, features, image_context_pos)
 
-    def place(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
+    def merge_media_features(
+        self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None
+    ) -> Tensor:
         """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots."""
         hidden = self.wte(input_ids.long())
         if features is None:

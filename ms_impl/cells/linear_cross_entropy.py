@@ -1,0 +1,103 @@
+"""The language model's head and its loss together, a few rows at a time: never are all logits held."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_impl.cells.expand import expand
+from ms_impl.cells.loss import prediction_weights, share, shift_labels
+
+CHUNK = 256  # rows: enough for a matrix product at full speed
+
+
+class LinearCrossEntropy(nn.Cell):
+    """``causal_cross_entropy`` of hidden·Wᵀ in fp32, without logits where nothing is learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum_over_chunks = _SumOverChunks()
+
+    def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor, loss_weights: Tensor | None = None) -> Tensor:
+        """A scalar, from hidden [B, T, D], W [vocab, D], int labels [B, T] and fp32 loss_weights [B, T]."""
+        weights = prediction_weights(labels, loss_weights).reshape(-1)
+        rows, chunks = weighing_rows(weights)
+        # Row B·T, of zeros, fills the last chunk.
+        width, targets = hidden.shape[-1], ops.maximum(shift_labels(labels).reshape(-1), 0)
+        hidden = ops.concat((hidden.astype(ms.float32).reshape(-1, width), ops.zeros((1, width), ms.float32)), 0)
+        targets = ops.concat((targets, ops.zeros((1,), targets.dtype)), 0)
+        padded = ops.concat((weights, ops.zeros((1,), ms.float32)), 0)
+        part = self.sum_over_chunks(hidden, weight.astype(ms.float32), targets, padded, rows, chunks)[0]
+        return share(part, weights.sum())
+
+
+def weighing_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N rows first those that weigh something, then row N again and again: int32 [·, CHUNK].
+
+    Also how many of these chunks have rows that weigh something: an int32 scalar.
+    """
+    count = weights.shape[0]
+    chunks = (count + CHUNK - 1) // CHUNK
+    weighs = (weights != 0).astype(ms.int32)
+    places = ops.cumsum(weighs, 0)
+    index = ops.where(weighs > 0, places - 1, chunks * CHUNK).reshape(-1, 1)
+    rows = ops.full((chunks * CHUNK + 1,), count, dtype=ms.int32)
+    rows = ops.tensor_scatter_update(rows, index.astype(ms.int32), ops.arange(count).astype(ms.int32))
+    return rows[:-1].reshape(chunks, CHUNK), (places[-1] + (CHUNK - 1)) // CHUNK
+
+
+class _SumOverChunks(nn.Cell):
+    """Σ weight · cross entropy, and its own gradient.
+
+    The forward pass also makes the gradient of the hidden states, which needs the same logits. That of W makes them
+    again, and is not compiled where W is frozen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.logits = ops.MatMul(transpose_b=True)
+        self.log_softmax = ops.LogSoftmax(-1)
+        self.to_hidden = ops.MatMul()
+        self.to_weight = ops.MatMul(transpose_a=True)
+        self.gather = ops.Gather()
+        self.pick = ops.GatherD()
+        self.exp = ops.Exp()
+        self.put = ops.TensorScatterUpdate()
+        self.subtract = ops.TensorScatterSub()
+        self.places = Tensor([[i] for i in range(CHUNK)], ms.int32)
+        self.zeros = ops.ZerosLike()  # ops.zeros is a constant of the graph, which stays
+        self.ones = Tensor([1.0] * CHUNK, ms.float32)
+        self.first = Tensor(0, ms.int32)
+
+    def construct(
+        self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, rows: Tensor, chunks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The sum over the first ``chunks`` of ``rows`` [·, CHUNK], and its gradient by hidden; all in fp32."""
+        total, gradient = ops.zeros((), ms.float32), self.zeros(hidden)
+        number = self.first
+        while number < chunks:
+            at = self.gather(rows, number, 0)
+            target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
+            log_probs = self.log_softmax(self.logits(self.gather(hidden, at, 0), weight))
+            total = total - (self.pick(log_probs, 1, target).reshape(-1) * row_weight).sum()
+            slope = self.to_hidden(self.slope(log_probs, target), weight)
+            gradient = self.put(gradient, at.reshape(-1, 1), slope * expand(row_weight.reshape(-1, 1), slope.shape))
+            number = number + 1
+        return total, gradient
+
+    def bprop(self, hidden, weight, targets, weights, rows, chunks, out, dout):
+        """Gradients by hidden and weight; the others have none."""
+        gradient, number = self.zeros(weight), self.first
+        while number < chunks:
+            at = self.gather(rows, number, 0)
+            target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
+            chunk = self.gather(hidden, at, 0)
+            slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target)
+            gradient = gradient + self.to_weight(slope, chunk * expand(row_weight.reshape(-1, 1), chunk.shape))
+            number = number + 1
+        return out[1] * dout[0], gradient * dout[0], targets * 0, weights * 0, rows * 0, chunks * 0
+
+    def slope(self, log_probs: Tensor, targets: Tensor) -> Tensor:
+        """The gradient of each row's cross entropy by its logits: [CHUNK, vocab]."""
+        index = ops.concat((self.places, targets), 1)
+        return self.subtract(self.exp(log_probs), index, self.ones)

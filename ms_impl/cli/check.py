@@ -1,0 +1,62 @@
+"""``run_mindformer.py --check``: a YAML's data set read through before any of it is trained on.
+
+Needs the model's config.json and the vocabulary, but no weights; neither mindspore nor mindformers is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+
+from ms_impl.cli.annotations import annotation_files
+from ms_impl.cli.schema import Settings, family_of, lookup
+from ms_impl.data import check_report
+from ms_impl.data.check import Checker, Findings, check_all
+from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
+from ms_impl.data.files import Mixture
+
+SAMPLES = 5  # that are shown
+
+_TRANSFORM = "train_dataset.modal_to_text_transform"
+_STYLE = [field.name for field in dataclasses.fields(ConversationFormat)]
+
+
+def check(settings: Settings) -> int:
+    """Print what is in ``train_dataset``. Returns 1 if any of it is broken, 0 if not."""
+    checker = checker_of(settings)
+    findings = check_all(checker)
+    print(check_report.table(findings))
+    if findings.lengths.any():
+        print("\ntokens of a conversation", check_report.histogram(findings.lengths[findings.lengths > 0]), sep="\n")
+    _print_samples(checker, findings)
+    if findings.faults:
+        print("\nbroken", check_report.reasons(findings.faults), sep="\n")
+    return 1 if findings.faults else 0
+
+
+def checker_of(settings: Settings) -> Checker:
+    """The checker of the settings' ``train_dataset``. Raises InputError if one of its files cannot be used."""
+    family = family_of(settings)
+    config = family.resolve("config").from_file(lookup(settings, "model.model_config.config_file"))
+    vocabulary = lookup(settings, "train_dataset.tokenizer.vocab_file")
+    tokenizer = family.resolve("processor").from_vocabulary(vocabulary, config).tokenizer
+    template = lookup(settings, f"{_TRANSFORM}.model_transform_template")
+    style = ConversationFormat(**{key: template[key] for key in _STYLE if template.get(key) is not None})
+    loader = lookup(settings, "train_dataset.data_loader")
+    return Checker(
+        Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples")),
+        ConversationEncoder(tokenizer, lookup(settings, f"{_TRANSFORM}.max_length"), style),
+        image_slots=template.get("modal_content_padding_size"),
+        dataset_dir=template.get("dataset_dir") or "",
+        allow_outside=bool(template.get("allow_outside_dataset_dir")),
+    )
+
+
+def _print_samples(checker: Checker, findings: Findings) -> None:
+    (whole,) = findings.lengths.nonzero()
+    places = np.unique(np.linspace(0, len(whole) - 1, SAMPLES).round().astype(int))
+    for index in whole[places[: len(whole)]]:
+        sample = checker.sample(int(index))
+        print("", check_report.dialogue(sample, checker.encoder.tokenizer.decode, sys.stdout.isatty()), sep="\n")

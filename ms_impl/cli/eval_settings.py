@@ -1,0 +1,73 @@
+"""The YAML's ``eval_dataset``: data sets by name, each with its metric. No framework is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ms_impl.cli.schema import Settings, lookup, suggest
+from ms_impl.cli.settings import locate
+from ms_impl.data.conversations import ConversationFormat
+from ms_impl.errors import InputError
+from ms_impl.evaluate.data_set import DataSet
+from ms_impl.evaluate.metrics import METRICS
+
+_LOADER = "BaseMultiModalDataLoader"
+_STYLE = ("system_message", "user_role_name", "assistant_role_name", "user_prompt")
+_INTERVALS = ("eval_step_interval", "eval_epoch_interval")
+
+
+def data_sets(sections: Mapping[str, Settings]) -> list[DataSet]:
+    """The data sets of ``eval_dataset``, in order. Raises InputError naming the key that is wrong or missing."""
+    if not sections:
+        raise InputError("eval_dataset: names no data set")
+    return [_data_set(str(name), section) for name, section in sections.items()]
+
+
+def plan_monitor(settings: Settings) -> None:
+    """Turn ``do_eval``, MindFormers' key for evaluation while training, into a callback of ours.
+
+    MindFormers 1.9.0 (trainer/base_trainer.py:1584) would evaluate the logits and labels of training batches.
+    """
+    if not settings.pop("do_eval", False):
+        return
+    if settings.get("eval_dataset") is None:
+        raise InputError("eval_dataset: is missing; do_eval needs it")
+    data_sets(settings["eval_dataset"])
+    step_interval, epoch_interval = (settings.pop(key, None) for key in _INTERVALS)
+    if not step_interval and not epoch_interval:
+        raise InputError(f"do_eval: say how often: {' or '.join(_INTERVALS)}")
+    monitor = {
+        "type": "EvaluationMonitor",
+        "step_interval": step_interval,
+        "epoch_interval": epoch_interval,
+        "eval_dataset": settings.pop("eval_dataset"),
+        "tokenizer": lookup(settings, "train_dataset.tokenizer"),
+        "checkpoint": settings.get("load_checkpoint") or "",
+        "generation_config": lookup(settings, "model.generation_config") or {},
+    }
+    settings["callbacks"] = [*(settings.get("callbacks") or ()), monitor]
+
+
+def _data_set(name: str, section: Settings) -> DataSet:
+    where = f"eval_dataset.{name}"
+    for key in ("metric", "batch_size", "data_loader.annotation_file"):
+        if lookup(section, key) is None:
+            raise InputError(f"{where}.{key}: is missing")
+    metric, loader = section["metric"], section["data_loader"]
+    if metric not in METRICS:
+        raise InputError(f"{where}.metric: unknown metric {metric!r}{suggest(metric, METRICS)}")
+    if loader.get("type") != _LOADER:
+        raise InputError(f"{where}.data_loader.type: {loader.get('type')!r} is not supported; it is {_LOADER}")
+    for key in ("batch_size", "max_new_tokens"):
+        if section.get(key, 1) < 1:
+            raise InputError(f"{where}.{key}: {section[key]} is not above 0")
+    return DataSet(
+        name=name,
+        annotation_file=locate(loader["annotation_file"]),
+        metric=metric,
+        dataset_dir=section.get("dataset_dir") or "",
+        batch_size=section["batch_size"],
+        max_new_tokens=section.get("max_new_tokens"),
+        num_samples=loader.get("num_samples"),
+        style=ConversationFormat(**{key: section[key] for key in _STYLE if section.get(key) is not None}),
+    )

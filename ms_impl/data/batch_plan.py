@@ -1,0 +1,162 @@
+"""Which dialogues each step of a training run takes: decided before the first step, from lengths and a seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ms_impl.data.packing import best_fit
+from ms_impl.errors import InputError
+
+_GROUPED_BATCHES = 50  # group_by_length sorts so many batches at a time: enough to be even, few enough to stay mixed
+_BUCKETS = 4  # how many row lengths there are then; a static graph is compiled for each
+
+
+class EncodedDataset(Protocol):
+    """What a plan asks of a data set: one entry for each dialogue."""
+
+    lengths: np.ndarray  # tokens
+    images: np.ndarray
+
+    def epoch(self, number: int, seed: int) -> np.ndarray:
+        """The dialogues of an epoch, in their own order; one may come several times."""
+
+    def record(self, index: int) -> str:
+        """How errors name a dialogue."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How the dialogues become a stream of rows, and the stream becomes steps.
+
+    ``rows_per_step`` counts the rows of all ranks and all micro-batches. ``image_slots`` None: as many as any row has.
+    """
+
+    epochs: int
+    rows_per_step: int
+    row_length: int
+    seed: int = 0
+    shuffle: bool = True
+    packing: bool = False
+    group_by_length: bool = False
+    image_slots: int | None = None
+    drop_remainder: bool = True
+
+
+class BatchPlan:
+    """The rows of a whole run as one stream, which its steps take from the front.
+
+    Every epoch is the stream's next part. Rows are whole dialogues, packed or alone; nothing is left out or repeated
+    but the rows that fill no last step (``dropped``), and with ``drop_remainder`` off that step has empty rows instead.
+    The plan is a function of the lengths and the settings: it does not depend on the number of ranks, and a resumed run
+    makes the same one.
+    """
+
+    def __init__(self, dialogues: EncodedDataset, settings: PlanSettings):
+        self.settings = settings
+        self._dialogues = dialogues
+        self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)
+        self._check_images()
+        epochs = [self._epoch_rows(epoch) for epoch in range(settings.epochs)]
+        self._epoch_ends = np.cumsum([len(rows) for rows in epochs])
+        rows = [row for epoch in epochs for row in epoch]
+        if settings.group_by_length:
+            rows = self._grouped(rows)
+        self._members = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
+        self._starts = np.cumsum([0, *map(len, rows)])
+        self.image_slots = settings.image_slots or self._most_images()
+        steps, rest = divmod(len(rows), settings.rows_per_step)
+        self.dropped = rest if settings.drop_remainder else 0
+        self.total_steps = steps + (rest > 0 and not settings.drop_remainder)
+        if not self.total_steps:
+            raise InputError(f"{len(rows)} rows of dialogues do not fill one batch of {settings.rows_per_step}")
+
+    @property
+    def total_rows(self) -> int:
+        return len(self._starts) - 1
+
+    def rows(self, step: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
+        """The dialogues in each row of one rank's part of a step; an empty row has none."""
+        share = self.settings.rows_per_step // ranks
+        first = step * self.settings.rows_per_step + rank * share
+        return [self._row(number) for number in range(first, first + share)]
+
+    def row_numbers(self, step: int, rank: int = 0, ranks: int = 1) -> np.ndarray:
+        """Where in the stream the rows of ``rows`` stand: int64 [rows of one rank]."""
+        share = self.settings.rows_per_step // ranks
+        return step * self.settings.rows_per_step + rank * share + np.arange(share)
+
+    def row_length(self, step: int) -> int:
+        """Columns of a step's rows: ``row_length``, or, grouped, as many quarters of it as the longest row needs."""
+        whole = self.settings.row_length
+        if not self.settings.group_by_length:
+            return whole
+        longest = max(int(self._lengths[row].sum()) for row in self.rows(step))
+        quarters = [-(-whole * part // _BUCKETS) for part in range(1, _BUCKETS + 1)]
+        return next(length for length in quarters if longest <= length)
+
+    def useful_tokens(self, step: int) -> int:
+        """Tokens of a step, padding not counted."""
+        return sum(int(self._lengths[row].sum()) for row in self.rows(step))
+
+    def all_tokens(self, step: int) -> int:
+        """Tokens of a step, padding too."""
+        return self.settings.rows_per_step * self.row_length(step)
+
+    def epoch_at(self, step: int) -> float:
+        """How many epochs are done when ``step`` begins."""
+        row = step * self.settings.rows_per_step
+        epoch = int(np.searchsorted(self._epoch_ends, row, side="right"))
+        if epoch == len(self._epoch_ends):
+            return float(epoch)
+        start = self._epoch_ends[epoch - 1] if epoch else 0
+        return epoch + (row - start) / (self._epoch_ends[epoch] - start)
+
+    def records(self, step: int) -> list[str]:
+        """The names of all dialogues in a step, those of every rank."""
+        return [self._dialogues.record(int(index)) for row in self.rows(step) for index in row]
+
+    def _check_images(self) -> None:
+        if slots := self.settings.image_slots:
+            for index in np.flatnonzero(self._images > slots)[:1].tolist():
+                images = f"{self._images[index]} images do not fit in {slots} image slots a row"
+                raise InputError(f"{self._dialogues.record(index)}: {images} (modal_content_padding_size)")
+
+    def _row(self, number: int) -> np.ndarray:
+        if number >= self.total_rows:
+            return np.empty(0, np.int64)
+        return self._members[self._starts[number] : self._starts[number + 1]]
+
+    def _epoch_rows(self, epoch: int) -> list[np.ndarray]:
+        members = np.asarray(self._dialogues.epoch(epoch, self.settings.seed))
+        generator = np.random.default_rng((self.settings.seed, epoch))
+        if self.settings.shuffle:
+            members = generator.permutation(members)
+        if not self.settings.packing:
+            return list(members.reshape(-1, 1))
+        slots = self.settings.image_slots or 0
+        images = self._images[members] if slots else np.zeros_like(members)  # no limit: none need be counted
+        rows = best_fit(self._lengths[members], images, self.settings.row_length, slots)
+        order = generator.permutation if self.settings.shuffle else np.arange
+        return [members[np.sort(rows[number])] for number in order(len(rows))]
+
+    def _grouped(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Rows of like length together in a step; the steps of each group of batches in random order."""
+        batch = self.settings.rows_per_step
+        generator = np.random.default_rng((self.settings.seed, len(rows)))
+        ordered: list[np.ndarray] = []
+        for start in range(0, len(rows), batch * _GROUPED_BATCHES):
+            group = rows[start : start + batch * _GROUPED_BATCHES]
+            group = sorted(group, key=lambda row: int(self._lengths[row].sum()))
+            batches = [group[at : at + batch] for at in range(0, len(group), batch)]
+            whole = [rows for rows in batches if len(rows) == batch]  # a last one that is not full stays last
+            ordered += [row for at in generator.permutation(len(whole)) for row in whole[at]]
+            ordered += [row for rows in batches[len(whole) :] for row in rows]
+        return ordered
+
+    def _most_images(self) -> int:
+        sums = np.add.reduceat(self._images[self._members], self._starts[:-1]) if len(self._members) else [0]
+        return max(int(np.max(sums)), 1)

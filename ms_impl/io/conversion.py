@@ -1,0 +1,126 @@
+"""From one layout to the other, lazily: what each tensor is made of, and whether a checkpoint holds what it must."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
+from ms_impl.io.dtypes import FLOATS, CastLoss, DType
+from ms_impl.io.rules import Config, Entry, Layout, Operation
+from ms_impl.io.tensors import CastTensor, Shape, Tensor
+
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class ConvertedTensor(Tensor):
+    """Result number ``index`` of the operations of one entry.
+
+    Where there are none, the source streams through; else its entry is assembled in memory, once for each result.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    sources: tuple[Tensor, ...]
+    operations: tuple[Operation, ...]
+    index: int
+
+    def array(self) -> np.ndarray:
+        if not self.operations:
+            return self.sources[self.index].array()
+        arrays = [source.array() for source in self.sources]
+        for operation in self.operations:
+            arrays = operation.apply(arrays)
+        return arrays[self.index]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        return super().blocks() if self.operations else self.sources[self.index].blocks()
+
+
+def load_for_mindspore(
+    path: str | Path, family: Family, config: Config, dtype: str | None = None
+) -> list[ConvertedTensor | CastTensor]:
+    """The parameters of a MindSpore model, from a checkpoint of either layout, of any kind, without reading it yet.
+
+    Call ``array()`` of each tensor once, when its turn has come. Where nothing is rearranged or cast, that is the
+    file itself, mapped copy-on-write. bfloat16 comes as uint16 bit patterns unless ``dtype`` ("fp32", "fp16") asks
+    for another type.
+
+    Raises:
+        InputError: the checkpoint is damaged, or does not fit; every fault is listed.
+    """
+    checkpoint = open_checkpoint(path)
+    refuse_source(checkpoint, family)
+    entries = family.resolve("weights").expand(config)
+    tensors = convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
+    return cast_to(tensors, FLOATS[dtype]) if dtype else tensors
+
+
+def refuse_source(checkpoint: Checkpoint, family: Family) -> None:
+    """Raise InputError for a checkpoint of a layout that has to be named with ``--source``."""
+    found = {_LAYER_NUMBER.sub("{}", name) for name in checkpoint.tensors}
+    for source in family.sources:
+        if found & family.source_weights(source).templates():
+            raise InputError(
+                f"{checkpoint.path}: has the tensor names of {source}; "
+                f"convert it with convert/convert_weight.py --source {source}"
+            )
+
+
+def as_hugging_face(checkpoint: Checkpoint, family: Family, config: Config, source: str) -> Checkpoint:
+    """The same checkpoint, read by the family's table for ``source``, as one of Hugging Face's layout.
+
+    Raises:
+        InputError: the checkpoint does not fit that table; every fault is listed.
+    """
+    table = family.source_weights(source)
+    tensors = convert(checkpoint, table.expand(config), table.layout, Layout.HUGGING_FACE)
+    return replace(checkpoint, tensors={tensor.name: tensor for tensor in tensors}, layout=Layout.HUGGING_FACE)
+
+
+def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: Layout, target: Layout) -> list[ConvertedTensor]:
+    """The tensors of a checkpoint as the layout ``target`` has them, in the order of the entries.
+
+    Raises:
+        InputError: listing every missing, extra or misshapen tensor and every element type that does not do.
+    """
+    faults = _faults(checkpoint.tensors, entries, source)
+    if faults:
+        raise InputError(f"{checkpoint.path}: the weights do not fit the model:\n  " + "\n  ".join(faults))
+    converted = []
+    for entry in entries:
+        sources = tuple(checkpoint.tensors[spec.name] for spec in entry.specs[source])
+        operations = entry.operations[target] if source != target else ()
+        for index, spec in enumerate(entry.specs[target]):
+            converted.append(ConvertedTensor(spec.name, spec.shape, sources[0].dtype, sources, operations, index))
+    return converted
+
+
+def cast_to(tensors: Iterable[Tensor], dtype: DType) -> list[CastTensor]:
+    """The same tensors in another floating type."""
+    return [CastTensor(tensor, dtype, CastLoss()) for tensor in tensors]
+
+
+def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: Layout) -> list[str]:
+    expected = {spec.name: spec.shape for entry in entries for spec in entry.specs[layout]}
+    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
+    faults += [f"extra: {name} {list(tensor.shape)}" for name, tensor in tensors.items() if name not in expected]
+    for name in (name for name in expected if name in tensors):
+        found = tensors[name]
+        if found.shape != expected[name]:
+            faults.append(f"misshapen: {name} is {list(found.shape)}, expected {list(expected[name])}")
+        if found.dtype.name not in FLOATS:
+            faults.append(f"element type: {name} is {found.dtype}, expected one of {', '.join(FLOATS)}")
+    for entry in entries:
+        found_types = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
+        if len(set(found_types.values())) > 1:
+            faults.append(f"element types differ among tensors that belong together: {found_types}")
+    return faults

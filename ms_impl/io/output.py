@@ -1,0 +1,146 @@
+"""Writing a checkpoint: one .ckpt or .safetensors file, or a directory of safetensors shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ms_impl.errors import InputError
+from ms_impl.io import ms_ckpt, safetensors_files
+from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
+from ms_impl.io.checkpoint_assets import CONFIG_NAME, is_checkpoint_asset
+from ms_impl.io.rules import Layout
+from ms_impl.io.tensors import Tensor
+
+SHARD_BYTES = 2 * 10**9
+
+_SHARD_NAME = "model-{:05d}-of-{:05d}.safetensors"
+_OUR_NAMES = ("model.safetensors", "model-*-of-*.safetensors", INDEX_NAME)
+
+
+class Kind(Enum):
+    """What to write."""
+
+    CKPT = ".ckpt"
+    SAFETENSORS = ".safetensors"
+    DIRECTORY = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where to write what, in which layout."""
+
+    path: Path
+    kind: Kind
+    layout: Layout
+
+    @classmethod
+    def parse(cls, text: str, layout: Layout) -> "Output":
+        """From a command line: the ending decides; a path that ends in '/' or has no ending is a directory."""
+        path = Path(text).resolve()  # where a link leads, so that the link itself is left alone
+        if text.endswith("/") or path.is_dir() or not path.suffix:
+            return cls(path, Kind.DIRECTORY, layout)
+        if path.suffix not in (kind.value for kind in Kind):
+            raise InputError(f"{text}: unknown ending '{path.suffix}'; use .ckpt, .safetensors, or a directory DIR/")
+        kind = Kind(path.suffix)
+        if kind is Kind.CKPT and layout is Layout.HUGGING_FACE:
+            raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or a directory DIR/")
+        return cls(path, kind, layout)
+
+    def check(self, source: Checkpoint, needed: int) -> None:
+        """Refuse to overwrite the source or anything foreign, or to begin with fewer than ``needed`` bytes free."""
+        path = self.path
+        if not path.parent.is_dir():
+            raise InputError(f"{path.parent}: no such directory; make it first")
+        files = [file.resolve() for file in source.files]
+        if path in files or any(path in file.parents for file in files):
+            raise InputError(f"{path}: is the input; give another --output_path")
+        if self.kind is Kind.DIRECTORY:
+            _check_replaceable(path)
+        free = shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise InputError(f"{path.parent}: {needed / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB free")
+
+    def write(self, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]) -> None:
+        """Write all; the output takes its name only when complete. ``companions`` go into a directory only."""
+        try:
+            with atomic_write(self.path) as partial:
+                self._write_at(partial, tensors, companions, progress)
+        except OSError as error:
+            raise InputError(f"{error.filename or self.path}: {error.strerror}; nothing was written") from error
+
+    def _write_at(
+        self, path: Path, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]
+    ) -> None:
+        if self.kind is Kind.DIRECTORY:
+            _write_directory(path, tensors, self.layout, companions, progress)
+        elif self.kind is Kind.SAFETENSORS:
+            _write_safetensors(path, safetensors_files.canonical_order(tensors), self.layout, progress)
+        else:
+            with open(path, "wb") as file:
+                ms_ckpt.write(file, tensors, progress)
+
+
+def _check_replaceable(directory: Path) -> None:
+    """A directory that stands there already must be empty or hold nothing but a converted checkpoint."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is a file; name a directory")
+    names = [entry.name for entry in directory.iterdir()]
+    foreign = [name for name in names if not is_checkpoint_asset(name) and not _is_ours(name)]
+    if names and (foreign or CONFIG_NAME not in names or not any(map(_is_ours, names))):
+        what = f"it holds {', '.join(sorted(foreign)[:5])}" if foreign else "it holds no weights"
+        raise InputError(f"{directory}: exists and is not a converted checkpoint ({what}); name a new directory")
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _OUR_NAMES)
+
+
+def _write_safetensors(path: Path, tensors: Sequence[Tensor], layout: Layout, progress: Callable[[int], Any]) -> None:
+    with open(path, "wb") as file:
+        safetensors_files.write(file, tensors, {"format": layout.value}, progress)
+
+
+def _write_directory(
+    path: Path,
+    tensors: Iterable[Tensor],
+    layout: Layout,
+    companions: Mapping[str, bytes],
+    progress: Callable[[int], Any],
+) -> None:
+    path.mkdir()
+    for name, content in companions.items():
+        (path / name).write_bytes(content)
+    shards = _shards(safetensors_files.canonical_order(tensors))
+    if len(shards) == 1:
+        return _write_safetensors(path / SINGLE_NAME, shards[0], layout, progress)
+    placed = {}
+    for number, shard in enumerate(shards, start=1):
+        name = _SHARD_NAME.format(number, len(shards))
+        _write_safetensors(path / name, shard, layout, progress)
+        placed.update({tensor.name: name for tensor in shard})
+    total = sum(tensor.nbytes for shard in shards for tensor in shard)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+    (path / INDEX_NAME).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Consecutive tensors of at most ``SHARD_BYTES`` together; a tensor above that stands alone."""
+    shards: list[list[Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards

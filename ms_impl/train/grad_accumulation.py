@@ -1,0 +1,125 @@
+"""A batch in parts, on several ranks and one after the other, trained as one process would with all of it at once.
+
+The loss of a batch is the weighted mean over its labels. Of a batch in parts it is the sum of the parts' losses, each
+times the share that its labels have of all weights; the gradients likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mindspore as ms
+from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore.communication import get_group_size
+
+from ms_impl.cells.loss import share
+
+Columns = tuple[Tensor, ...]
+
+_fp32_zeros = ops.MultitypeFuncGraph("fp32_zeros")
+_add = ops.MultitypeFuncGraph("add")
+_zeros_like = ops.ZerosLike()  # ops.zeros is a constant of the graph, which stays
+
+
+def data_parallel_ranks() -> int:
+    """How many ranks hold a part of the batch each; 1 where MindSpore itself sees the batch as a whole."""
+    mode = ms.get_auto_parallel_context("parallel_mode")
+    return get_group_size() if mode == ms.ParallelMode.DATA_PARALLEL else 1
+
+
+def gradients_are_averaged() -> bool:
+    """Whether MindSpore divides the sum of the ranks' gradients by their number."""
+    return ms.get_auto_parallel_context("gradients_mean")
+
+
+class GlobalBatchLoss(nn.Cell):
+    """The loss of all ranks' batches together, and what this rank adds to its gradients.
+
+    This rank's batch is cut along its first axis into micro-batches. They run in a loop, which is compiled once and
+    holds the activations of one micro-batch at a time; their gradients are added in fp32.
+
+    Args:
+        network: the loss of a batch, from its columns.
+        weights: the parameters to take gradients of.
+        weigh: what the labels of a batch weigh together, from its columns: an fp32 scalar. Not called where there is
+            one rank with one micro-batch.
+        micro_batches: their number.
+    """
+
+    def __init__(
+        self, network: nn.Cell, weights: ParameterTuple, weigh: Callable[[Columns], Tensor], micro_batches: int = 1
+    ):
+        super().__init__(auto_prefix=False)
+        self.weights = weights
+        self.weigh = weigh
+        self.micro_batches = micro_batches
+        self.sum_over_ranks = ops.AllReduce() if data_parallel_ranks() > 1 else None
+        self.value_and_grad = ms.value_and_grad(_ScaledLoss(network), None, weights, has_aux=True)
+        self.map_tensors = ops.HyperMap()
+        self.first = Tensor(0, ms.int32)
+
+    def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The joint loss, fp32 and the same on every rank; this rank's part of the gradients of scale · joint loss."""
+        if self.micro_batches == 1 and self.sum_over_ranks is None:
+            return self.backward(scale, columns)
+        weight = self.weigh(columns)
+        total = weight if self.sum_over_ranks is None else self.joint(weight)
+        if self.micro_batches == 1:
+            part = share(weight, total)
+            loss, gradients = self.backward(scale * part, columns)
+            loss = loss * part
+        else:
+            loss, gradients = self.accumulate(scale, total, columns)
+        return loss if self.sum_over_ranks is None else self.joint(loss), gradients
+
+    def backward(self, scale: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A batch's loss, and the gradients of scale · loss."""
+        (_, loss), gradients = self.value_and_grad(scale, *columns)
+        return loss, gradients
+
+    def accumulate(self, scale: Tensor, total: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What this rank's micro-batches add to the joint loss and to the gradients of scale · joint loss."""
+        # Loss and gradients in one tuple: MindSpore 2.9.0 takes a loop's tuple of one tensor for a stack of tensors.
+        sums = self.map_tensors(_fp32_zeros, (total, *self.weights))
+        number = self.first
+        while number < self.micro_batches:
+            batch = self.micro_batch(columns, number)
+            part = share(self.weigh(batch), total)
+            loss, gradients = self.backward(scale * part, batch)
+            sums = self.map_tensors(_add, sums, (loss * part, *gradients))
+            number = number + 1
+        return sums[0], sums[1:]
+
+    def micro_batch(self, columns: Columns, number: Tensor) -> Columns:
+        """The rows of one micro-batch."""
+        batch = ()
+        for column in columns:
+            rows = column.reshape(self.micro_batches, column.shape[0] // self.micro_batches, *column.shape[1:])
+            batch += (ops.gather(rows, number, 0),)
+        return batch
+
+    def joint(self, value: Tensor) -> Tensor:
+        """The sum of the ranks' scalars."""
+        return self.sum_over_ranks(value.reshape(1)).reshape(())
+
+
+@_fp32_zeros.register("Tensor")
+def _fp32_zeros_of(weight: Tensor) -> Tensor:
+    return _zeros_like(weight.astype(ms.float32))
+
+
+@_add.register("Tensor", "Tensor")
+def _add_in_fp32(total: Tensor, addend: Tensor) -> Tensor:
+    return total + addend.astype(ms.float32)
+
+
+class _ScaledLoss(nn.Cell):
+    """scale · loss, to be differentiated, and the loss."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
+        loss = self.network(*columns)
+        return loss * scale, loss

@@ -1,0 +1,84 @@
+"""``eval_dataset`` of the YAML, before anything heavy is imported."""
+
+from pathlib import Path
+
+import pytest
+
+from ms_impl.cli.arguments import read_settings
+from ms_impl.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+DATA_SET = {
+    "metric": "vqa", "batch_size": 2, "max_new_tokens": 4, "dataset_dir": "images", "user_role_name": "human",
+    "data_loader": {"type": "BaseMultiModalDataLoader", "annotation_file": "vqa.json", "num_samples": 3},
+}  # fmt: skip
+
+
+def options(**changes) -> list[str]:
+    """Arguments that ask for one data set, ``asked``, with dotted keys changed."""
+    changes = {f"eval_dataset.asked.{key}": value for key, value in changes.items()}
+    changes = {"eval_dataset": {"asked": DATA_SET}, **changes}
+    return ["--options", *(f"{key}={value}" for key, value in changes.items())]
+
+
+@pytest.fixture
+def read(workspace):
+    def read(arguments):
+        config = ["--config", str(ROOT / "configs/qwenvl/eval_tiny_easyvqa.yaml")]
+        return read_settings([*config, "--load_checkpoint", f"{workspace}/model", *arguments])
+
+    return read
+
+
+def test_a_data_set_is_read_with_all_its_keys(read):
+    from ms_impl.cli.eval_settings import data_sets
+
+    (data,) = data_sets(read(options())["eval_dataset"])
+    assert (data.name, data.metric, data.annotation_file) == ("asked", "vqa", Path("vqa.json"))
+    assert data.dataset_dir == "images"
+    assert (data.batch_size, data.max_new_tokens, data.num_samples, data.style.user_role_name) == (2, 4, 3, "human")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "vqa2"}, "eval_dataset.asked.metric: unknown metric 'vqa2'; did you mean 'vqa'?"),
+        ({"metric": "null"}, "eval_dataset.asked.metric: is missing"),
+        ({"data_loader": "null"}, "eval_dataset.asked.data_loader.annotation_file: is missing"),
+        ({"batch_size": 0}, "eval_dataset.asked.batch_size: 0 is not above 0"),
+        ({"batch_size": "many"}, "eval_dataset.asked.batch_size: expected a value of type int, found 'many'"),
+        ({"max_tokens": 1}, "eval_dataset.asked: unknown key 'max_tokens'; did you mean 'max_new_tokens'?"),
+        ({"data_loader.type": "Other"}, "eval_dataset.asked.data_loader.type: 'Other' is not supported"),
+    ],
+)
+def test_what_is_wrong_is_named(read, changes, message):
+    with pytest.raises(InputError) as caught:
+        read(options(**changes))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["null", "{}", "[]"])
+def test_no_data_set_at_all(read, value):
+    with pytest.raises(InputError, match="eval_dataset: "):
+        read(["--options", f"eval_dataset={value}"])
+
+
+def test_do_eval_becomes_a_callback(finetune_arguments):
+    planned = [*options(), "do_eval=True", "eval_step_interval=5", "model.generation_config.max_window_size=99"]
+    settings = read_settings([*finetune_arguments, *planned])
+    monitor = settings["callbacks"][-1]
+    assert (monitor["type"], monitor["step_interval"], monitor["epoch_interval"]) == ("EvaluationMonitor", 5, None)
+    assert monitor["eval_dataset"] == {"asked": DATA_SET} and monitor["generation_config"] == {"max_window_size": 99}
+    assert not {"do_eval", "eval_dataset", "eval_step_interval"} & settings.keys()
+
+
+@pytest.mark.parametrize(
+    ("planned", "message"),
+    [
+        (["do_eval=True", "eval_step_interval=5", "eval_dataset=null"], "eval_dataset: is missing; do_eval needs it"),
+        (["do_eval=True"], "do_eval: say how often: eval_step_interval or eval_epoch_interval"),
+    ],
+)
+def test_a_plan_that_lacks_something(finetune_arguments, planned, message):
+    with pytest.raises(InputError, match=message):
+        read_settings([*finetune_arguments, *options(), *planned])

@@ -1,0 +1,259 @@
+"""The command line and the YAML, before MindFormers is imported: every fault is named."""
+
+import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ms_impl.cli import schema
+from ms_impl.cli.arguments import queries, read_settings
+from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, override
+from ms_impl.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+PREDICT = ROOT / "configs/qwenvl/predict_qwenvl_9.6b.yaml"
+FINETUNE = ROOT / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml"
+
+
+@pytest.fixture
+def settings() -> dict:
+    return yaml.safe_load(FINETUNE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def read(tmp_path, settings, finetune_arguments):
+    """Read changed settings as the command does; the changes are (dotted key, value)."""
+
+    def read(*changes, arguments=()):
+        override(settings, changes)
+        config = tmp_path / "changed.yaml"
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return read_settings([*finetune_arguments, "--config", str(config), *map(str, arguments)])
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train_dataset.data_loader.anotation_file", "unknown key 'anotation_file'; did you mean 'annotation_file'?"),
+        ("train_dataset.modal_to_text_transform.max_len", "did you mean 'max_length'?"),
+        ("train_dataset.modal_to_text_transform.model_transform_template.user_role", "did you mean 'user_role_name'?"),
+        ("train_dataset.tokenizer.vocabfile", "did you mean 'vocab_file'?"),
+        ("model.model_config.freeze_visual", "did you mean 'freeze_vision'?"),
+        ("model.model_config.llm_model", "unknown key 'llm_model'; "),
+        ("processor.tokeniser", "processor: unknown key 'tokeniser'; did you mean 'tokenizer'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_named_with_the_nearest_known_one(read, key, message):
+    with pytest.raises(InputError, match="changed.yaml: ") as caught:
+        read((key, 1))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.model_config.freeze_vision", "never", "freeze_vision: expected a value of type bool, found 'never'"),
+        ("train_dataset.modal_to_text_transform.max_length", "yes", "max_length: expected a value of type int"),
+        ("train_dataset.tokenizer", "qwen", "train_dataset.tokenizer: expected a section with keys, found 'qwen'"),
+        ("train_dataset.data_loader.annotation_file", "null", "train_dataset.data_loader.annotation_file: is missing"),
+        ("trainer", "{}", "trainer.type: is missing"),
+    ],
+)
+def test_a_value_of_another_type_and_a_missing_key_are_named(finetune_arguments, key, value, message):
+    with pytest.raises(InputError) as caught:
+        read_settings([*finetune_arguments, f"--{key}", value])
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_in_a_list_is_named(read, settings):
+    transforms = copy.deepcopy(settings["train_dataset"]["modal_content_transforms"])
+    transforms[1]["men"] = 1
+    with pytest.raises(InputError, match=r"modal_content_transforms\[1\]: unknown key 'men'; did you mean 'mean'"):
+        read(("train_dataset.modal_content_transforms", transforms))
+
+
+@pytest.mark.parametrize(
+    "reference", ["/tmp--evil.Class", "evil--mod.Class", "..evil.Class", "a.b.Class", "/tmp/evil.Class", "evil.Class"]
+)
+def test_auto_register_outside_the_register_path_is_refused(read, reference):
+    with pytest.raises(InputError, match="model.arch.auto_register: .* is refused"):
+        read(("model.arch.auto_register", reference))
+
+
+def test_auto_register_is_refused_wherever_it_stands(read):
+    with pytest.raises(InputError, match="callbacks.*auto_register: .* is refused"):
+        read(("callbacks", [{"type": "Evil", "auto_register": "/tmp--evil.Evil"}]))
+
+
+def test_auto_register_through_a_link_out_of_the_folder_is_refused(read, tmp_path):
+    folder = tmp_path / "register"
+    folder.mkdir()
+    (tmp_path / "evil.py").write_text("class Evil: pass")
+    (folder / "evil.py").symlink_to(tmp_path / "evil.py")
+    for stub in REGISTER_PATH.glob("qwenvl_*.py"):
+        shutil.copy(stub, folder)
+    with pytest.raises(InputError, match="'evil.Evil' is refused: evil.py is no file of"):
+        read(("model.arch.auto_register", "evil.Evil"), arguments=["--register_path", folder])
+
+
+def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, settings, finetune_arguments, run_mindformer):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    settings["model"]["arch"]["auto_register"] = f"{tmp_path}--evil.Evil"
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(settings))
+    run = run_mindformer(tmp_path, *finetune_arguments, "--config", "evil.yaml")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: evil.yaml: model.arch.auto_register: ") and "Traceback" not in run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "evil.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run_mode", "fine_tune"], "run_mode: 'fine_tune' is not supported; did you mean 'finetune'?"),
+        (["--load_chekpoint", "x"], "unknown argument --load_chekpoint; did you mean '--load_checkpoint'?"),
+        (["--optimizer.weight_deca", "1"], "unknown argument --optimizer.weight_deca"),
+        (["--optimizer.weight_decay"], "argument --optimizer.weight_decay lacks its value"),
+        (["--options", "seed"], "--options: expected KEY=VALUE, found 'seed'"),
+        (["--options", "seed.x=1"], "seed.x: 'seed' is a value, not a section"),
+        (["--options", "seed=[1"], "is not a YAML value"),
+        (["--options", "model.arch.type=QwenVl"], "model.arch.type: unknown model 'QwenVl'; did you mean 'QwenVL'?"),
+        (["--options", "do_eval=True"], "eval_dataset: is missing; do_eval needs it"),
+        (["--runner_config.gradient_accumulation_steps=0"], "expected a whole number above 0, found 0"),
+        (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),
+        (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: there is no /no.ckpt"),
+        (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
+        (["--model.model_config.config_file", "/nowhere.json"], "config_file: there is no /nowhere.json"),
+    ],
+)
+def test_bad_arguments_are_named(finetune_arguments, arguments, message):
+    with pytest.raises(InputError) as caught:
+        read_settings([*finetune_arguments, *arguments])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML"),
+        ("- 1", "expected a table"),
+        ("base_config: /etc/x.yaml", "base_config is not read"),
+        ("a: !!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_what_is_no_yaml_of_settings_is_named(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match="bad.yaml: ") as caught:
+        read_settings(["--config", str(tmp_path / "bad.yaml")])
+    assert message in str(caught.value)
+
+
+def test_a_missing_yaml_is_named():
+    with pytest.raises(InputError, match="/nowhere.yaml: cannot be read"):
+        read_settings(["--config", "/nowhere.yaml"])
+
+
+def test_arguments_change_the_settings_they_name(finetune_arguments):
+    changes = ["--batch_size", "5", "--use_parallel", "True", "--options", "seed=3", "output_dir=here"]
+    changes += ["--optimizer.weight_decay=2e-1", "--optimizer.betas", "[0.5, 0.6]"]
+    settings = read_settings([*finetune_arguments, *changes])
+    assert settings["runner_config"]["batch_size"] == 5 and settings["use_parallel"] is True
+    assert (settings["seed"], settings["output_dir"]) == (3, "here")
+    assert settings["optimizer"] | {"weight_decay": 0.2, "betas": [0.5, 0.6]} == settings["optimizer"]
+
+
+def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetune_arguments):
+    settings = read(("model.model_config.config_file", None))
+    assert settings["model"]["model_config"]["config_file"] == f"{workspace}/model/config.json"
+    assert settings["train_dataset"]["tokenizer"]["vocab_file"] == f"{workspace}/model/qwen.tiktoken"
+
+
+def test_weights_that_are_not_the_models_are_listed(golden_dir, workspace, finetune_arguments):
+    weights = ["--load_checkpoint", str(golden_dir / "model.safetensors")]
+    vocabulary = ["--train_dataset.tokenizer.vocab_file", f"{workspace}/model/qwen.tiktoken"]
+    with pytest.raises(InputError, match="do not fit the model") as caught:
+        read_settings([*finetune_arguments, *weights, *vocabulary])
+    assert "misshapen: lm_head.weight" in str(caught.value) and "extra: transformer.h.1." in str(caught.value)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs/qwenvl").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_that_is_shipped_passes_the_checks(workspace, config):
+    weights = ["--load_checkpoint", f"{workspace}/model", "--model.model_config.config_file", f"{workspace}/model"]
+    settings = read_settings(["--config", str(config), *weights, "--predict_data", "Hi"])
+    assert settings["run_mode"] == config.stem.partition("_")[0]
+    assert schema.family_of(settings).name == "qwenvl"
+
+
+def test_an_ascend_yaml_is_adapted_to_cpu_and_each_change_is_told(settings):
+    lines = adapt_to_cpu(settings)
+    assert settings["runner_config"]["sink_mode"] is False
+    assert (settings["parallel"]["parallel_mode"], settings["parallel"]["full_batch"]) == (0, False)
+    assert settings["model"]["model_config"]["compute_dtype"] == "float32"
+    assert "jit_config" not in settings["context"]
+    assert "on CPU: parallel.parallel_mode: 1 → 0" in lines
+    assert adapt_to_cpu(settings) == []
+
+
+def test_predict_data_pair_with_modal_types_and_repeat_their_pattern():
+    pairs = queries(["a.png", "What?", "b.png", "Where?"], ["image", "text"])
+    assert pairs == [[{"image": "a.png"}, {"text": "What?"}], [{"image": "b.png"}, {"text": "Where?"}]]
+    assert queries(["a.png", "b.png", "?"], ["image", "image", "text"])[0][1] == {"image": "b.png"}
+    assert queries(["one", "two"], None) == [[{"text": "one"}], [{"text": "two"}]]
+
+
+@pytest.mark.parametrize(
+    ("data", "modalities", "message"),
+    [
+        ([], None, "0 items do not fill prompts of --modal_type text"),
+        (["a.png", "?", "b.png"], ["image", "text"], "3 items do not fill prompts of --modal_type image text"),
+        (["a.mp4"], ["video"], "--modal_type: unknown 'video'; known: image, text"),
+    ],
+)
+def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
+    with pytest.raises(InputError) as caught:
+        queries(data, modalities)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "there is no image file '/no.png'"),
+        (["--predict_data", "http://x/y.png", "--modal_type", "image"], "'http://x/y.png' is a URL"),
+        (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: run_mode predict needs weights"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said_before_anything_is_loaded(workspace, arguments, message):
+    with pytest.raises(InputError) as caught:
+        read_settings(["--config", str(PREDICT), "--load_checkpoint", f"{workspace}/model", *arguments])
+    assert message in str(caught.value)
+
+
+def test_parallel_training_in_a_single_process_is_refused(finetune_arguments, monkeypatch):
+    from ms_impl.plugin.run import run
+
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    with pytest.raises(InputError, match="use_parallel: .* start the ranks with scripts/msrun_launcher.sh"):
+        run(read_settings([*finetune_arguments, "--use_parallel", "True"]))
+
+
+def test_a_device_that_is_not_there_is_named(finetune_arguments):
+    from ms_impl.plugin.run import run
+
+    with pytest.raises(InputError, match="context.device_target: this machine has no Ascend"):
+        run(read_settings([*finetune_arguments, "--device_target", "Ascend"]))
+
+
+def test_a_family_is_known_by_the_class_name_of_its_model():
+    assert list(schema.architectures()) == ["QwenVL"]
+
+
+def test_settings_are_checked_without_importing_a_framework():
+    code = "import ms_impl.cli.arguments, sys; print({'mindspore', 'mindformers', 'torch'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "set()\n", run.stderr
