@@ -24,9 +24,10 @@ from estimate.speed import Speed, speed
 
 from ms_impl import families
 from ms_impl.cli.schema import FREEZES, check_sections, family_of, lookup
-from ms_impl.cli.settings import locate, read_yaml
+from ms_impl.cli.settings import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+from ms_impl.resources import locate
 
 ASSUMPTIONS = """Assumed:
 - the device: {device};

@@ -69,6 +69,8 @@ export MS_NODE_TIMEOUT=${MS_NODE_TIMEOUT:-300}
 # What a worker prints is in its log at once, even if it is killed.
 export PYTHONUNBUFFERED=1
 
+# The project's own commands are found from any directory.
+[[ -e ${TASK[0]} || ! -e $ROOT/${TASK[0]} ]] || TASK[0]=$ROOT/${TASK[0]}
 # As msrun does, which is not told of the wrapper's argument.
 [[ ${TASK[0]} == python || ${TASK[0]} == python3 || ${TASK[0]} == pytest ]] || TASK=(python "${TASK[@]}")
 COMMAND=("${MSRUN[@]}" --worker_num="$WORKER_NUM" --local_worker_num="$LOCAL_WORKER"

@@ -12,9 +12,10 @@ import yaml
 from ms_impl.cli import schema
 from ms_impl.cli.eval_settings import data_sets, plan_monitor
 from ms_impl.cli.schema import Settings, lookup, suggest
-from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, locate, override, read_yaml
+from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, read_yaml
 from ms_impl.data.images import resolve_path
 from ms_impl.errors import InputError
+from ms_impl.resources import locate
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "check")
 MODALITIES = ("image", "text")

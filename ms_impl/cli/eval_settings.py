@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ms_impl.cli.schema import Settings, lookup, suggest
-from ms_impl.cli.settings import locate
 from ms_impl.data.conversations import ConversationFormat
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.metrics import METRICS
+from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
 _STYLE = ("system_message", "user_role_name", "assistant_role_name", "user_prompt")

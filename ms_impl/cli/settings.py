@@ -12,8 +12,8 @@ from ms_impl.cli.schema import Settings, lookup
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.resources import locate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REGISTER_PATH = Path(__file__).resolve().parents[1] / "plugin" / "register"
 
 # What a run on CPU must have in place of what Ascend has. (Measured with MindSpore 2.9.0 and MindFormers 1.9.0.)
@@ -40,11 +40,6 @@ def read_yaml(path: Path) -> Settings:
     if "base_config" in settings:
         raise InputError(f"{path}: base_config is not read; write its keys into this file")
     return settings
-
-
-def locate(path: str | Path) -> Path:
-    """A path of the command line or a YAML: relative to where the command runs or, failing that, to the repository."""
-    return path if (path := Path(path)).exists() or not (REPOSITORY / path).exists() else REPOSITORY / path
 
 
 def override(settings: Settings, changes: Iterable[tuple[str, Any]]) -> None:

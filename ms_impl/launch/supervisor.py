@@ -18,8 +18,9 @@ from ms_impl.launch import children
 from ms_impl.launch.log import LogFollower
 from ms_impl.launch.signals import StopSignals
 from ms_impl.launch.workers import stop_seconds
+from ms_impl.resources import resource
 
-LAUNCHER = Path(__file__).parents[2] / "scripts/msrun_launcher.sh"
+LAUNCHER = resource("scripts/msrun_launcher.sh")
 USER_ERROR = 2  # the exit status of run_mindformer.py, and of the launcher, that another attempt cannot mend
 _ATTEMPTS_WITHOUT_PROGRESS = 2
 _LAUNCHER_SECONDS = 10  # for the launcher to end its workers, after they had their time

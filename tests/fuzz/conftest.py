@@ -1,7 +1,8 @@
 """The fixture ``fuzz``, and the table of what came out, at the end of a run."""
 
 import pytest
-from harness import Limits, fuzz as run_cases, table
+from harness import Limits, table
+from harness import fuzz as run_cases
 
 IN_CI = 100  # cases a surface: some seconds in all
 FIRST_SEED = 20261125

@@ -1,0 +1,29 @@
+"""Files of the project that are no Python modules: YAMLs, the small model, the launcher.
+
+In a checkout they lie at its root, in an installed wheel in ``ms_impl/repository`` (put there by setup.py), under the
+same relative paths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ms_impl.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parent
+
+ROOT = _CHECKOUT if (_CHECKOUT / "configs").is_dir() else _PACKAGE / "repository"
+
+
+def resource(path: str) -> Path:
+    """The absolute path of one of the project's own files. Raises InputError where the installation lacks it."""
+    found = ROOT / path
+    if not found.exists():
+        raise InputError(f"{found}: not found; the installation is incomplete, install vlm-mindspore again")
+    return found
+
+
+def locate(path: str | Path) -> Path:
+    """A path that a user gave: relative to where the command runs or, failing that, among the project's own files."""
+    return path if (path := Path(path)).exists() or not (ROOT / path).exists() else ROOT / path
