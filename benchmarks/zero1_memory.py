@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def launch(state: str, arguments: argparse.Namespace) -> dict:
-    """What the largest of the ranks needed."""
+    """What the largest of the ranks needed; losses are rank 0's, since each has its own data."""
     with tempfile.TemporaryDirectory() as folder:
         port = 8460 + (state == "divided")
         command = [
@@ -59,8 +59,8 @@ def launch(state: str, arguments: argparse.Namespace) -> dict:
         if run.returncode:
             logs = "".join(log.read_text(errors="replace")[-2000:] for log in Path(folder).glob("logs/worker_*.log"))
             raise SystemExit(f"error: msrun failed\n{run.stderr[-2000:]}{logs}")
-        ranks = [json.loads(file.read_text()) for file in Path(folder).glob("rank_*.json")]
-    return max(ranks, key=lambda rank: rank["peak"])
+        ranks = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("rank_*.json"))]
+    return {**max(ranks, key=lambda rank: rank["peak"]), "losses": ranks[0]["losses"]}
 
 
 def work(folder: Path, divided: bool, layers: int) -> None:
@@ -71,7 +71,7 @@ def work(folder: Path, divided: bool, layers: int) -> None:
     from mindspore.communication import get_rank, init
 
     from ms_impl.train.adamw import AdamW
-    from ms_impl.train.grad_accumulation import wait_for_ranks
+    from ms_impl.train.ranks import wait_for_ranks
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes the environment in .venv (or $VENV) once per state of pyproject.toml, and
-# activates it.
+# Sourced by the other scripts, or by you: makes the environment in .venv (or $VENV) once per state of pyproject.toml,
+# activates it, and changes to the repository. Where that fails it returns 1; a shell that sourced it stays open.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
 
@@ -16,7 +16,7 @@ make_environment() {
     echo "$wanted" >"$stamp"
 }
 
-make_environment || exit 1
+make_environment || return 1
 # shellcheck disable=SC1091
 source "$VENV/bin/activate"
-cd "$ROOT" || exit 1
+cd "$ROOT" || return 1

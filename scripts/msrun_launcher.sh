@@ -26,10 +26,12 @@ fail() {
 }
 
 usage() {
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
-    fail "$1 arguments were given; it takes 1, 2, 6 or 9"
+    sed -n '2,18s/^# \{0,1\}//p' "$0"
 }
 
+case ${1-} in
+    -h | --help) usage; exit 0 ;;
+esac
 case $# in
     1) ;;
     2) WORKER_NUM=$2 ;;
@@ -38,7 +40,7 @@ case $# in
         WORKER_NUM=$2 LOCAL_WORKER=$3 MASTER_ADDR=$4 MASTER_PORT=$5 NODE_RANK=$6
         LOG_DIR=$7 JOIN=$8 CLUSTER_TIME_OUT=$9
         ;;
-    *) usage $# ;;
+    *) usage >&2; fail "$# arguments were given; it takes 1, 2, 6 or 9" ;;
 esac
 LOCAL_WORKER=${LOCAL_WORKER:-$WORKER_NUM}
 

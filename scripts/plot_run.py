@@ -25,10 +25,11 @@ from ms_impl.errors import InputError
 from ms_impl.train.loss_log import read_losses, read_records
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 (after the choice of a drawer that needs no screen)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter  # noqa: E402
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 _CURVES = {
     "loss": "loss",
@@ -39,6 +40,9 @@ _CURVES = {
 _SMOOTHED = ("loss", "grad_norm", "useful_tokens_per_second")
 _WINDOWS = 40  # a running mean takes this part of the steps
 _COLUMNS, _PANEL = 2, (5.2, 2.7)  # inches
+_FORMATS = (".png", ".svg", ".pdf")
+# Told apart with any colour vision (Okabe and Ito), and none like the mark of an overflow.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 _OVERFLOW = {"color": "black", "marker": "x", "s": 36, "zorder": 3}
 _LINES = ("-", "--", ":", "-.")  # the learning rates of several groups
 
@@ -70,7 +74,9 @@ class Run:
 
 
 def plot(runs: Sequence[Run], output_path: Path) -> None:
-    """Draw the runs into a PNG. Raises InputError where it cannot be written."""
+    """Draw the runs into a PNG, SVG or PDF. Raises InputError where it cannot be written."""
+    if output_path.suffix.lower() not in _FORMATS:
+        raise InputError(f"{output_path}: unknown ending '{output_path.suffix}'; give one of {', '.join(_FORMATS)}")
     curves = [key for key in _CURVES if any(step.get(key) is not None for run in runs for step in run.steps)]
     scores = sorted({key for run in runs for record in run.scores for key in record if key != "step"})
     rows = math.ceil((len(curves) + len(scores)) / _COLUMNS)
@@ -95,13 +101,14 @@ def draw_curves(panel: Axes, runs: Sequence[Run], key: str) -> None:
         steps, values = run.curve(key)
         window = len(steps) // _WINDOWS if key in _SMOOTHED else 0
         for group, line in zip(range(values.shape[1]), cycle(_LINES)):
-            style = {"color": f"C{index}", "linestyle": line}
+            style = {"color": _colour(index), "linestyle": line}
             if window > 1:
                 panel.plot(steps, values[:, group], alpha=0.25, linewidth=0.8, **style)
             panel.plot(steps, running_mean(values[:, group], window), label=run.name if group == 0 else None, **style)
     if key == "loss":
         mark_overflows(panel, runs)
     if key == "lr":
+        _name_groups(panel, max(run.curve(key)[1].shape[1] for run in runs))
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:.1e}"))
     if key == "useful_tokens_per_second":
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -122,7 +129,19 @@ def draw_scores(panel: Axes, runs: Sequence[Run], key: str) -> None:
     for index, run in enumerate(runs):
         scored = [record for record in run.scores if key in record]
         steps, values = [record["step"] for record in scored], [record[key] for record in scored]
-        panel.plot(steps, values, f"C{index}o-", markersize=4)
+        panel.plot(steps, values, "o-", color=_colour(index), markersize=4)
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _name_groups(panel: Axes, groups: int) -> None:
+    """Which line is the learning rate of which group of parameters: the rest's first, as in the YAML."""
+    if groups > 1:
+        names = ["default", *(f"group {number}" for number in range(1, groups))]
+        handles = [Line2D([], [], color="grey", linestyle=line) for _, line in zip(names, cycle(_LINES))]
+        panel.legend(handles, names, fontsize=8, frameon=False)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -161,7 +180,7 @@ def _add_legend(figure: Figure, panel: Axes) -> None:
 def _save(figure: Figure, output_path: Path) -> None:
     partial = output_path.with_name(f".{output_path.name}.partial")
     try:
-        figure.savefig(partial, format="png", dpi=120)
+        figure.savefig(partial, format=output_path.suffix[1:].lower(), dpi=120)
         os.replace(partial, output_path)
     except OSError as error:
         raise InputError(f"{output_path}: cannot be written ({error.strerror})") from error
@@ -171,7 +190,7 @@ def _save(figure: Figure, output_path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="folder that a run has written")
-    parser.add_argument("--output_path", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--output_path", type=Path, required=True, help="the picture to write: .png, .svg or .pdf")
     arguments = parser.parse_args(argv)
     try:
         plot([Run.read(folder) for folder in arguments.runs], arguments.output_path)
