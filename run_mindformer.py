@@ -4,10 +4,12 @@ import sys
 
 from ms_impl.cli.arguments import read_settings
 from ms_impl.cli.check import check
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 
 
 def main() -> int:
+    print_anything()
     try:
         settings = read_settings()
         if settings["run_mode"] == "check":

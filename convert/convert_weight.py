@@ -25,6 +25,7 @@ if not __package__:  # run as a file: the repository, not this folder, is where 
 from tqdm import tqdm
 
 from ms_impl import families
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint, read_json
@@ -63,6 +64,7 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     options = _parser().parse_args(arguments)
     try:
         job = prepare(options)

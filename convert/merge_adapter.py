@@ -19,6 +19,7 @@ from ms_impl.adapters import base_check, files
 from ms_impl.adapters.files import AdapterFiles
 from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import FACTOR_A, FACTOR_B, Plan, make_plan
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import open_checkpoint, read_json
@@ -32,6 +33,7 @@ from ms_impl.io.tensors import CastTensor, Tensor
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     options = _parser().parse_args(arguments)
     try:
         run(prepare(options), f"merged {options.adapter} into")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ms_impl.cli.console import print_anything
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.images import read_image
 from ms_impl.errors import InputError
@@ -27,6 +28,7 @@ READABLE = 448  # pixels along the shorter side of a drawn picture
 
 def main() -> int:
     """The command; 0, or 2 after an error of the user's."""
+    print_anything()
     arguments = parse_arguments()
     try:
         converse(arguments)

@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ms_impl.cli.console import print_anything
 from ms_impl.data.chatml import ASSISTANT, USER
 from ms_impl.data.conversations import Turn, parse_record
 from ms_impl.data.files import RecordFile
@@ -139,6 +140,7 @@ def check(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(description="LLaVA-Instruct-150K → conversations for Qwen-VL")
     parser.add_argument("--data_path", type=Path, required=True, help="LLaVA's file, such as detail_23k.json")
     parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {PICTURES}")

@@ -24,6 +24,7 @@ import easy_vqa
 import numpy as np
 from PIL import Image, ImageColor
 
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 
 KINDS = ("circle", "rectangle", "triangle")
@@ -203,6 +204,7 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(description="easy-VQA → conversations and pictures")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
     parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.rules import Layout
@@ -99,6 +100,7 @@ def make(output: Path, configuration: Path, seed: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(description="A small Qwen-VL with random weights")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
     parser.add_argument("--config", type=Path, default=CONFIGURATION, help="folder of config.json")

@@ -21,6 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 from ms_impl.train.loss_log import read_losses, read_records
 
@@ -188,6 +189,7 @@ def _save(figure: Figure, output_path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="folder that a run has written")
     parser.add_argument("--output_path", type=Path, required=True, help="the picture to write: .png, .svg or .pdf")

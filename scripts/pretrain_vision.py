@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from ms_impl.cli.console import print_anything
 from ms_impl.data.images import to_pixels
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
@@ -126,6 +127,7 @@ def train(tower: nn.Module, pictures: Sequence[Picture], size: int, options: arg
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(description="Teach a small model's vision tower to see")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")

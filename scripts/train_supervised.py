@@ -17,11 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_impl.cli.console import print_anything
 from ms_impl.errors import InputError
 from ms_impl.launch.supervisor import Nodes, Patience, Supervisor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    print_anything()
     arguments = _parser().parse_args(argv)
     try:
         output, resume = read_task(arguments.task)
