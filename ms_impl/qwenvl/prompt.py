@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, message_ids, opening_ids
-from ms_impl.data.tags import split_tags
+from ms_impl.data.tags import image_tag, split_tags
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.tokenizer import IMAGE_END, IMAGE_START, QwenVLTokenizer
 
@@ -62,7 +62,7 @@ def from_list_format(elements: Sequence[Mapping[str, Any]]) -> str:
     for element in elements:
         if "image" in element:
             images += 1
-            text += f"Picture {images}: {IMAGE_START}{element['image']}{IMAGE_END}\n"
+            text += image_tag(element["image"], images)
         elif "text" in element:
             text += element["text"]
         elif "box" in element:

@@ -178,3 +178,9 @@ def test_bad_vocabulary_file(tmp_path, lines, message):
 def test_missing_vocabulary_file(tmp_path):
     with pytest.raises(InputError, match="none.tiktoken: the vocabulary file cannot be read"):
         QwenVLTokenizer(tmp_path / "none.tiktoken", num_queries=64)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0"])
+def test_text_that_the_word_pattern_gives_up_on_is_refused(tokenizer, blank):
+    with pytest.raises(InputError, match="999,999 characters cannot be tokenized"):
+        tokenizer.encode_message(blank * 999_999)
