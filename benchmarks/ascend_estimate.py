@@ -23,6 +23,7 @@ from estimate.search import best
 from estimate.speed import Speed, speed
 
 from ms_impl import families
+from ms_impl.cli.main import command
 from ms_impl.cli.schema import FREEZES, check_sections, family_of, lookup
 from ms_impl.cli.settings import read_yaml
 from ms_impl.errors import InputError
@@ -62,14 +63,11 @@ class Model:
         return True
 
 
+@command
 def main(given: Sequence[str] | None = None) -> int:
-    """The command; 0, or 2 after an error of the user's."""
+    """The command."""
     arguments = parse_arguments(given)
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(arguments)
     return 0
 
 

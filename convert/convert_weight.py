@@ -25,7 +25,7 @@ if not __package__:  # run as a file: the repository, not this folder, is where 
 from tqdm import tqdm
 
 from ms_impl import families
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint, read_json
@@ -62,9 +62,9 @@ class Job:
         )
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     options = _parser().parse_args(arguments)
     try:
         job = prepare(options)
@@ -72,12 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"would convert {job}")
         else:
             run(job)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("interrupted: nothing was written") from None
     return 0
 
 

@@ -19,8 +19,7 @@ from ms_impl.adapters import base_check, files
 from ms_impl.adapters.files import AdapterFiles
 from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import FACTOR_A, FACTOR_B, Plan, make_plan
-from ms_impl.cli.console import print_anything
-from ms_impl.errors import InputError
+from ms_impl.cli.main import command
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import open_checkpoint, read_json
 from ms_impl.io.checkpoint_assets import collect, find_config
@@ -31,18 +30,14 @@ from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import CastTensor, Tensor
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     options = _parser().parse_args(arguments)
     try:
         run(prepare(options), f"merged {options.adapter} into")
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("interrupted: nothing was written") from None
     return 0
 
 

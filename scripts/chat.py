@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.images import read_image
 from ms_impl.errors import InputError
@@ -26,17 +26,11 @@ from ms_impl.io.atomic_write import atomic_write
 READABLE = 448  # pixels along the shorter side of a drawn picture
 
 
+@command
 def main() -> int:
-    """The command; 0, or 2 after an error of the user's."""
-    print_anything()
+    """The command."""
     arguments = parse_arguments()
-    try:
-        converse(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    converse(arguments)
     return 0
 
 

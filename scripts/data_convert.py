@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.data.chatml import ASSISTANT, USER
 from ms_impl.data.conversations import Turn, parse_record
 from ms_impl.data.files import RecordFile
@@ -138,9 +138,9 @@ def check(options: argparse.Namespace) -> None:
         raise InputError("--output_path: is --data_path itself; give another name")
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     parser = argparse.ArgumentParser(description="LLaVA-Instruct-150K → conversations for Qwen-VL")
     parser.add_argument("--data_path", type=Path, required=True, help="LLaVA's file, such as detail_23k.json")
     parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {PICTURES}")
@@ -149,13 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--assistant_role_name", default=ASSISTANT, help="the output's word for the assistant")
     parser.add_argument("--skip_faulty", action="store_true", help="leave out faulty records, and those without image")
     options = parser.parse_args(arguments)
-    try:
-        check(options)
-        converter = Converter(options.image_location, (options.user_role_name, options.assistant_role_name))
-        written, faults = convert_file(options.data_path, options.output_path, converter, options.skip_faulty)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check(options)
+    converter = Converter(options.image_location, (options.user_role_name, options.assistant_role_name))
+    written, faults = convert_file(options.data_path, options.output_path, converter, options.skip_faulty)
     if faults:
         print(f"left out: {summary(faults, written + len(faults))}", file=sys.stderr)
     print(f"{options.output_path}: {written:,} conversations; train with dataset_dir: {options.image_location}")

@@ -24,7 +24,7 @@ import easy_vqa
 import numpy as np
 from PIL import Image, ImageColor
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 
 KINDS = ("circle", "rectangle", "triangle")
@@ -202,20 +202,16 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
     return {name: len(dialogues) for name, dialogues in files.items()}
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     parser = argparse.ArgumentParser(description="easy-VQA → conversations and pictures")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
     parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")
     parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training picture")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        counts = make(options.output_path, options.turns, options.rounds, options.seed)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    counts = make(options.output_path, options.turns, options.rounds, options.seed)
     print(f"{options.output_path}: " + ", ".join(f"{name} {count:,} dialogues" for name, count in counts.items()))
     return 0
 

@@ -21,8 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
-from ms_impl.cli.console import print_anything
-from ms_impl.errors import InputError
+from ms_impl.cli.main import command
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -98,19 +97,15 @@ def make(output: Path, configuration: Path, seed: int) -> int:
     return sum(values.size for values in weights.values())
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     parser = argparse.ArgumentParser(description="A small Qwen-VL with random weights")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
     parser.add_argument("--config", type=Path, default=CONFIGURATION, help="folder of config.json")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        count = make(options.output_path, options.config, options.seed)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    count = make(options.output_path, options.config, options.seed)
     print(f"{options.output_path}: {count:,} parameters, drawn at random")
     return 0
 

@@ -21,7 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.train.loss_log import read_losses, read_records
 
@@ -188,17 +188,13 @@ def _save(figure: Figure, output_path: Path) -> None:
     pyplot.close(figure)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
-    print_anything()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="folder that a run has written")
     parser.add_argument("--output_path", type=Path, required=True, help="the picture to write: .png, .svg or .pdf")
     arguments = parser.parse_args(argv)
-    try:
-        plot([Run.read(folder) for folder in arguments.runs], arguments.output_path)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plot([Run.read(folder) for folder in arguments.runs], arguments.output_path)
     print(f"Curves: {arguments.output_path}")
     return 0
 

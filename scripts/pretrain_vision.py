@@ -37,9 +37,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.data.images import to_pixels
-from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
 from torch_ref.qwenvl.model import QwenVL
 
@@ -125,9 +124,9 @@ def train(tower: nn.Module, pictures: Sequence[Picture], size: int, options: arg
         progress.set_postfix(loss=f"{value.item():.2f}", refresh=False)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    print_anything()
     parser = argparse.ArgumentParser(description="Teach a small model's vision tower to see")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
@@ -136,18 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        model = QwenVL.from_pretrained(options.model)
-        pictures = read_split("train")[:-VALIDATION_PICTURES]
-        train(model.transformer.visual, pictures, model.config.visual.image_size, options)
-        with atomic_write(options.output_path) as folder:
-            folder.mkdir(parents=True)
-            for name in COMPANIONS:
-                shutil.copy(options.model / name, folder / name)
-            save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model = QwenVL.from_pretrained(options.model)
+    pictures = read_split("train")[:-VALIDATION_PICTURES]
+    train(model.transformer.visual, pictures, model.config.visual.image_size, options)
+    with atomic_write(options.output_path) as folder:
+        folder.mkdir(parents=True)
+        for name in COMPANIONS:
+            shutil.copy(options.model / name, folder / name)
+        save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
     return 0
 
 

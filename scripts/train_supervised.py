@@ -17,22 +17,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_impl.cli.console import print_anything
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.launch.supervisor import Nodes, Patience, Supervisor
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    print_anything()
     arguments = _parser().parse_args(argv)
-    try:
-        output, resume = read_task(arguments.task)
-        nodes = Nodes(**{name: getattr(arguments, name) for name in Nodes.__dataclass_fields__})
-        patience = Patience(**{name: getattr(arguments, name) for name in Patience.__dataclass_fields__})
-        return Supervisor(arguments.task, output, resume, nodes, patience).run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    output, resume = read_task(arguments.task)
+    nodes = Nodes(**{name: getattr(arguments, name) for name in Nodes.__dataclass_fields__})
+    patience = Patience(**{name: getattr(arguments, name) for name in Patience.__dataclass_fields__})
+    return Supervisor(arguments.task, output, resume, nodes, patience).run()
 
 
 def read_task(task: str) -> tuple[Path, bool]:

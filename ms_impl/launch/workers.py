@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.launch import children
 from ms_impl.launch.die_with_parent import is_bound
@@ -119,13 +120,10 @@ def _name(process: psutil.Process) -> str:
     return "scheduler" if environment.get("MS_ROLE") == "MS_SCHED" else f"worker_{environment.get('RANK_ID')}"
 
 
+@command
 def main() -> int:
-    log_dir, rank, *command = sys.argv[1:]
-    try:
-        return Workers(Path(log_dir), int(rank)).run(command)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    log_dir, rank, *task = sys.argv[1:]
+    return Workers(Path(log_dir), int(rank)).run(task)
 
 
 if __name__ == "__main__":
