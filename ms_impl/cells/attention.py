@@ -30,8 +30,21 @@ def visible_keys(segment_ids: Tensor, columns: Tensor) -> Tensor:
     return ops.logical_and(ops.logical_and(same, real), causal).expand_dims(1)
 
 
+def same_segment(segment_ids: Tensor) -> Tensor:
+    """Which of T keys each of T queries may attend to where nothing is causal: bool [B, 1, T, T].
+
+    Args:
+        segment_ids: int [B, T]; attention stays within equal ids, and 0 is padding.
+    """
+    same = segment_ids.expand_dims(-1) == segment_ids.expand_dims(1)
+    return ops.logical_and(same, (segment_ids != 0).expand_dims(1)).expand_dims(1)
+
+
 class ComposedAttention(nn.Cell):
-    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype."""
+    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype.
+
+    Where several query heads share a key head (GQA) they are taken as more queries of it: keys are not copied.
+    """
 
     def __init__(self):
         super().__init__()
@@ -47,8 +60,14 @@ class ComposedAttention(nn.Cell):
         return ops.tile(hidden, (1, heads, 1, 1))
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""
-        return self.mix(q * (1.0 / math.sqrt(q.shape[-1])), k, v, mask)
+        """q [B, H, T, d], k and v [B, KV, S, d], mask [B, H, T, S] → [B, H, T, d]; KV divides H."""
+        scaled = q * (1.0 / math.sqrt(q.shape[-1]))
+        if q.shape[1] == k.shape[1]:
+            return self.mix(scaled, k, v, mask)
+        batch, heads, length, width = q.shape
+        joint = (batch, k.shape[1], heads // k.shape[1] * length)
+        mask = None if mask is None else mask.reshape(*joint, k.shape[2])
+        return self.mix(scaled.reshape(*joint, width), k, v, mask).reshape(q.shape)
 
 
 class _Mix(nn.Cell):
@@ -101,7 +120,7 @@ class _Mix(nn.Cell):
 
 
 class FusedAttention(nn.Cell):
-    """Ascend's flash attention behind the same two methods. Never run on Ascend yet."""
+    """Ascend's flash attention, which knows GQA, behind the same two methods. Never run on Ascend yet."""
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
@@ -113,7 +132,7 @@ class FusedAttention(nn.Cell):
         return self.hide(visible).astype(ms.uint8)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """q [B, H, T, d], k and v [B, H, S, d] → [B, H, T, d]."""
+        """q [B, H, T, d], k and v [B, KV, S, d] → [B, H, T, d]."""
         return self.flash(q, k, v, None, None, None, mask)[3]
 
 

@@ -1,9 +1,10 @@
-"""The exact GELU."""
+"""GELU, exact and as PyTorch approximates it by tanh."""
 
 from __future__ import annotations
 
 import math
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -22,3 +23,17 @@ class Gelu(nn.Cell):
         """Any shape, in x's dtype."""
         y = self.add(self.erf(self.div(x, math.sqrt(2.0))), 1.0)
         return self.halve(self.mul(x, y), 0.5)
+
+
+class GeluTanh(nn.Cell):
+    """x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2, PyTorch's ``gelu(x, approximate="tanh")``."""
+
+    def __init__(self):
+        super().__init__()
+        self.tanh = ops.Tanh()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Any shape, in x's dtype; the cube in fp32, where fp16 would overflow from 40 on."""
+        y = x.astype(ms.float32)
+        inner = (y + y * y * y * 0.044715) * math.sqrt(2.0 / math.pi)
+        return (y * (self.tanh(inner) + 1.0) * 0.5).astype(x.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -13,7 +15,7 @@ from ms_impl.cells.expand import expand
 
 def rotary_tables(dim: int, base: float, length: int) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin, float32 [length, dim], of positions 0 … length − 1 in NeoX's order (two equal halves)."""
-    inv_freq = 1.0 / (np.float32(base) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))
+    inv_freq = inverse_frequencies(dim, base)
     angles = np.outer(np.arange(length, dtype=np.float32), np.concatenate((inv_freq, inv_freq)))
     return np.cos(angles), np.sin(angles)
 
@@ -21,6 +23,52 @@ def rotary_tables(dim: int, base: float, length: int) -> tuple[np.ndarray, np.nd
 def ntk_base(dim: int, base: float, alpha: float) -> float:
     """The rotary base that dynamic NTK scaling by ``alpha`` gives."""
     return base * alpha ** (dim / (dim - 2))
+
+
+def inverse_frequencies(dim: int, base: float) -> np.ndarray:
+    """The angle by which each pair of a head of ``dim`` turns from one position to the next: float32 [dim / 2]."""
+    return (1.0 / (np.float32(base) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))).astype(np.float32)
+
+
+def axis_of_pairs(dim: int, sections: Sequence[int] | None) -> np.ndarray:
+    """Which axis of the positions turns each pair: int32 [dim / 2].
+
+    ``sections``: how many consecutive pairs belong to each axis (time, height, width); None: all to the first. (HF's
+    ``mrope_section``.)
+    """
+    sections = sections or (dim // 2,)
+    if sum(sections) != dim // 2:
+        raise ValueError(f"sections {list(sections)} do not make up the {dim // 2} pairs of a head of {dim}")
+    return np.repeat(np.arange(len(sections), dtype=np.int32), sections)
+
+
+class RotaryAngles(nn.Cell):
+    """cos and sin of positions, computed in the graph in fp32: no table as long as the model's context.
+
+    Args:
+        dim: of a head.
+        sections: see ``axis_of_pairs``.
+    """
+
+    def __init__(self, dim: int, base: float, sections: Sequence[int] | None = None):
+        super().__init__()
+        frequencies, axes = inverse_frequencies(dim, base), axis_of_pairs(dim, sections)
+        # One row an axis, 0 where a pair belongs to another: positions · turns sums exactly one product a pair.
+        turns = np.zeros((axes.max() + 1, dim // 2), np.float32)
+        turns[axes, np.arange(dim // 2)] = frequencies
+        self.turns = Tensor(turns)
+        self.axes = len(turns)
+        self.matmul = ops.MatMul()
+
+    def construct(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """int [B, T], or [B, axes, T] → cos and sin, fp32 [B, 1, T, dim], in NeoX's order (two equal halves)."""
+        if position_ids.ndim == 2:
+            position_ids = ops.tile(position_ids.expand_dims(1), (1, self.axes, 1))
+        batch, axes, length = position_ids.shape
+        rows = position_ids.astype(ms.float32).swapaxes(1, 2).reshape(-1, axes)
+        angles = self.matmul(rows, self.turns)
+        angles = ops.concat((angles, angles), -1).reshape(batch, 1, length, -1)
+        return ops.cos(angles), ops.sin(angles)
 
 
 class ComposedRotation(nn.Cell):

@@ -16,6 +16,7 @@ from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
+from ms_impl.cells.media_features import merge_media_features
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
@@ -50,13 +51,8 @@ class Transformer(nn.Cell):
         hidden = self.wte(input_ids).astype(self.compute_dtype)
         if features is None:
             return hidden
-        batch, length, width = hidden.shape
-        # Column T takes the features of absent images and is cut off again: their gradients are zeros, not missing.
-        padded = ops.concat((hidden, ops.zeros((batch, 1, width), hidden.dtype)), 1).reshape(-1, width)
-        rows = ops.arange(batch).astype(ms.int32).reshape(-1, 1) * (length + 1)
-        index = (image_context_pos.reshape(batch, -1) + rows).reshape(-1, 1)
-        padded = ops.tensor_scatter_update(padded, index, features.reshape(-1, width).astype(hidden.dtype))
-        return padded.reshape(batch, length + 1, width)[:, :length]
+        columns = image_context_pos.reshape(hidden.shape[0], -1)
+        return merge_media_features(hidden, features.reshape(hidden.shape[0], -1, hidden.shape[-1]), columns)
 
 
 class QwenVL(GenerationMixin, nn.Cell):

@@ -1,0 +1,118 @@
+"""The decoder layer that the families with Hugging Face's Qwen layout share: pre-norm, GQA, gated feed-forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import SiLU
+
+from ms_impl.cells.attention import attention
+from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.cells.linear import Linear
+from ms_impl.cells.norms import RMSNorm
+from ms_impl.cells.rotary import rotation
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes and options of a decoder layer; ``heads`` · ``head_dim`` need not be ``hidden_size``."""
+
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False  # RMSNorm of each head of q and k, before the rotation
+
+
+class DecoderAttention(nn.Cell):
+    """Self-attention with as many or fewer key heads than query heads (``self_attn``)."""
+
+    def __init__(self, shape: DecoderShape, dtype: ms.Type):
+        super().__init__()
+        self.shape = shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q_proj = Linear(shape.hidden_size, queries, bias=shape.qkv_bias, dtype=dtype)
+        self.k_proj = Linear(shape.hidden_size, keys, bias=shape.qkv_bias, dtype=dtype)
+        self.v_proj = Linear(shape.hidden_size, keys, bias=shape.qkv_bias, dtype=dtype)
+        self.o_proj = Linear(queries, shape.hidden_size, bias=False, dtype=dtype)
+        self.q_norm = RMSNorm(shape.head_dim, shape.eps, dtype) if shape.qk_norm else None
+        self.k_norm = RMSNorm(shape.head_dim, shape.eps, dtype) if shape.qk_norm else None
+        self.to_heads = ops.Transpose()
+        self.from_heads = ops.Transpose()
+        self.attention = attention(shape.heads, shape.head_dim)
+        self.rotate = rotation()
+
+    def split_heads(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
+        """[B, T, heads · head_dim] → [B, heads, T, head_dim], each head normalised if there is a norm."""
+        x = x.reshape(*x.shape[:2], -1, self.shape.head_dim)
+        return self.to_heads(x if norm is None else norm(x), (0, 2, 1, 3))
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, T, D] → [B, T, D].
+
+        Args:
+            mask: what the attention cell's ``mask`` made of bool [B, 1, T, S].
+            cos, sin: fp32 [B, 1, T, head_dim].
+            cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
+        """
+        q = self.rotate(self.split_heads(self.q_proj(x), self.q_norm), cos, sin)
+        k = self.rotate(self.split_heads(self.k_proj(x), self.k_norm), cos, sin)
+        v = self.split_heads(self.v_proj(x))
+        if cache is not None:
+            k, v = cache(k, v, columns)
+        y = self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3))
+        return self.o_proj(y.reshape(*x.shape[:2], -1))
+
+
+class GatedMLP(nn.Cell):
+    """down(silu(gate(x)) · up(x)), with or without biases (``mlp``)."""
+
+    def __init__(self, width: int, inner: int, dtype: ms.Type, bias: bool = False):
+        super().__init__()
+        self.gate_proj = Linear(width, inner, bias=bias, dtype=dtype)
+        self.up_proj = Linear(width, inner, bias=bias, dtype=dtype)
+        self.down_proj = Linear(inner, width, bias=bias, dtype=dtype)
+        self.silu = SiLU()
+        self.mul = ops.Mul()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[..., D] → [..., D]."""
+        return self.down_proj(self.mul(self.silu(self.gate_proj(x)), self.up_proj(x)))
+
+
+class DecoderLayer(nn.Cell):
+    """x + attention(norm(x)), then x + mlp(norm(x)); parameters carry Hugging Face's names."""
+
+    def __init__(self, shape: DecoderShape, dtype: ms.Type):
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.eps, dtype)
+        self.self_attn = DecoderAttention(shape, dtype)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.eps, dtype)
+        self.mlp = GatedMLP(shape.hidden_size, shape.intermediate_size, dtype)
+        self.add = ops.Add()
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LayerCache | None = None,
+        columns: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] → [B, T, D]; the other arguments as in ``DecoderAttention``."""
+        x = self.add(x, self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, columns))
+        return self.add(x, self.mlp(self.post_attention_layernorm(x)))
