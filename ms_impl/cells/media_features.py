@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 
-def merge_media_features(hidden: Tensor, features: Tensor, columns: Tensor) -> Tensor:
+def merge_features(hidden: Tensor, features: Tensor, columns: Tensor) -> Tensor:
     """Token embeddings with features in place of those at some columns: [B, T, D], in hidden's dtype.
 
     Args:

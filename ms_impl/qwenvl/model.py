@@ -16,7 +16,7 @@ from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
-from ms_impl.cells.media_features import merge_media_features
+from ms_impl.cells.media_features import merge_features
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
@@ -52,7 +52,7 @@ class Transformer(nn.Cell):
         if features is None:
             return hidden
         columns = image_context_pos.reshape(hidden.shape[0], -1)
-        return merge_media_features(hidden, features.reshape(hidden.shape[0], -1, hidden.shape[-1]), columns)
+        return merge_features(hidden, features.reshape(hidden.shape[0], -1, hidden.shape[-1]), columns)
 
 
 class QwenVL(GenerationMixin, nn.Cell):

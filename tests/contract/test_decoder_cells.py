@@ -16,7 +16,7 @@ from ms_impl.cells.attention import attention, visible_keys
 from ms_impl.cells.decoder import DecoderLayer, DecoderShape
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Embedding, Linear, linear
-from ms_impl.cells.media_features import merge_media_features
+from ms_impl.cells.media_features import merge_features
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import RotaryAngles
 
@@ -39,7 +39,7 @@ class Decoder(nn.Cell):
         self.heads, self.dtype = shape.heads, dtype
 
     def construct(self, input_ids, position_ids, segment_ids, features, columns):
-        hidden = merge_media_features(self.embed_tokens(input_ids).astype(self.dtype), features, columns)
+        hidden = merge_features(self.embed_tokens(input_ids).astype(self.dtype), features, columns)
         queries = ms.ops.arange(input_ids.shape[1]).astype(ms.int32)
         mask = self.attention.mask(visible_keys(segment_ids, queries), self.heads, self.dtype)
         cos, sin = self.angles(position_ids)
