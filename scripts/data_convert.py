@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ from tqdm import tqdm
 
 from ms_impl.cli.main import command
 from ms_impl.data.chatml import ASSISTANT, USER
-from ms_impl.data.conversations import Turn, parse_record
+from ms_impl.data.conversations import ConversationFormat, messages, require_alternation
 from ms_impl.data.files import RecordFile
+from ms_impl.data.records import PLACEHOLDER, Conversation, parse_record
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
 
-SPEAKERS = ("human", "gpt")  # LLaVA's words for user and assistant
-PLACEHOLDER = "<image>"
+LLAVA = ConversationFormat(user_role_name="human", assistant_role_name="gpt")
 PICTURES = "train2014"  # the folder below --image_location
 SHOWN = 5  # faults that are printed
 LIST, LINES = ("[\n", ",\n", "\n]\n"), ("", "\n", "\n")  # what stands before, between and after the records
@@ -51,36 +52,39 @@ class Converter:
         """
         conversation = parse_record(record, source)
         try:
-            texts = [self._text(turn, number) for number, turn in enumerate(conversation.turns)]
-            texts[0] = self._with_picture(texts[0], record.get("image"))
-            if any(PLACEHOLDER in text for text in texts):
-                raise InputError(f"a second {PLACEHOLDER}, or one that is not in the first turn")
+            _check_text(conversation)
+            system, turns = messages(self._placed(conversation), LLAVA)
+            require_alternation(turns)
         except InputError as error:
             raise InputError(f"{conversation.record}: {error}") from error
-        turns = [{"from": self.roles[number % 2], "value": text} for number, text in enumerate(texts)]
-        return {"id": record.get("id"), "conversations": turns}
+        own = {} if conversation.system is None else {"system": system}
+        given = [{} if turn.trained is None else {"loss": turn.trained} for turn in conversation.turns]
+        words = [
+            {"from": self.roles[number % 2], "value": turn.text} | loss
+            for number, (turn, loss) in enumerate(zip(turns, given))
+        ]
+        return {"id": record.get("id"), **own, "conversations": words}
 
-    def _text(self, turn: Turn, number: int) -> str:
-        expected = SPEAKERS[number % 2]
-        if turn.role != expected:
-            raise InputError(f"turn {number}: from '{turn.role}' where '{expected}' is due")
-        if tags := [tag for tag in IMAGE_TAGS if tag in turn.text]:
-            raise InputError(f"turn {number}: '{tags[0]}' in its text would be read as a tag; change the text")
-        return turn.text
-
-    def _with_picture(self, question: str, image: Any) -> str:
-        """The question behind its picture; a question without picture as it is."""
-        before, placeholder, after = question.partition(PLACEHOLDER)
-        if image is None and not placeholder:
-            return question
-        if not isinstance(image, str) or not placeholder:
-            found = f"with {PLACEHOLDER}" if placeholder else f"without {PLACEHOLDER}"
-            raise InputError(f"'image' is {image!r} in a record {found} in its first turn")
+    def _placed(self, conversation: Conversation) -> Conversation:
+        """The conversation with its image before the first question, and with that image's path in COCO."""
+        if not conversation.images:
+            return conversation
+        first, *others = conversation.turns
+        if len(conversation.images) > 1 or PLACEHOLDER not in first.text:
+            raise InputError(f"a second {PLACEHOLDER}, or one that is not in the first turn")
+        (image,) = conversation.images
         path = f"{PICTURES}/COCO_{PICTURES}_{image}"
         if os.path.basename(image) != image or not (self.image_location / path).is_file():
             raise InputError(f"there is no image file '{path}' in '{self.image_location}'")
-        words = " ".join(part.strip() for part in (before, after) if part.strip())
-        return f"Picture 1: <img>{path}</img>\n{words}"
+        words = " ".join(part.strip() for part in first.text.split(PLACEHOLDER) if part.strip())
+        first = replace(first, text=f"{PLACEHOLDER}\n{words}")
+        return replace(conversation, turns=(first, *others), images=(path,))
+
+
+def _check_text(conversation: Conversation) -> None:
+    for number, turn in enumerate(conversation.turns):
+        if tags := [tag for tag in IMAGE_TAGS if tag in turn.text]:
+            raise InputError(f"turn {number}: '{tags[0]}' in its text would be read as a tag; change the text")
 
 
 def convert_file(data_path: Path, output_path: Path, converter: Converter, skip_faulty: bool) -> tuple[int, list[str]]:

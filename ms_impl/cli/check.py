@@ -16,6 +16,7 @@ from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Findings, check_all
 from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
 from ms_impl.data.files import Mixture
+from ms_impl.data.sample_reader import SampleReader, require_answers
 
 SAMPLES = 5  # that are shown
 
@@ -31,8 +32,13 @@ def check(settings: Settings) -> int:
     if findings.lengths.any():
         print("\ntokens of a conversation", check_report.histogram(findings.lengths[findings.lengths > 0]), sep="\n")
     _print_samples(checker, findings)
+    max_length = checker.reader.encoder.max_length
+    if findings.unanswered:
+        print("\ncut off", check_report.unanswered(findings.unanswered, max_length), sep="\n")
     if findings.faults:
         print("\nbroken", check_report.reasons(findings.faults), sep="\n")
+    read = int(findings.lengths.astype(bool).sum())
+    require_answers(read - len(findings.unanswered), read, max_length)
     return 1 if findings.faults else 0
 
 
@@ -45,13 +51,13 @@ def checker_of(settings: Settings) -> Checker:
     template = lookup(settings, f"{_TRANSFORM}.model_transform_template")
     style = ConversationFormat(**{key: template[key] for key in _STYLE if template.get(key) is not None})
     loader = lookup(settings, "train_dataset.data_loader")
-    return Checker(
-        Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples")),
+    reader = SampleReader(
         ConversationEncoder(tokenizer, lookup(settings, f"{_TRANSFORM}.max_length"), style),
-        image_slots=template.get("modal_content_padding_size"),
         dataset_dir=template.get("dataset_dir") or "",
         allow_outside=bool(template.get("allow_outside_dataset_dir")),
+        image_slots=template.get("modal_content_padding_size"),
     )
+    return Checker(Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples")), reader)
 
 
 def _print_samples(checker: Checker, findings: Findings) -> None:
@@ -59,4 +65,4 @@ def _print_samples(checker: Checker, findings: Findings) -> None:
     places = np.unique(np.linspace(0, len(whole) - 1, SAMPLES).round().astype(int))
     for index in whole[places[: len(whole)]]:
         sample = checker.sample(int(index))
-        print("", check_report.dialogue(sample, checker.encoder.tokenizer.decode, sys.stdout.isatty()), sep="\n")
+        print("", check_report.dialogue(sample, checker.reader.encoder.tokenizer.decode, sys.stdout.isatty()), sep="\n")

@@ -19,8 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_impl.data.batch import IGNORED, Sample
-from ms_impl.data.conversations import Conversation, ConversationEncoder
-from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.images import read_image
+from ms_impl.data.records import Conversation
+from ms_impl.data.sample_reader import SampleReader, record_faults
 from ms_impl.errors import InputError
 
 _CHUNK = 64  # records that a worker takes at a time
@@ -56,6 +57,7 @@ class Findings:
     images: int = 0
     changes: Counter[str] = field(default_factory=Counter)  # the encoder's warnings
     faults: list[Fault] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)  # records of whose answers cutting off leaves nothing
 
     @classmethod
     def joined(cls, parts: Sequence["Findings"]) -> "Findings":
@@ -67,52 +69,49 @@ class Findings:
             images=sum(part.images for part in parts),
             changes=sum((part.changes for part in parts), Counter()),
             faults=[fault for part in parts for fault in part.faults],
+            unanswered=[record for part in parts for record in part.unanswered],
         )
 
 
 @dataclass(frozen=True)
 class Checker:
-    """Reads conversations as training does, and decodes their images; ``image_slots`` None allows any number."""
+    """Reads conversations as training does, and decodes their images."""
 
     conversations: NamedConversations
-    encoder: ConversationEncoder
-    image_slots: int | None
-    dataset_dir: str = ""
-    allow_outside: bool = False
+    reader: SampleReader
 
     def check(self, indices: Sequence[int]) -> Findings:
         """What is in some of the conversations."""
-        self.encoder.counts.clear()
+        encoder = self.reader.encoder
+        encoder.counts.clear()
         findings = Findings(np.zeros(len(indices), np.int32))
         for place, index in enumerate(indices):
+            name = self.conversations.name(index)
             try:
-                findings.lengths[place] = self._check_one(index, findings)
+                with record_faults(name):
+                    findings.lengths[place] = self._check_one(index, findings)
             except InputError as error:
-                findings.faults.append(Fault(str(error), _reason(str(error), self.conversations.name(index))))
-        findings.changes.update(self.encoder.counts)
+                findings.faults.append(Fault(str(error), _reason(str(error), name)))
+        findings.changes.update(encoder.counts)
         return findings
 
     def sample(self, index: int) -> Sample:
         """The sample of one conversation as it is trained on."""
-        return self.encoder.encode(self.conversations[index])
+        return self.reader.sample(self.conversations[index])
 
     def _check_one(self, index: int, findings: Findings) -> int:
-        whole = self.encoder.encode_whole(self.conversations[index])
-        sample = self.encoder.cut(whole)
+        sample, length = self.reader.read(self.conversations[index])
         try:
-            self._check_images(sample["image_paths"])
+            for path in sample["image_paths"]:
+                read_image(path)
         except InputError as error:
             raise InputError(f"{sample['record']}: {error}") from error
         findings.tokens += len(sample["labels"])
         findings.trained += int((sample["labels"] != IGNORED).sum())
         findings.images += len(sample["image_paths"])
-        return len(whole["labels"])
-
-    def _check_images(self, paths: Sequence[str]) -> None:
-        if self.image_slots is not None and len(paths) > self.image_slots:
-            raise InputError(f"{len(paths)} images do not fit in {self.image_slots} image slots a row")
-        for path in paths:
-            read_image(resolve_path(path, self.dataset_dir, self.allow_outside))
+        if not sample["answer_tokens"]:
+            findings.unanswered.append(sample["record"])
+        return length
 
 
 def check_all(checker: Checker, workers: int | None = None) -> Findings:

@@ -31,6 +31,7 @@ def table(findings: Findings) -> str:
         ("trained", findings.trained, share),
         ("images", findings.images, ""),
         *((kind, count, "") for kind, count in sorted(findings.changes.items())),
+        *([("no token of an answer left", len(findings.unanswered), "")] if findings.unanswered else []),
         ("broken", broken, ""),
     ]
     width = max(len(name) for name, *_ in rows)
@@ -49,6 +50,13 @@ def reasons(faults: Sequence[Fault]) -> str:
         if len(messages) > NAMED:
             lines.append(f"    … and {len(messages) - NAMED:,} more")
     return printable("\n".join(lines))
+
+
+def unanswered(records: Sequence[str], max_length: int) -> str:
+    """The records that are cut off before their first answer, the first few by name."""
+    more = [f"    … and {len(records) - NAMED:,} more"] if len(records) > NAMED else []
+    lines = [f"{len(records):,} × no token of an answer left within {max_length} tokens"]
+    return printable("\n".join([*lines, *(f"    {record}" for record in records[:NAMED]), *more]))
 
 
 def histogram(lengths: np.ndarray) -> str:

@@ -1,36 +1,22 @@
-"""Conversation JSON → training samples with labels, as the official fine-tuning makes them (``finetune.py``).
-
-The file is a list of ``{"id": …, "conversations": [{"from": "user", "value": …}, {"from": "assistant", …}, …]}``.
-"""
+"""Conversations → training samples with labels, as the official fine-tuning makes them (``finetune.py``)."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ms_impl.data.batch import IGNORED, Sample
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, ChatTokenizer, message_ids, opening_ids
+from ms_impl.data.records import PLACEHOLDER, Conversation
+from ms_impl.data.tags import image_tag, shorten, split_tags
 from ms_impl.errors import InputError
 
-
-@dataclass(frozen=True)
-class Turn:
-    """One message: who speaks, in the file's own word, and what."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """One record of a file; ``record`` is how errors name it."""
-
-    record: str
-    turns: tuple[Turn, ...]
+_NUMBER = re.compile(r"-?\d+")
+_MOST = 999  # of a coordinate
 
 
 @dataclass(frozen=True)
@@ -38,7 +24,9 @@ class ConversationFormat:
     """How a file's records become ChatML.
 
     ``user_role_name`` and ``assistant_role_name`` are the file's words for the speakers; the model always reads "user"
-    and "assistant", as in a chat. ``user_prompt`` and ``assistant_prompt`` stand before each message of theirs.
+    and "assistant", as in a chat. Where both are left as they are, LLaVA's "human" and "gpt" are known, too.
+    ``user_prompt`` and ``assistant_prompt`` stand before each message of theirs. ``system_message`` is that of records
+    which have none of their own.
     """
 
     system_message: str = SYSTEM_MESSAGE
@@ -47,24 +35,68 @@ class ConversationFormat:
     user_prompt: str = ""
     assistant_prompt: str = ""
 
+    def roles(self, standard: bool = False) -> dict[str, str]:
+        """ChatML's role by the word of a record; ``standard``: of one whose roles are user and assistant anyway."""
+        names = self.user_role_name, self.assistant_role_name
+        if names[0] == names[1]:
+            raise InputError(f"user_role_name and assistant_role_name are both {names[0]!r}")
+        if standard or names == (USER, ASSISTANT):
+            return {USER: USER, ASSISTANT: ASSISTANT, "human": USER, "gpt": ASSISTANT}
+        return {names[0]: USER, names[1]: ASSISTANT}
 
-def parse_record(record: Any, source: str) -> Conversation:
-    """One record of a parsed file. ``source`` names it in errors, together with its ``id``."""
-    if isinstance(record, dict) and "id" in record:
-        source = f"{source} (id {record['id']!r})"
-    turns = _field(record, "conversations", list, source)
-    if not turns:
-        raise InputError(f"{source}: the conversation is empty")
-    return Conversation(source, tuple(_turn(turn, f"{source}: turn {index}") for index, turn in enumerate(turns)))
+
+@dataclass(frozen=True)
+class Message:
+    """One turn as the model reads it: ChatML's role, and ``text`` behind the role's ``prompt``, images inline."""
+
+    role: str
+    text: str
+    prompt: str = ""
+    trained: bool = False
+
+    @property
+    def content(self) -> str:
+        return self.prompt + self.text
+
+
+def messages(conversation: Conversation, style: ConversationFormat) -> tuple[str, list[Message]]:
+    """The system message and the turns of a conversation as the model reads them.
+
+    This is how training, its check, evaluation and conversion read roles and images. Raises InputError for an unknown
+    role, and for ``"loss": true`` in a turn that is not the assistant's.
+    """
+    roles = style.roles(conversation.standard_roles)
+    prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
+    system = style.system_message if conversation.system is None else conversation.system
+    system, *texts = _with_images([system, *(turn.text for turn in conversation.turns)], conversation.images)
+    result = []
+    for number, (turn, text) in enumerate(zip(conversation.turns, texts)):
+        if turn.role not in roles:
+            known = " and ".join(repr(name) for name in list(roles)[:2])
+            raise InputError(f"unknown role {shorten(turn.role)!r}; user_role_name and assistant_role_name are {known}")
+        role = roles[turn.role]
+        if turn.trained and role != ASSISTANT:
+            raise InputError(f"turn {number}: 'loss' is true, but only an assistant's turns are trained")
+        result.append(Message(role, text, prompts[role], role == ASSISTANT and turn.trained is not False))
+    return system, result
+
+
+def require_alternation(turns: Sequence[Message]) -> None:
+    """Raise InputError unless user and assistant take turns, the user first."""
+    for number, turn in enumerate(turns):
+        if turn.role != (USER, ASSISTANT)[number % 2]:
+            raise InputError(
+                f"turn {number} is the {turn.role}'s: user and assistant must alternate, the user must begin"
+            )
 
 
 class ConversationEncoder:
     """Conversations to samples of at most ``max_length`` tokens.
 
     In system and user messages only ``<|im_start|>``, ``<|im_end|>`` and the final newline are trained; in an
-    assistant's also the content. A leading turn that is not the user's is left out. One departure from the original:
-    in a message only the image, ref, box and quad tags are special, so that a literal ``<|im_end|>`` in the data stays
-    text.
+    assistant's also the content; in one that its record excludes (``"loss": false``) nothing. A leading turn that is not
+    the user's is left out. One departure from the original: in a message only the image, ref, box and quad tags are
+    special, so that a literal ``<|im_end|>`` in the data stays text.
 
     ``counts`` says how often a conversation was changed, by kind, and ``examples`` names the first of each kind.
     """
@@ -75,10 +107,9 @@ class ConversationEncoder:
         self.style = style
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._roles = {style.user_role_name: USER, style.assistant_role_name: ASSISTANT}
-        self._prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
-        if len(self._roles) < 2:
-            raise InputError(f"user_role_name and assistant_role_name are both {style.user_role_name!r}")
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise InputError(f"max_length is {max_length!r}; it must be a positive whole number")
+        style.roles()
 
     def encode(self, conversation: Conversation) -> Sample:
         """The sample of one conversation: see ``ms_impl.data.batch`` for its keys.
@@ -90,12 +121,16 @@ class ConversationEncoder:
     def encode_whole(self, conversation: Conversation) -> Sample:
         """The sample of one conversation at its full length.
 
-        Raises InputError naming the record: an unknown role, roles that do not alternate, no user turn, or a bad image
-        tag.
+        Raises InputError naming the record: an unknown role, no user turn, no answer or an empty one, a bad image tag,
+        or a box outside the image.
         """
         try:
-            ids, labels = self._encode_turns(self._spoken(conversation))
+            system, turns = messages(conversation, self.style)
+            turns = self._spoken(turns, conversation.record)
+            ids, labels = self._encode_turns(system, turns)
             images = self.tokenizer.find_images(ids)
+            _check_answers(turns)
+            self._check_boxes(turns, conversation.record)
         except InputError as error:
             raise InputError(f"{conversation.record}: {error}") from error
         return {
@@ -105,6 +140,13 @@ class ConversationEncoder:
             "image_paths": [image.path for image in images],
             "image_columns": [image.column for image in images],
         }
+
+    def answer_tokens(self, sample: Sample) -> int:
+        """How many tokens of answers a sample trains; its ChatML markers, which are always trained, do not count."""
+        ids, trained = sample["input_ids"], sample["labels"] != IGNORED
+        markers = np.isin(ids, (self.tokenizer.im_start_id, self.tokenizer.im_end_id))
+        markers[1:] |= ids[:-1] == self.tokenizer.im_end_id  # the newline that follows
+        return int((trained & ~markers).sum())
 
     def cut(self, sample: Sample) -> Sample:
         """The first ``max_length`` tokens of a sample. Raises InputError for an image that would be cut in two."""
@@ -118,34 +160,39 @@ class ConversationEncoder:
             **{key: sample[key][:kept] for key in ("image_paths", "image_columns")},
         }
 
-    def _spoken(self, conversation: Conversation) -> list[tuple[str, str]]:
-        """(ChatML role, content) of the turns to train on, checked to alternate from the user on."""
-        turns = [(self._role(turn), turn.text) for turn in conversation.turns]
-        if turns and turns[0][0] != USER:
-            self._count("leading turn that is not the user's left out", conversation.record)
+    def _spoken(self, turns: list[Message], record: str) -> list[Message]:
+        """The turns to train on: those from the user's first on, where one turn of another stands before it."""
+        if turns and turns[0].role != USER:
+            self._count("leading turn that is not the user's left out", record)
             turns = turns[1:]
         if not turns:
             raise InputError("the conversation is empty")
-        for index, (role, _) in enumerate(turns):
-            expected = (USER, ASSISTANT)[index % 2]
-            if role != expected:
-                raise InputError(f"two turns in a row are the {role}'s; user and assistant must alternate")
+        if any(turn.role == following.role for turn, following in zip(turns, turns[1:])):
+            self._count("several turns of one role in a row", record)
         return turns
 
-    def _role(self, turn: Turn) -> str:
-        if turn.role not in self._roles:
-            known = " and ".join(repr(name) for name in self._roles)
-            raise InputError(f"unknown role {turn.role!r}; user_role_name and assistant_role_name are {known}")
-        return self._roles[turn.role]
-
-    def _encode_turns(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    def _encode_turns(self, system: str, turns: Sequence[Message]) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         labels: list[int] = []
-        for role, content in ((SYSTEM, self.style.system_message), *turns):
-            message = message_ids(self.tokenizer, role, self._prompts.get(role, "") + content)
+        for turn in (Message(SYSTEM, system), *turns):
+            message = message_ids(self.tokenizer, turn.role, turn.content)
             ids += message
-            labels += self._labels(role, message)
+            excluded = turn.role == ASSISTANT and not turn.trained
+            labels += [IGNORED] * len(message) if excluded else self._labels(turn.role, message)
         return ids, labels
+
+    def _check_boxes(self, turns: Sequence[Message], record: str) -> None:
+        """Coordinates are thousandths; 1000, the outcome of rounding, is counted, what lies beyond is an error."""
+        for tag, content in (piece for turn in turns for piece in split_tags(turn.text)):
+            if tag in ("box", "quad"):
+                outside = [number for number in _NUMBER.findall(content) if _is_outside(number)]
+                if wrong := [number for number in outside if number != "1000"]:
+                    raise InputError(
+                        f"coordinate {shorten(wrong[0])} in <{tag}>{shorten(content)}</{tag}> lies outside 0–{_MOST}: "
+                        "boxes are in thousandths of the image's sides"
+                    )
+                if outside:
+                    self._count(f"coordinate 1000 in a box (0–{_MOST} are meant)", record)
 
     def _labels(self, role: str, message: list[int]) -> list[int]:
         closing = len(message) - 2  # <|im_end|> and the newline, one token each
@@ -168,13 +215,29 @@ class ConversationEncoder:
         self.examples.setdefault(kind, record)
 
 
-def _turn(turn: Any, source: str) -> Turn:
-    return Turn(_field(turn, "from", str, source), _field(turn, "value", str, source))
+def _check_answers(turns: Sequence[Message]) -> None:
+    answers = [turn for turn in turns if turn.trained]
+    if not answers:
+        raise InputError("no answer: it has no assistant turn to train on")
+    if any(not answer.text.strip() for answer in answers):
+        raise InputError("an answer is empty")
 
 
-def _field(record: Any, key: str, kind: type, source: str) -> Any:
-    if not isinstance(record, dict) or key not in record:
-        raise InputError(f"{source}: '{key}' is missing")
-    if not isinstance(record[key], kind):
-        raise InputError(f"{source}: '{key}' must be a {kind.__name__}, not {type(record[key]).__name__}")
-    return record[key]
+def _is_outside(number: str) -> bool:
+    """Whether a number's text, of any length, is outside 0–999."""
+    digits = number.lstrip("-").lstrip("0")
+    return len(digits) > 3 or bool(digits) and number.startswith("-")
+
+
+def _with_images(texts: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """The texts with each placeholder replaced by its image; a newline behind the placeholder is the image's own."""
+    if not paths:
+        return list(texts)
+    shown, rest = [], iter(enumerate(paths, start=1))
+    for text in texts:
+        first, *others = text.split(PLACEHOLDER)
+        for after in others:
+            number, path = next(rest)
+            first += image_tag(path, number) + after.removeprefix("\n")
+        shown.append(first)
+    return shown

@@ -1,16 +1,15 @@
-"""The dialogues of a training run: how long each is, known beforehand, and what each holds, encoded when asked for."""
+"""The samples of a training run: how long each is, known beforehand, and what each holds, encoded when asked for."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
 
 from ms_impl.data.batch import Sample
-from ms_impl.data.conversations import Conversation
 from ms_impl.data.files import Mixture
+from ms_impl.data.sample_reader import SampleReader, record_faults, require_answers
 from ms_impl.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -24,31 +23,48 @@ class EncodedDataset:
 
     Args:
         mixture: the files.
-        encode: the sample of one conversation; raises InputError for one that has a fault.
+        reader: makes the sample of a conversation.
         show_progress: draw a progress bar for the pass.
+
+    Raises InputError for the first record that has a fault, and if no token of an answer is left in any.
     """
 
-    def __init__(self, mixture: Mixture, encode: Callable[[Conversation], Sample], show_progress: bool = False):
+    def __init__(self, mixture: Mixture, reader: SampleReader, show_progress: bool = False):
         self.mixture = mixture
-        self._encode = encode
+        self._reader = reader
         self.lengths, self.images = (np.zeros(len(mixture), np.int32) for _ in range(2))
+        unanswered = []
         for index in tqdm(range(len(mixture)), "reading conversations", disable=not show_progress, delay=2):
             sample = self[index]
             self.lengths[index], self.images[index] = len(sample["input_ids"]), len(sample["image_paths"])
+            if not sample["answer_tokens"]:
+                unanswered.append(sample["record"])
+        require_answers(len(mixture) - len(unanswered), len(mixture), reader.encoder.max_length)
+        self._warn(unanswered)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._encode(self.mixture[index])
+        with record_faults(self.mixture.name(index)):
+            return self._reader.sample(self.mixture[index])
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
-        """The dialogues of an epoch: see ``Mixture.epoch``."""
+        """The samples of an epoch by index: see ``Mixture.epoch``."""
         return self.mixture.epoch(number, seed)
 
     def record(self, index: int) -> str:
-        """How errors name a dialogue, its id included."""
+        """How errors name a record, its id included."""
         try:
             return self.mixture[index].record
         except InputError:  # the file was changed meanwhile: its id cannot be read any more
             return self.mixture.name(index)
+
+    def _warn(self, unanswered: list[str]) -> None:
+        """Log what was changed in the conversations: how many of each kind, and the first."""
+        encoder = self._reader.encoder
+        for kind, count in encoder.counts.items():
+            logger.warning("%d conversations: %s; the first is %s", count, kind, encoder.examples[kind])
+        if unanswered:
+            left = f"no token of an answer left within {encoder.max_length}"
+            logger.warning("%d conversations: %s; the first is %s", len(unanswered), left, unanswered[0])

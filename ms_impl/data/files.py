@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ms_impl.data.conversations import Conversation, parse_record
 from ms_impl.data.json_scan import find_records
+from ms_impl.data.records import Conversation, parse_record
 from ms_impl.errors import InputError
 
 _CHANGED = "the file was changed while it is in use; begin again"

@@ -124,7 +124,7 @@ class Evaluation:
 
     def _sample(self, question: Question) -> dict[str, Any]:
         settings = self.generation.chat_format, self.generation.max_window_size
-        sample = self.processor.encode_turn(question.query, question.history, self.data.style.system_message, *settings)
+        sample = self.processor.encode_turn(question.query, question.history, question.system, *settings)
         return {**sample, "record": question.record}
 
     def _choices(self, question: Question) -> list[list[int]]:

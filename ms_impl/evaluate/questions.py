@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_impl.data.boxes import Rectangle
-from ms_impl.data.chatml import ASSISTANT, USER
-from ms_impl.data.conversations import Conversation, ConversationFormat, parse_record
+from ms_impl.data.chatml import SYSTEM_MESSAGE
+from ms_impl.data.conversations import ConversationFormat, Message, messages, require_alternation
 from ms_impl.data.images import read_image, resolve_path
-from ms_impl.data.tags import split_tags
+from ms_impl.data.records import parse_record, shown
+from ms_impl.data.tags import image_paths
 from ms_impl.errors import InputError
 from ms_impl.evaluate.grounding import from_pixels
+
+_FARTHEST = 1e9  # pixels; NaN is not below it either
 
 Pairs = list[tuple[str, str]]  # the user's message and the assistant's
 
@@ -36,6 +39,7 @@ class Question:
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
     box: Rectangle | None = None
+    system: str = SYSTEM_MESSAGE
 
 
 def parse_question(
@@ -44,7 +48,9 @@ def parse_question(
     """A parsed record of a file. ``source`` names it in errors. Raises InputError for a record of another shape."""
     conversation = parse_record(record, source)
     try:
-        pairs, answer = _pairs(conversation, style)
+        system, turns = messages(conversation, style)
+        require_alternation(turns)
+        pairs, answer = _pairs(turns)
         given = () if answer is None else (answer,)
         return Question(
             conversation.record,
@@ -54,6 +60,7 @@ def parse_question(
             references=_texts(record, "answers") or given,
             choices=_texts(record, "choices"),
             box=_box(record, pairs, dataset_dir),
+            system=system,
         )
     except InputError as error:
         raise InputError(f"{conversation.record}: {error}") from error
@@ -64,23 +71,16 @@ def pictures(question: Question) -> list[str]:
     return _pictures([*question.history, (question.query, "")])
 
 
-def _pairs(conversation: Conversation, style: ConversationFormat) -> tuple[Pairs, str | None]:
+def _pairs(turns: list[Message]) -> tuple[Pairs, str | None]:
     """The messages as the model reads them, the last assistant's empty; and what stood there."""
-    roles = {style.user_role_name: USER, style.assistant_role_name: ASSISTANT}
-    turns = conversation.turns
-    if unknown := [turn.role for turn in turns if turn.role not in roles]:
-        known = " and ".join(repr(name) for name in roles)
-        raise InputError(f"unknown role {unknown[0]!r}; user_role_name and assistant_role_name are {known}")
-    if any(roles[turn.role] != (USER, ASSISTANT)[index % 2] for index, turn in enumerate(turns)):
-        raise InputError("user and assistant must alternate, and the user must begin")
     answer = turns[-1].text if len(turns) % 2 == 0 else None
-    asked = [style.user_prompt + turn.text for turn in turns[::2]]
-    told = [turn.text for turn in turns[1::2]][: len(asked) - 1]
+    asked = [turn.content for turn in turns[::2]]
+    told = [turn.content for turn in turns[1::2]][: len(asked) - 1]
     return list(zip(asked, [*told, ""])), answer
 
 
 def _pictures(pairs: Pairs) -> list[str]:
-    return [path for pair in pairs for text in pair for tag, path in split_tags(text) if tag == "img"]
+    return [path for pair in pairs for text in pair for path in image_paths(text)]
 
 
 def _texts(record: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -95,13 +95,24 @@ def _box(record: dict[str, Any], pairs: Pairs, dataset_dir: str | os.PathLike) -
     if edges is None:
         return None
     if not _is_box(edges):
-        raise InputError(f"'bbox' must be [left, top, right, bottom] in pixels, not {edges!r}")
+        raise InputError(f"'bbox' must be [left, top, right, bottom] in pixels, not {_listed(edges)}")
     shown = _pictures(pairs)
     if not shown:
         raise InputError("'bbox' is given, but no picture")
-    return from_pixels(edges, *read_image(resolve_path(shown[-1], dataset_dir)).size)
+    width, height = read_image(resolve_path(shown[-1], dataset_dir)).size
+    if edges[0] >= width or edges[1] >= height:
+        raise InputError(f"'bbox' {edges!r} lies outside its picture of {width}×{height} pixels")
+    return from_pixels(edges, width, height)
 
 
 def _is_box(edges: Any) -> bool:
-    numbers = isinstance(edges, list) and all(isinstance(edge, int | float) for edge in edges)
-    return numbers and len(edges) == 4 and 0 <= edges[0] < edges[2] and 0 <= edges[1] < edges[3]
+    """Four finite numbers that enclose some of the plane right and below of the origin."""
+    if not isinstance(edges, list) or len(edges) != 4:
+        return False
+    numbers = all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges)
+    finite = numbers and all(abs(edge) < _FARTHEST for edge in edges)
+    return finite and 0 <= edges[0] < edges[2] and 0 <= edges[1] < edges[3]
+
+
+def _listed(edges: Any) -> str:
+    return f"[{', '.join(map(shown, edges[:5]))}]" if isinstance(edges, list) else shown(edges)

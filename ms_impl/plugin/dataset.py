@@ -67,9 +67,7 @@ def _feed(
     template = _template(config, model)
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
-    dialogues = EncodedDataset(mixture, template.sample, show_progress=get_real_rank() == 0)
-    for change in template.changes():
-        logger.warning(change)
+    dialogues = EncodedDataset(mixture, template.reader, show_progress=get_real_rank() == 0)
     settings = PlanSettings(
         epochs=epochs,
         rows_per_step=config["batch_size"] * shard.world_size,

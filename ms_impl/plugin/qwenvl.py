@@ -10,8 +10,9 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
 from ms_impl import families
 from ms_impl.data.batch import Sample, collate
-from ms_impl.data.conversations import Conversation, ConversationEncoder, ConversationFormat
-from ms_impl.data.images import load_pixels, resolve_path
+from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
+from ms_impl.data.images import load_pixels
+from ms_impl.data.sample_reader import SampleReader
 from ms_impl.errors import InputError
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.qwenvl.processor import QwenVLProcessor
@@ -59,32 +60,14 @@ class QwenVLContentTransformTemplate:
         self.output_columns = output_columns
         self.image_slots = modal_content_padding_size
         self._processor = QwenVLProcessor(tokenizer, model.config)
-        self._encoder = ConversationEncoder(tokenizer, max_length, ConversationFormat(**style))
-        self._dataset_dir = dataset_dir
-        self._allow_outside = allow_outside_dataset_dir
+        encoder = ConversationEncoder(tokenizer, max_length, ConversationFormat(**style))
+        self.reader = SampleReader(encoder, dataset_dir, allow_outside_dataset_dir, modal_content_padding_size)
         self._normalisation = mean, std
         size = model.config.visual.image_size
         if image_size not in (None, size):
             raise InputError(f"image_size is {image_size}, but the model's configuration says {size}")
         if mode != "train":
             raise InputError(f"mode: {mode!r} is not supported; it is 'train'")
-
-    def changes(self) -> list[str]:
-        """What was changed in the conversations so far: how many of each kind, and the first."""
-        counts, examples = self._encoder.counts, self._encoder.examples
-        return [f"{count} conversations: {kind}; the first is {examples[kind]}" for kind, count in counts.items()]
-
-    def sample(self, conversation: Conversation) -> Sample:
-        """The sample of a conversation. Raises InputError if it has a fault, or one of its images is not there."""
-        sample = self._encoder.encode(conversation)
-        try:
-            files = [resolve_path(path, self._dataset_dir, self._allow_outside) for path in sample["image_paths"]]
-        except InputError as error:
-            raise InputError(f"{conversation.record}: {error}") from error
-        for path, file in zip(sample["image_paths"], files):
-            if not file.is_file():
-                raise InputError(f"{conversation.record}: there is no image file {path!r} in {self._dataset_dir!r}")
-        return {**sample, "image_paths": list(map(str, files))}
 
     def collate(self, rows: Sequence[Sample], length: int, image_slots: int) -> Mapping[str, np.ndarray]:
         """The arrays of a batch of rows padded to ``length``, images read."""

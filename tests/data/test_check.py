@@ -16,7 +16,10 @@ from PIL import Image
 from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Fault, Findings, check_all
 from ms_impl.data.conversations import ConversationEncoder
-from ms_impl.data.files import ConversationFile
+from ms_impl.data.encoded_dataset import EncodedDataset
+from ms_impl.data.files import ConversationFile, Mixture
+from ms_impl.data.records import parse_record
+from ms_impl.data.sample_reader import SampleReader
 from ms_impl.errors import InputError
 
 
@@ -29,7 +32,15 @@ FAULTY = {
     "'conversations' is missing": {"id": "x"},
     "turn 1: 'value' must be a str, not int": record("Hi", 3),
     "unknown role 'bot'; user_role_name and": record("Hi", conversations=[{"from": "bot", "value": "Hi"}]),
-    "two turns in a row are the user's": record("", conversations=[{"from": "user", "value": "Hi"}] * 2),
+    "no answer": record("", conversations=[{"from": "user", "value": "Hi"}] * 2),
+    "an answer is empty": record("Hi", " \n"),
+    "coordinate 1500 in <box>(10,10),(1500,20)</box> lies outside 0–999": record(
+        "Hi", "<ref>a</ref><box>(10,10),(1500,20)</box>"
+    ),
+    "coordinate -3 in <quad>": record("<quad>(1,2),(-3,4),(5,6),(7,8)</quad>"),
+    "1 <image> in its turns, but 0 images are given": record("<image>What?"),
+    "text of 999,999 characters cannot be tokenized": record(" " * 999_999),
+    "'videos' is given, but only text and images": record("Hi", videos=["a.mp4"]),
     "Unclosed image token": record("<img>a.png"),
     "image '{root}/none.png' does not exist": record("<img>none.png</img>"),
     "image '{root}/text.png' is not an image file": record("<img>text.png</img>"),
@@ -52,7 +63,8 @@ def checker(tmp_path, tokenizer):
     def make(records, image_slots=1):
         (tmp_path / "train.json").write_text(json.dumps(records))
         encoder = ConversationEncoder(tokenizer, max_length=900)
-        return Checker(ConversationFile(tmp_path / "train.json"), encoder, image_slots, str(tmp_path))
+        reader = SampleReader(encoder, str(tmp_path), image_slots=image_slots)
+        return Checker(ConversationFile(tmp_path / "train.json"), reader)
 
     return make
 
@@ -119,7 +131,7 @@ class Deadly:
 
 
 def test_a_killed_process_ends_the_check(tokenizer):
-    checker = Checker(Deadly(os.getpid()), ConversationEncoder(tokenizer, 900), 1)
+    checker = Checker(Deadly(os.getpid()), SampleReader(ConversationEncoder(tokenizer, 900)))
     with pytest.raises(InputError, match="a process of the check was ended"):
         check_all(checker, workers=2)
 
@@ -128,6 +140,7 @@ _SLOW = """
 import os, sys, time
 from ms_impl.data.check import Checker, check_all
 from ms_impl.data.conversations import ConversationEncoder
+from ms_impl.data.sample_reader import SampleReader
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
 
 class Slow:
@@ -140,7 +153,8 @@ class Slow:
         return str(index)
 
 if __name__ == "__main__":
-    check_all(Checker(Slow(), ConversationEncoder(QwenVLTokenizer(sys.argv[1], 256), 900), 1), workers=2)
+    encoder = ConversationEncoder(QwenVLTokenizer(sys.argv[1], 256), 900)
+    check_all(Checker(Slow(), SampleReader(encoder)), workers=2)
 """
 
 
@@ -212,3 +226,62 @@ def test_trained_tokens_are_marked_or_coloured(checker, tokenizer):
     )
     coloured = check_report.dialogue(sample, tokenizer.decode, coloured=True).partition("\n")[2]
     assert coloured == body.replace("⟦", "\x1b[32m").replace("⟧", "\x1b[0m")
+
+
+def test_a_record_cut_off_before_its_answer_is_named(checker):
+    findings = checker([record("Hi"), record("word " * 1000, id="long")]).check(range(2))
+    (name,) = findings.unanswered
+    assert name.endswith("record 1 (id 'long')") and not findings.faults
+    assert ["no", "token", "of", "an", "answer", "left", "1"] in [
+        line.split() for line in check_report.table(findings).splitlines()
+    ]
+    assert name in check_report.unanswered(findings.unanswered, 900)
+
+
+def test_a_coordinate_of_1000_is_counted(checker):
+    findings = checker([record("Hi", "<ref>a</ref><box>(0,0),(1000,999)</box>")]).check([0])
+    assert not findings.faults and findings.changes == {"coordinate 1000 in a box (0–999 are meant)": 1}
+
+
+class Failing(list):
+    """Conversations of which one raises what no reader foresees."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise RecursionError("maximum recursion depth exceeded " + "!" * 10_000)
+        return super().__getitem__(index)
+
+    def name(self, index):
+        return f"a.json: record {index}"
+
+
+def test_any_exception_is_its_records_fault_and_the_check_goes_on(tokenizer):
+    good = parse_record(record("Hi"), "a.json: record 0")
+    checker = Checker(Failing([good] * 3), SampleReader(ConversationEncoder(tokenizer, 900)))
+    findings = checker.check(range(3))
+    (fault,) = findings.faults
+    assert fault.message.startswith("a.json: record 1: the record cannot be read (RecursionError: maximum recursion")
+    assert len(fault.message) < 400 and findings.lengths.astype(bool).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("max_length", [0, -5, True, 1.5, float("nan"), "900", None])
+def test_a_max_length_that_is_no_positive_whole_number_is_refused(tokenizer, max_length):
+    with pytest.raises(InputError, match="max_length is .*; it must be a positive whole number"):
+        ConversationEncoder(tokenizer, max_length)
+
+
+def test_training_reads_what_the_check_reads(checker, tmp_path):
+    """Each record passes both or neither."""
+    good = [record("Hi"), record("<img>a.png</img>"), record("word " * 1000), record("Hi", "<box>(0,0),(1000,1)</box>")]
+    unseen = ("cannot be decoded", "is not an image file")  # training opens images when their step comes
+    for number, each in enumerate([*good, *FAULTY.values()]):
+        one = checker([each, record("Hi")])
+        faults = one.check([0]).faults
+        mixture = Mixture([(tmp_path / "train.json", 1)])
+        if faults and not any(text in faults[0].message for text in unseen):
+            with pytest.raises(InputError) as caught:
+                EncodedDataset(mixture, one.reader)
+            assert str(caught.value) == faults[0].message
+        else:
+            assert number < len(good) or faults
+            EncodedDataset(mixture, one.reader)

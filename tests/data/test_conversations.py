@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ms_impl.data.batch import collate
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat, parse_record
+from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
+from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
 
 ANSWERED = [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hello!"}]
@@ -129,10 +130,10 @@ USER, ASSISTANT = ANSWERED
     "turns, message",
     [
         ([USER, {"from": "bot", "value": "Hi"}], "unknown role 'bot'.*'user' and 'assistant'"),
-        ([USER, USER], "two turns in a row are the user's"),
-        ([USER, ASSISTANT, ASSISTANT], "two turns in a row are the assistant's"),
+        ([USER, USER], "no answer"),
+        ([USER, {"from": "assistant", "value": " "}], "an answer is empty"),
         ([ASSISTANT], "the conversation is empty"),
-        ([ASSISTANT, ASSISTANT, USER], "two turns in a row are the assistant's"),
+        ([USER, {"from": "system", "value": "Be brief."}, ASSISTANT], "system message stands between"),
         ([{"from": "user", "value": "<img>a.png"}], "Unclosed image token"),
         ([{"from": "user", "value": "<img>a<img>b</img>"}], "nested image token"),
         ([{"from": "user", "value": "<img>" + "p" * 257 + "</img>"}], "too long.*257 bytes"),

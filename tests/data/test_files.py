@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ms_impl.data.conversations import parse_record
 from ms_impl.data.files import ConversationFile, Mixture, RecordFile
+from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
 
 

@@ -1,5 +1,7 @@
 """Records to evaluate, in all their forms, and what is wrong with others."""
 
+import unicodedata
+
 import pytest
 from PIL import Image
 
@@ -53,6 +55,12 @@ def test_words_for_the_speakers_and_the_prompt_before_the_user(tmp_path):
         (["What?", "a"], {"choices": ["a", 1]}, "'choices' must be a list of texts"),
         (["What?"], {"bbox": [0, 0, 1, 1]}, "'bbox' is given, but no picture"),
         (["<img>a.png</img>"], {"bbox": [5, 0, 1, 1]}, r"'bbox' must be \[left, top, right, bottom\] in pixels, not"),
+        (["<img>a.png</img>"], {"bbox": [0, 0, 0, 1]}, "'bbox' must be"),
+        (["<img>a.png</img>"], {"bbox": [0, 0, float("inf"), 1]}, "'bbox' must be"),
+        (["<img>a.png</img>"], {"bbox": [0, float("nan"), 1, 1]}, "'bbox' must be"),
+        (["<img>a.png</img>"], {"bbox": [False, False, True, True]}, "'bbox' must be"),
+        (["<img>a.png</img>"], {"bbox": [0, 0, 10**5000, 1]}, "'bbox' must be"),
+        (["<img>a.png</img>"], {"bbox": [400, 0, 500, 1]}, "lies outside its picture of 400×200 pixels"),
         (["<img>no.png</img>"], {"bbox": [0, 0, 1, 1]}, "does not exist"),
     ],
 )
@@ -66,10 +74,25 @@ def test_what_is_wrong_is_named_with_the_record(parse, turns, fields, message):
     [
         (["user", "user"], "must alternate"),
         (["assistant", "user"], "the user must begin"),
-        (["user", "gpt"], "unknown role 'gpt'; user_role_name and assistant_role_name are 'user' and 'assistant'"),
+        (["user", "bot"], "unknown role 'bot'; user_role_name and assistant_role_name are 'user' and 'assistant'"),
     ],
 )
 def test_roles_that_do_not_alternate_or_are_unknown(roles, message):
     record = {"conversations": [{"from": role, "value": "x"} for role in roles]}
     with pytest.raises(InputError, match=message):
         parse_question(record, 0, "x", ConversationFormat(), "")
+
+
+def test_paths_are_read_as_in_training(parse):
+    """In NFC, wherever they stand in the text."""
+    nfd = unicodedata.normalize("NFD", "café %20.png")
+    question = parse(f"<ref><img>{nfd}</img></ref>What?", "This.")
+    assert pictures(question) == [unicodedata.normalize("NFC", nfd)]
+
+
+def test_a_llava_record_with_its_own_system_message(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
+    record = {"image": "a.png", "system": "Be brief.", "conversations": turns}
+    question = parse_question(record, 0, "x", ConversationFormat(), tmp_path)
+    assert question.query == "Picture 1: <img>a.png</img>\nWhat?" and question.system == "Be brief."
+    assert pictures(question) == ["a.png"]

@@ -150,9 +150,19 @@ def test_conversations_that_are_cut_off_are_told_once(build, conversations, capl
     assert caplog.text.count("2 conversations: cut off at 60 tokens; the first is") == 1
 
 
+def test_a_row_length_that_leaves_no_answer_is_refused_and_told_where_it_leaves_some(build, conversations, caplog):
+    """It trained with loss 0: only ChatML's markers were left."""
+    key, path = conversations(("a" * 99, "b"), ("a" * 99, "b"))
+    with pytest.raises(InputError, match="max_length 100 leaves no token of any answer"):
+        build((key, path), ("modal_to_text_transform.max_length", 100))
+    some = conversations(("a" * 99, "b"), ("a", "b"))
+    build(some, ("modal_to_text_transform.max_length", 100))
+    assert "1 conversations: no token of an answer left within 100; the first is" in caplog.text
+
+
 def test_a_missing_image_is_found_before_training_begins(build, conversations):
     changes = conversations(("<img>0.png</img>", "a"), ("<img>no.png</img>", "b"))
-    with pytest.raises(InputError, match=r"record 1 \(id 'r1'\): there is no image file 'no.png' in "):
+    with pytest.raises(InputError, match=r"record 1 \(id 'r1'\): image '.*/no.png' does not exist"):
         build(changes)
 
 
@@ -176,6 +186,7 @@ def test_a_damaged_image_is_an_error_that_names_its_record(build, conversations,
         ([(f"{TEMPLATE}.image_size", 448)], "image_size is 448, but the model's configuration says 112"),
         ([(f"{TEMPLATE}.mode", "predict")], "mode: 'predict' is not supported"),
         ([(f"{TEMPLATE}.user_role_name", "human")], "unknown role 'user'"),
+        ([("modal_to_text_transform.max_length", 0)], "max_length is 0"),
         ([("modal_to_text_transform.max_length", 80)], "max_length 80 cuts image '0.png'"),
     ],
 )

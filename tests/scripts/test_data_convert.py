@@ -113,12 +113,15 @@ def test_the_training_reads_what_the_old_port_wrote(tmp_path, tokenizer):
 FAULTY = [
     (record(image="1.jpg"), "there is no image file 'train2014/COCO_train2014_1.jpg' in "),
     (record(image="../a.jpg"), "there is no image file 'train2014/COCO_train2014_../a.jpg'"),
-    (record(image=7), "'image' is 7 in a record with <image> in its first turn"),
-    (record("What?"), "'image' is '000000442786.jpg' in a record without <image> in its first turn"),
-    (record("<image>\n<image>"), "a second <image>"),
-    (record("<image>\nHow does <img> work?"), "turn 0: '<img>' in its text would be read as a tag"),
+    (record(image=7), "'image' must be the path of a file or a list of them, not 7"),
+    (record("What?"), "0 <image> in its turns, but 1 images are given"),
+    (record("<image>\n<image>"), "2 <image> in its turns, but 1 images are given"),
+    (record("<image>\nHow does <img> work?"), "<image> and <img> in one conversation"),
     (record("<image>\n</box>"), "turn 0: '</box>' in its text would be read as a tag"),
-    (record(conversations=[{"from": "gpt", "value": "Hi"}]), "turn 0: from 'gpt' where 'human' is due"),
+    (
+        record(conversations=[{"from": "gpt", "value": "<image>Hi"}]),
+        "turn 0 is the assistant's: user and assistant must alternate",
+    ),
     (record(conversations=[]), "the conversation is empty"),
     (record(conversations=[{"from": "human"}]), "turn 0: 'value' is missing"),
 ]
