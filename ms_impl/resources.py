@@ -11,9 +11,9 @@ from pathlib import Path
 from ms_impl.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
-_CHECKOUT = _PACKAGE.parent
+_INSTALLED = _PACKAGE / "repository"  # only a wheel has it; beside the package, other packages have a configs, too
 
-ROOT = _CHECKOUT if (_CHECKOUT / "configs").is_dir() else _PACKAGE / "repository"
+ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
 def resource(path: str) -> Path:
