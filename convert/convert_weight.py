@@ -28,10 +28,11 @@ from ms_impl import families
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.families import Family
-from ms_impl.io.checkpoint import Checkpoint, open_checkpoint, read_json
+from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
 from ms_impl.io.conversion import as_hugging_face, cast_to, convert, refuse_source
 from ms_impl.io.dtypes import FLOATS
+from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
 from ms_impl.io.rules import Config, Layout
 from ms_impl.io.tensors import CastTensor, Tensor

@@ -21,10 +21,11 @@ from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import FACTOR_A, FACTOR_B, Plan, make_plan
 from ms_impl.cli.main import command
 from ms_impl.families import Family
-from ms_impl.io.checkpoint import open_checkpoint, read_json
+from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
 from ms_impl.io.conversion import convert, refuse_source
 from ms_impl.io.dtypes import FLOATS, CastLoss, DType
+from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
 from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import CastTensor, Tensor

@@ -10,6 +10,7 @@ import numpy as np
 
 from ms_impl.errors import InputError
 from ms_impl.io.dtypes import FP32, cast
+from ms_impl.io.json_files import parse_json
 from ms_impl.io.tensors import Tensor
 
 Sample = dict[str, list[float]]
@@ -50,13 +51,10 @@ def dump(taken: Sample) -> str:
 
 def parse(text: str, where: str) -> Sample:
     """The inverse of ``dump``; ``where`` names the file in the InputError that a damaged text raises."""
-    try:
-        taken: Any = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: its sample of the base weights is damaged ({error})") from error
-    if not isinstance(taken, Mapping) or not all(map(_is_numbers, taken.values())):
+    taken = parse_json(text, f"{where}: its sample of the base weights")
+    if not all(map(_is_numbers, taken.values())):
         raise InputError(f"{where}: its sample of the base weights is damaged")
-    return dict(taken)
+    return taken
 
 
 def _pick(weight: Tensor) -> np.ndarray:

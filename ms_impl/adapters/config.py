@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError
-from ms_impl.io.checkpoint import read_json
+from ms_impl.io.json_files import read_json
 
 CONFIG_NAME = "adapter_config.json"
 

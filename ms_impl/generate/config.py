@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError
+from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,17 +86,9 @@ class GenerationConfig:
     def from_directory(cls, directory: str | Path) -> "GenerationConfig":
         """Read the generation_config.json of a checkpoint directory; the defaults if there is none."""
         path = Path(directory) / FILE_NAME
-        if not path.is_file():
+        if not path.exists():
             return cls()
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error})") from error
-        if not isinstance(raw, dict):
-            raise InputError(f"{path}: holds a {type(raw).__name__} instead of a table")
-        return cls.from_dict(raw, str(path))
+        return cls.from_dict(read_json(path), str(path))
 
 
 def _is_whole(value: Any) -> bool:

@@ -13,8 +13,9 @@ from ms_impl import families
 from ms_impl.cells.device import on_ascend
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.io.checkpoint import open_checkpoint, read_json
+from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import find_config
+from ms_impl.io.json_files import read_json
 from ms_impl.weights import load_weights
 
 _DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}

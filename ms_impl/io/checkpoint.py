@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ms_impl.errors import InputError
 from ms_impl.io import ms_ckpt, safetensors_files, torch_files
+from ms_impl.io.json_files import read_json
 from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import Tensor
 
@@ -104,18 +103,3 @@ def _check_shard(index: Path, file: Path, held: Mapping[str, Tensor], placed: Ma
     ]
     if faults:
         raise InputError(f"{index}: does not agree with its shards:\n  " + "\n  ".join(faults))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file whose content is a table."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__} instead of a table")
-    return content

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError
+from ms_impl.io.json_files import read_json
 
 RESAMPLER_HEAD_DIM = 128  # visual.py of the original: num_heads = output_dim // 128
 
@@ -114,14 +114,7 @@ class QwenVLConfig:
         """Read a config.json, or the one inside a directory."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror}); a checkpoint directory needs a config.json"
-            raise InputError(f"{path}: {reason}") from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-        return cls.from_dict(raw, str(path))
+        return cls.from_dict(read_json(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """As Hugging Face's config.json writes it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +112,6 @@ def _sha256(file: Path) -> str:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); the checkpoint is damaged") from error
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON; the checkpoint is damaged") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a table; the checkpoint is damaged")
-    return content
+        return read_json(file)
+    except InputError as error:
+        raise InputError(f"{error}; the checkpoint is damaged") from error

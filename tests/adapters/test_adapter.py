@@ -217,7 +217,7 @@ def test_a_file_that_is_no_adapters_is_named(adapted, saved):
     with pytest.raises(InputError, match=f"{WEIGHTS_NAME}: no such file"):
         adapted()[1].load(saved)
     (saved / CONFIG_NAME).unlink()
-    with pytest.raises(InputError, match=f"{CONFIG_NAME}: cannot be read"):
+    with pytest.raises(InputError, match=f"{CONFIG_NAME}: no such file"):
         adapted()[1].load(saved)
     with pytest.raises(InputError, match="no such directory"):
         adapted()[1].load(saved / "nowhere")
