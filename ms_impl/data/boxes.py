@@ -1,4 +1,4 @@
-"""Boxes in answers, parsed, drawn and compared.
+"""Boxes in answers, parsed and drawn.
 
 ``<ref>dog</ref><box>(x1,y1),(x2,y2)</box>``, and ``<quad>`` with four corners.
 """
@@ -80,20 +80,6 @@ def draw_boxes(image: Image.Image, text: str, font: str | Path | None = None) ->
     for box in boxes:
         _draw(ImageDraw.Draw(picture), box, picture.size, _colour(refs.index(box.ref)), letters)
     return picture
-
-
-def iou(first: Rectangle, second: Rectangle) -> float:
-    """Intersection over union of two upright rectangles (left, top, right, bottom); 0 if both are empty."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = _area(first) + _area(second) - shared
-    return shared / union if union > 0 else 0.0
-
-
-def _area(rectangle: Rectangle) -> float:
-    left, top, right, bottom = rectangle
-    return max(right - left, 0.0) * max(bottom - top, 0.0)
 
 
 def _colour(number: int) -> Colour:

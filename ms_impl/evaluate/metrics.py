@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ms_impl.data.boxes import Rectangle
 from ms_impl.errors import InputError
 from ms_impl.evaluate import caption, grounding, vqa
+from ms_impl.evaluate.grounding import Target
 from ms_impl.evaluate.questions import Question
 
 Figures = dict[str, float]
@@ -143,9 +143,9 @@ def _likeliest(question: Question, weights: Sequence[float]) -> str:
     return question.choices[max(range(len(weights)), key=weights.__getitem__)]
 
 
-def _target(question: Question) -> Rectangle | None:
+def _target(question: Question) -> Target | None:
     given = question.references[0] if question.references else ""
-    return question.box or grounding.first_box(given)
+    return question.target or grounding.text_target(given)
 
 
 def _require_references(question: Question) -> None:

@@ -11,14 +11,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ms_impl.data.boxes import Rectangle
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.data.conversations import ConversationFormat, Message, messages, require_alternation
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.records import parse_record, shown
 from ms_impl.data.tags import image_paths
 from ms_impl.errors import InputError
-from ms_impl.evaluate.grounding import from_pixels
+from ms_impl.evaluate.grounding import Target, is_empty
 
 _FARTHEST = 1e9  # pixels; NaN is not below it either
 
@@ -29,7 +28,7 @@ Pairs = list[tuple[str, str]]  # the user's message and the assistant's
 class Question:
     """One record. ``record`` is how errors name it; ``identity`` its ``id``, or else its number in the file.
 
-    ``box`` is its ``bbox`` in 0–999 of the picture's sides.
+    ``target`` is its ``bbox``.
     """
 
     record: str
@@ -38,7 +37,7 @@ class Question:
     history: tuple[tuple[str, str], ...]
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    box: Rectangle | None = None
+    target: Target | None = None
     system: str = SYSTEM_MESSAGE
 
 
@@ -59,7 +58,7 @@ def parse_question(
             history=tuple(pairs[:-1]),
             references=_texts(record, "answers") or given,
             choices=_texts(record, "choices"),
-            box=_box(record, pairs, dataset_dir),
+            target=_target(record, pairs, dataset_dir),
             system=system,
         )
     except InputError as error:
@@ -90,28 +89,29 @@ def _texts(record: dict[str, Any], key: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _box(record: dict[str, Any], pairs: Pairs, dataset_dir: str | os.PathLike) -> Rectangle | None:
+def _target(record: dict[str, Any], pairs: Pairs, dataset_dir: str | os.PathLike) -> Target | None:
     edges = record.get("bbox")
     if edges is None:
         return None
     if not _is_box(edges):
         raise InputError(f"'bbox' must be [left, top, right, bottom] in pixels, not {_listed(edges)}")
-    shown = _pictures(pairs)
-    if not shown:
+    paths = _pictures(pairs)
+    if not paths:
         raise InputError("'bbox' is given, but no picture")
-    width, height = read_image(resolve_path(shown[-1], dataset_dir)).size
-    if edges[0] >= width or edges[1] >= height:
-        raise InputError(f"'bbox' {edges!r} lies outside its picture of {width}×{height} pixels")
-    return from_pixels(edges, width, height)
+    width, height = read_image(resolve_path(paths[-1], dataset_dir)).size
+    target = Target(tuple(map(float, edges)), (width, height))
+    if target.is_outside:
+        raise InputError(f"'bbox' {_listed(edges)} lies outside its picture of {width}×{height} pixels")
+    return target
 
 
 def _is_box(edges: Any) -> bool:
-    """Four finite numbers that enclose some of the plane right and below of the origin."""
+    """Four finite numbers that enclose some of the plane."""
     if not isinstance(edges, list) or len(edges) != 4:
         return False
     numbers = all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges)
     finite = numbers and all(abs(edge) < _FARTHEST for edge in edges)
-    return finite and 0 <= edges[0] < edges[2] and 0 <= edges[1] < edges[3]
+    return finite and not is_empty(edges)
 
 
 def _listed(edges: Any) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_impl.data.boxes import EVALUATION_SCALE, Box, draw_boxes, iou, parse_boxes
+from ms_impl.data.boxes import EVALUATION_SCALE, Box, draw_boxes, parse_boxes
 
 
 def test_parse_equals_the_original(tokenizer_cases):
@@ -78,17 +78,3 @@ def test_quads_are_drawn_as_polygons():
 
 def test_nothing_to_draw():
     assert draw_boxes(Image.new("RGB", (9, 9)), "There is no dog.") is None
-
-
-def test_iou_against_counted_pixels():
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        pair = [tuple(int(v) for v in np.sort(random.integers(0, 30, 4).reshape(2, 2), axis=0).ravel()) for _ in "ab"]
-        masks = []
-        for left, top, right, bottom in pair:
-            mask = np.zeros((30, 30), bool)
-            mask[top:bottom, left:right] = True
-            masks.append(mask)
-        union = (masks[0] | masks[1]).sum()
-        counted = (masks[0] & masks[1]).sum() / union if union else 0.0
-        assert iou(*pair) == pytest.approx(counted)

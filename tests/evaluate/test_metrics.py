@@ -3,6 +3,7 @@
 import pytest
 
 from ms_impl.errors import InputError
+from ms_impl.evaluate.grounding import Target
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.evaluate.questions import Question
 
@@ -33,8 +34,8 @@ def test_cider_is_the_mean_over_captions():
 
 
 def test_grounding_takes_the_box_of_the_reference_or_bbox():
-    box = (0.0, 0.0, 400.0, 400.0)
-    questions = [question("<box>(0,0),(400,400)</box>"), question(box=box), question("(0,0),(9,9)")]
+    target = Target((0.0, 0.0, 400.0, 400.0), (999, 999))
+    questions = [question("<box>(0,0),(400,400)</box>"), question(target=target), question("(0,0),(9,9)")]
     answers = ["<box>(0,0),(200,400)</box>", "<box>(0,0),(400,100)</box>", "nowhere"]
     assert evaluate("grounding", questions, answers) == {"mean_iou": 0.25, "iou_0.5": pytest.approx(1 / 3)}
 
@@ -54,6 +55,10 @@ def test_multiple_choice_by_sums_and_per_token():
         ("exact_match", question(), "there is no right answer"),
         ("cider", question("a cat", "..."), "a reference has no words"),
         ("grounding", question("there"), "metric grounding needs a box"),
+        ("grounding", question("<box>(9,9),(1,1)</box>"), "the right box is reversed, empty or outside the image"),
+        ("grounding", question("<box>(1,9),(1,20)</box>"), "the right box is reversed, empty or outside the image"),
+        ("grounding", question("<box>(1,1),(9,nan)</box>"), "the right box is reversed, empty or outside the image"),
+        ("grounding", question("<box>(1200,1),(1300,9)</box>"), "the right box is reversed, empty or outside"),
         ("multiple_choice", question("a", choices=("b", "c")), "the answer 'a' among them"),
         ("multiple_choice", question("a", choices=("a", "a")), "needs two 'choices' at least"),
         ("multiple_choice", question("a", choices=("a", "")), "an empty text is among the choices"),

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ms_impl.data.conversations import ConversationFormat
 from ms_impl.errors import InputError
+from ms_impl.evaluate.grounding import Target
 from ms_impl.evaluate.questions import parse_question, pictures
 
 
@@ -35,9 +36,9 @@ def test_answers_of_several_people_stand_in_place_of_the_turn(parse):
     assert parse("What?", answers=["blue"]).references == ("blue",)
 
 
-def test_a_box_in_pixels_is_put_in_thousandths_of_the_last_picture(parse):
-    box = parse("<img>b.png</img><img>a.png</img>Where?", bbox=[40, 20, 200, 100]).box
-    assert box == pytest.approx((99.9, 99.9, 499.5, 499.5))
+def test_a_box_is_in_pixels_of_the_last_picture(parse):
+    target = parse("<img>b.png</img><img>a.png</img>Where?", bbox=[40, -1, 200, 100.5]).target
+    assert target == Target((40.0, -1.0, 200.0, 100.5), (400, 200))
 
 
 def test_words_for_the_speakers_and_the_prompt_before_the_user(tmp_path):
@@ -61,6 +62,7 @@ def test_words_for_the_speakers_and_the_prompt_before_the_user(tmp_path):
         (["<img>a.png</img>"], {"bbox": [False, False, True, True]}, "'bbox' must be"),
         (["<img>a.png</img>"], {"bbox": [0, 0, 10**5000, 1]}, "'bbox' must be"),
         (["<img>a.png</img>"], {"bbox": [400, 0, 500, 1]}, "lies outside its picture of 400×200 pixels"),
+        (["<img>a.png</img>"], {"bbox": [0, -5, 5, 0]}, "lies outside its picture of 400×200 pixels"),
         (["<img>no.png</img>"], {"bbox": [0, 0, 1, 1]}, "does not exist"),
     ],
 )
