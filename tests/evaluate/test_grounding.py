@@ -1,6 +1,6 @@
 """Boxes: found in answers, and compared as the official evaluation does in pixels.
 
-The rule itself is written again, with torch, in ``tests/fuzz/test_grounding.py``.
+The rule itself is written again, with torch, in ``tests/fuzz/test_grounding_rule.py``.
 """
 
 import time
