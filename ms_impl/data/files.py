@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,24 +19,28 @@ import numpy as np
 
 from ms_impl.data.json_scan import find_records
 from ms_impl.data.records import Conversation, parse_record
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
+from ms_impl.io.json_files import parse_json
 
+_HEAVIEST = 10_000  # an epoch with more copies of a file is a mistake
 _CHANGED = "the file was changed while it is in use; begin again"
 
 
 class RecordFile(Sequence[Any]):
     """The records of a JSON or JSONL file, as parsed; at most the first ``num_samples``.
 
-    The file is JSON if it begins with ``[``, and JSONL if with ``{``. ``sha256`` is that of the whole file. Several
+    ``json_scan.find_records`` says which layouts are known. ``sha256`` is that of the whole file. Several
     threads may read at once; a copy in another process opens the file anew.
 
-    Raises InputError naming the file and the line when it cannot be read, is no JSON or holds no record; also when a
-    record is asked for after the file's size or time has changed.
+    Raises InputError naming the file and the line when it cannot be read, is no JSON or holds no record. When a record is
+    asked for: naming it, for what ``ms_impl.io.json_files.parse_json`` refuses; and if the file's size or time has
+    changed.
     """
 
     def __init__(self, path: str | Path, num_samples: int | None = None):
-        if num_samples is not None and num_samples < 1:
-            raise InputError(f"{path}: num_samples is {num_samples}; it must be at least 1")
+        is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples >= 1
+        if num_samples is not None and not is_count:
+            raise InputError(f"{path}: num_samples is {quote(num_samples)}; it must be a whole number of at least 1")
         self.path = str(path)
         self._open()
         self._state = _state(os.fstat(self._file.fileno()))
@@ -53,11 +58,15 @@ class RecordFile(Sequence[Any]):
         self._check_unchanged()
         start, end = self._spans[number].tolist()
         try:
-            return json.loads(os.pread(self._file.fileno(), end - start, start))
+            data = os.pread(self._file.fileno(), end - start, start)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:  # changed, and its size and time set back
-            raise InputError(f"{self.path}: {_CHANGED}") from error
+        try:
+            return parse_json(data, self.name(number))
+        except InputError as error:
+            if not _is_json(data):  # changed, and its size and time set back
+                raise InputError(f"{self.path}: {_CHANGED}") from error
+            raise
 
     def name(self, index: int) -> str:
         """How errors name a record, before its id is known."""
@@ -71,10 +80,14 @@ class RecordFile(Sequence[Any]):
         self._open()
 
     def _open(self) -> None:
+        """Open the file; a pipe would be waited for, and cannot be read twice."""
         try:
-            self._file = open(self.path, "rb", buffering=0)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+            self._file = open(self.path, "rb", buffering=0, opener=_without_waiting)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+            raise InputError(f"{self.path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.close()
+            raise InputError(f"{self.path}: cannot be read: it is no regular file; give the path of a JSON file")
 
     def _check_unchanged(self) -> None:
         try:
@@ -106,8 +119,9 @@ class Mixture(Sequence[Conversation]):
         if not files:
             raise InputError("no file of conversations is given")
         for path, weight in files:
-            if not (weight > 0 and math.isfinite(weight)):
-                raise InputError(f"{path}: weight {weight} is no positive number")
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (is_number and 0 < weight <= _HEAVIEST):
+                raise InputError(f"{path}: weight {quote(weight)} is no positive number, at most {_HEAVIEST:,}")
         self.files = [ConversationFile(path, num_samples) for path, _ in files]
         self._weights = [Fraction(str(weight)) for _, weight in files]  # as written: 0.1 is a tenth
         self._starts = np.cumsum([0, *map(len, self.files)])
@@ -152,3 +166,17 @@ class Mixture(Sequence[Conversation]):
 
 def _state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    except (ValueError, RecursionError):  # a number of thousands of digits; brackets as deep
+        pass
+    return True
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ms_impl.data.chatml import SYSTEM
 from ms_impl.data.tags import IMAGE_START, shorten
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 
 PLACEHOLDER = "<image>"
 
@@ -62,7 +62,7 @@ def parse_record(record: Any, source: str) -> Conversation:
     ``loss_scale``), for images and ``<image>`` that differ in number, and for a URL: nothing is fetched.
     """
     if isinstance(record, dict) and "id" in record:
-        source = f"{source} (id {shown(record['id'])})"
+        source = f"{source} (id {quote(record['id'])})"
     try:
         return _conversation(record, source)
     except InputError as error:
@@ -72,16 +72,6 @@ def parse_record(record: Any, source: str) -> Conversation:
 def is_record(value: Any) -> bool:
     """Whether a value of a JSON file is a record, and not one turn of one."""
     return isinstance(value, dict) and any(key in value for key in _LISTS)
-
-
-def shown(value: Any) -> str:
-    """A value of a file as an error shows it: briefly, whatever it is."""
-    if isinstance(value, dict | list):
-        return f"a {type(value).__name__}"
-    try:
-        return shorten(repr(value))
-    except ValueError:  # a number of thousands of digits
-        return "a very long number"
 
 
 def _conversation(record: Any, source: str) -> Conversation:
@@ -132,13 +122,13 @@ def _trained(turn: Mapping[str, Any], is_message: bool) -> bool | None:
     """``loss`` (ms-swift), or in messages also ``weight`` (OpenAI) and ``loss_scale``, as far as they say yes or no."""
     loss = turn.get("loss")
     if loss is not None and not isinstance(loss, bool):
-        raise InputError(f"'loss' must be true or false, not {shown(loss)}")
+        raise InputError(f"'loss' must be true or false, not {quote(loss)}")
     for key in ("loss_scale", "weight") if is_message else ("loss_scale",):
         scale = turn.get(key)
         if scale is None:
             continue
         if isinstance(scale, bool) or scale not in (0, 1):
-            raise InputError(f"'{key}' is {shown(scale)}: only 0 and 1 are supported, or 'loss': false")
+            raise InputError(f"'{key}' is {quote(scale)}: only 0 and 1 are supported, or 'loss': false")
         loss = bool(scale) if loss is None else loss and bool(scale)
     return loss
 
@@ -173,7 +163,7 @@ def _path(item: Any, name: str) -> str:
     if isinstance(item, dict) and set(item) <= {"path", "bytes"} and item.get("bytes") is None:
         item = item.get("path")
     if not isinstance(item, str) or not item:
-        raise InputError(f"{name} must be the path of a file or a list of them, not {shown(item)}")
+        raise InputError(f"{name} must be the path of a file or a list of them, not {quote(item)}")
     path = _text(item)
     if not (url := _SCHEME.match(path)):
         return path
@@ -195,7 +185,7 @@ def _joined(parts: Sequence[Any], own_images: list[str]) -> str:
             pieces.append(PLACEHOLDER)
             own_images += _path_of_part(part, f"part {number}")
         else:
-            raise InputError(f"part {number}: its 'type' must be text, image or image_url, not {shown(kind)}")
+            raise InputError(f"part {number}: its 'type' must be text, image or image_url, not {quote(kind)}")
     return "".join(pieces)
 
 

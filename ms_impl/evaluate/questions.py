@@ -14,9 +14,9 @@ from typing import Any
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.data.conversations import ConversationFormat, Message, messages, require_alternation
 from ms_impl.data.images import read_image, resolve_path
-from ms_impl.data.records import parse_record, shown
+from ms_impl.data.records import parse_record
 from ms_impl.data.tags import image_paths
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.evaluate.grounding import Target, is_empty
 
 _FARTHEST = 1e9  # pixels; NaN is not below it either
@@ -94,14 +94,14 @@ def _target(record: dict[str, Any], pairs: Pairs, dataset_dir: str | os.PathLike
     if edges is None:
         return None
     if not _is_box(edges):
-        raise InputError(f"'bbox' must be [left, top, right, bottom] in pixels, not {_listed(edges)}")
+        raise InputError(f"'bbox' must be [left, top, right, bottom] in pixels, not {quote(edges)}")
     paths = _pictures(pairs)
     if not paths:
         raise InputError("'bbox' is given, but no picture")
     width, height = read_image(resolve_path(paths[-1], dataset_dir)).size
     target = Target(tuple(map(float, edges)), (width, height))
     if target.is_outside:
-        raise InputError(f"'bbox' {_listed(edges)} lies outside its picture of {width}×{height} pixels")
+        raise InputError(f"'bbox' {quote(edges)} lies outside its picture of {width}×{height} pixels")
     return target
 
 
@@ -112,7 +112,3 @@ def _is_box(edges: Any) -> bool:
     numbers = all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges)
     finite = numbers and all(abs(edge) < _FARTHEST for edge in edges)
     return finite and not is_empty(edges)
-
-
-def _listed(edges: Any) -> str:
-    return f"[{', '.join(map(shown, edges[:5]))}]" if isinstance(edges, list) else shown(edges)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,7 +94,6 @@ def test_the_first_samples_only(tmp_path, monkeypatch):
         ('{"id": 1}\n{"id": 2', "line 2: not JSON (Expecting ',' delimiter; the file ends within a record)"),
         ('[\n\n{"id": "one', "line 3: not JSON (Unterminated string starting at; the file ends within a record)"),
         ('\n{"id": ' + "[" * 100_000, "line 2: not JSON that can be read"),
-        ('\n{"id": ' + "1" * 10_000 + "}", "line 2: not JSON that can be read"),
         ('[{"id":\n "é"}]'.encode("latin-1"), "line 2: not UTF-8"),
         ('{"id": 1}'.encode("utf-16"), "line 1: not UTF-8"),
         ('{"id":\n "é'.encode()[:-1], "line 2: not UTF-8"),
@@ -148,6 +148,96 @@ def test_a_bad_record_is_named_when_it_is_asked_for(tmp_path, content, message):
     assert len(file[0].turns) == len(file[2].turns) == 2
     with pytest.raises(InputError, match=f"train.json: {message}"):
         file[1]
+
+
+DEEP, DIGITS = "[" * 5000 + "]" * 5000, "1" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ('{"x": %s}' % DEEP, "nested deeper than 64 levels"),
+        ('{"x": %s}' % ("[" * 200 + "]" * 200), "nested deeper than 64 levels"),
+        ('{"x": ["%s", "]}\\"", %s]}' % ("{[" * 99, DEEP), "nested deeper than 64 levels"),
+        ('{"x": %s}' % DIGITS, "a number of 10,000 digits"),
+        ('{"x": 1e999}', "too large"),
+        ('{"x": NaN}', "NaN"),
+        ('{"conversations": [], "conversations": [1]}', "the key 'conversations' stands twice"),
+        ('{"x": "\\ud83d"}', "surrogate"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["[{}]", "{}"])
+@pytest.mark.parametrize("window", [7, 1 << 18])
+def test_a_record_that_is_refused_is_one_record(tmp_path, monkeypatch, window, layout, odd, message):
+    """Also where the whole file could not be parsed at once: the others are read."""
+    monkeypatch.setattr("ms_impl.data.json_scan._WINDOW", window)
+    records = [json.dumps(record(0)), odd, json.dumps(record(2))]
+    text = layout.format((", " if layout == "[{}]" else "\n").join(records))
+    file = RecordFile(write(tmp_path / "train.json", text))
+    assert len(file) == 3 and file[0] == record(0) and file[2] == record(2)
+    with pytest.raises(InputError, match=f"train.json: record 1: .*{message}") as caught:
+        file[1]
+    assert len(str(caught.value)) < 300
+
+
+OBJECTS = [
+    '{"conversations": %s}',
+    ' {"version": 1.5, "about": {"conversations": [1]}, "conversations": %s, "n": [], "m": {"a": "]}"}}\n',
+    '{"date": "2024 \\"]", "conversations"  :  %s  }',
+]
+
+
+@pytest.mark.parametrize("window", [1, 3, 64, 1 << 18])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("text", OBJECTS)
+def test_an_object_may_list_its_records(tmp_path, monkeypatch, text, indent, window):
+    monkeypatch.setattr("ms_impl.data.json_scan._WINDOW", window)
+    records = [*RECORDS[:4], {"messages": []}]
+    path = write(tmp_path / "data", text % json.dumps(records, indent=indent))
+    assert list(RecordFile(path)) == records
+    assert list(RecordFile(path, 2)) == records[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"conversations": [{"conversations": []}}', "line 1: expected , or ], found }"),
+        ('{"conversations": [{"conversations": []}]', "line 1: expected , or }, found the end of the file"),
+        ('{"conversations": [{"conversations": []}], 3}', "line 1: expected :, found }"),
+        ('{"conversations": [{"conversations": []}], "conversations": []}', "the key 'conversations' stands twice"),
+        ('{"conversations": [{"conversations": []}]}\n{"id": 1}', "line 2: expected the end of the file, found {"),
+        ('{"conversations": [{"conversations": []}, 3]}', "line 1: expected a record, {…}, found 3"),
+    ],
+)
+def test_bad_objects_name_the_line(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        RecordFile(write(tmp_path / "train.json", text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("num_samples", [True, 1.5, "3"])
+def test_a_number_of_samples_is_a_whole_number(tmp_path, num_samples):
+    with pytest.raises(InputError, match="num_samples is"):
+        RecordFile(write(tmp_path / "train.json", json.dumps(RECORDS)), num_samples)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "train.json")
+    with pytest.raises(InputError, match="train.json: cannot be read: it is no regular file"):
+        RecordFile(tmp_path / "train.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        RecordFile("/dev/zero")
+    with pytest.raises(InputError, match="cannot be read"):
+        RecordFile("nul\0")
+
+
+def test_a_hundred_thousand_records_are_found_in_seconds(tmp_path):
+    path = write(
+        tmp_path / "train.jsonl", LAYOUTS["lines"]([record(number, "What? " * 20) for number in range(100_000)])
+    )
+    start = time.process_time()
+    assert len(RecordFile(path)) == 100_000
+    assert time.process_time() - start < 4
 
 
 def test_missing_files_and_folders(tmp_path):
@@ -254,7 +344,7 @@ def test_an_epoch_depends_on_its_number_and_the_seed_alone(three_files):
     assert (np.diff(first.epoch(3, seed=0)) > 0).all()  # in the files' order
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), 1e18, True, "2", 10**5000], ids=range(8))
 def test_weights_are_positive(three_files, weight):
     with pytest.raises(InputError, match="a.json: weight .* is no positive number"):
         Mixture([(three_files[0], weight)])

@@ -157,7 +157,7 @@ REFUSED = [
     (llava(image="data:image/png;base64," + "A" * 9999), "is a data: URL"),
     (llava(image=7), "'image' must be the path of a file or a list of them, not 7"),
     (llava(image=["a.png", ""]), "'image' must be the path"),
-    (llava(image={"path": "a.png", "bytes": "AA"}), "not a dict"),
+    (llava(image={"path": "a.png", "bytes": "AA"}), "not {'bytes': 'AA', 'path': 'a.png'}"),
     (
         message([{"type": "image_url", "image_url": {"url": "http://host/a"}}]),
         "turn 0: part 0 'http://host/a' is a URL",
