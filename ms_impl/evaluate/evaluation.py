@@ -113,6 +113,7 @@ class Evaluation:
                         seen.add(path)
             except InputError as error:
                 raise InputError(f"{question.record}: {error}") from error
+        self.metric.check_all(self.questions)
 
     def _check_length(self, question: Question) -> None:
         prompt = len(self._sample(question)["input_ids"])

@@ -24,6 +24,9 @@ class Metric(ABC):
     def check(self, question: Question) -> None:
         """Raise InputError for a record that cannot be scored."""
 
+    def check_all(self, questions: Sequence[Question]) -> None:  # noqa: B027
+        """As ``check``, for what is found out of all records at once. Raises InputError that names the record."""
+
     @abstractmethod
     def scores(self, questions: Sequence[Question], answers: Sequence[Any]) -> list[float]:
         """The score of each record; 1 is wholly right (CIDEr goes up to 10)."""
@@ -72,10 +75,13 @@ class Cider(Metric):
     """``cider``: captions against one or more references."""
 
     def check(self, question: Question) -> None:
-        caption.check_installed()
         _require_references(question)
-        if not all(caption.words(reference) for reference in question.references):
-            raise InputError("a reference has no words")
+
+    def check_all(self, questions: Sequence[Question]) -> None:
+        owners = [question for question in questions for _ in question.references]
+        found = caption.tokenized([reference for question in questions for reference in question.references])
+        if wordless := [question for question, words in zip(owners, found, strict=True) if not words]:
+            raise InputError(f"{wordless[0].record}: a reference has no words")
 
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
         return caption.cider(answers, [question.references for question in questions])

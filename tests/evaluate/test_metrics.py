@@ -53,7 +53,7 @@ def test_multiple_choice_by_sums_and_per_token():
     [
         ("vqa", question("yes", "no", "yes"), "needs the answers of more than 3 people in 'answers', found 3"),
         ("exact_match", question(), "there is no right answer"),
-        ("cider", question("a cat", "..."), "a reference has no words"),
+        ("cider", question(), "there is no right answer"),
         ("grounding", question("there"), "metric grounding needs a box"),
         ("grounding", question("<box>(9,9),(1,1)</box>"), "the right box is reversed, empty or outside the image"),
         ("grounding", question("<box>(1,9),(1,20)</box>"), "the right box is reversed, empty or outside the image"),
@@ -67,3 +67,10 @@ def test_multiple_choice_by_sums_and_per_token():
 def test_a_record_that_cannot_be_scored_is_refused(name, record, message):
     with pytest.raises(InputError, match=message):
         METRICS[name].check(record)
+
+
+def test_a_reference_without_words_is_refused_by_record():
+    """Found for all records by one start of the tokenizer."""
+    questions = [question("a cat"), Question("record 7", 7, "What?", (), ("a dog", "“...”")), question("-")]
+    with pytest.raises(InputError, match="record 7: a reference has no words"):
+        METRICS["cider"].check_all(questions)
