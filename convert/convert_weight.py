@@ -31,7 +31,7 @@ from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
 from ms_impl.io.conversion import as_hugging_face, cast_to, convert, refuse_source
-from ms_impl.io.dtypes import FLOATS
+from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
 from ms_impl.io.rules import Config, Layout
@@ -89,7 +89,7 @@ def prepare(options: argparse.Namespace) -> Job:
     raw = read_json(config_path)
     check_family(family, raw, config_path)
     config = family.resolve("config").from_dict(raw, str(config_path))
-    dtype = FLOATS[options.dtype] if options.dtype else None
+    dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
     companions = collect(config_path, raw, dtype)
     job = Job(source, layout, cast_to(tensors, dtype) if dtype else tensors, output, companions)
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", required=True, help=f"model family: {', '.join(families.names())}")
     add("--input_path", required=True, help="checkpoint directory, or one .safetensors, .bin or .ckpt file")
     add("--output_path", required=True, help="X.ckpt, X.safetensors, or DIR/ for shards and all that goes with them")
-    add("--dtype", choices=sorted(FLOATS), help="element type to write; that of the input if left out")
+    add("--dtype", choices=sorted(FLOAT_SPELLINGS), help="element type to write; that of the input if left out")
     add("--reverse", action="store_true", help="from MindSpore to Hugging Face")
     add("--source", help=f"layout of the input, if it is neither of these two: {', '.join(families.sources())}")
     add("--config", type=Path, help="config.json, or its directory, if it is not in the input directory")

@@ -24,7 +24,7 @@ from ms_impl.families import Family
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
 from ms_impl.io.conversion import convert, refuse_source
-from ms_impl.io.dtypes import FLOATS, CastLoss, DType
+from ms_impl.io.dtypes import FLOAT_SPELLINGS, CastLoss, DType
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
 from ms_impl.io.rules import Layout
@@ -57,7 +57,7 @@ def prepare(options: argparse.Namespace) -> Job:
     tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, Layout.HUGGING_FACE)}
     plan = _plan(adapter, tensors, family)
     base_check.check(adapter.base, tensors, str(adapter), str(source.path))
-    dtype = FLOATS[options.dtype] if options.dtype else None
+    dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     merged = [_merged(tensor, adapter, plan, dtype) for tensor in tensors.values()]
     job = Job(source, layout, merged, output, collect(config_path, raw, dtype))
     output.check(source, job.nbytes)
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--input_path", required=True, help="the base: a checkpoint directory, or one .safetensors, .bin or .ckpt file")
     add("--adapter", required=True, help="directory with adapter_config.json and adapter_model.safetensors")
     add("--output_path", required=True, help="DIR/ for shards and all that goes with them, or X.safetensors")
-    add("--dtype", choices=sorted(FLOATS), help="element type to write; that of the base if left out")
+    add("--dtype", choices=sorted(FLOAT_SPELLINGS), help="element type to write; that of the base if left out")
     add("--config", type=Path, help="config.json, or its directory, if it is not in the base's directory")
     return parser
 

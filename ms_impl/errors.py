@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -38,9 +39,19 @@ def quote(value: Any) -> str:
     return text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…"
 
 
-def listed(names: Any, limit: int = 8) -> str:
+def listed(names: Iterable[Any], limit: int = 8) -> str:
     """Names as a message lists them: the first few, each shortened, and how many more there are."""
     names = [str(name) for name in names]
     shown = [name if len(name) <= _LONGEST_QUOTE else name[: _LONGEST_QUOTE - 1] + "…" for name in names[:limit]]
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(shown) + more
+
+
+def itemised(*kinds: Sequence[str], limit: int = 5) -> str:
+    """Faults as a message lists them, a line each: the first few of each kind, and how many more of it there are."""
+    lines = []
+    for faults in kinds:
+        lines += [fault if len(fault) <= 120 else fault[:119] + "…" for fault in faults[:limit]]
+        if len(faults) > limit:
+            lines.append(f"… and {len(faults) - limit:,} more that are {faults[0].partition(':')[0]}")
+    return "".join(f"\n  {line}" for line in lines)

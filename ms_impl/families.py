@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def for_config(config: Mapping[str, Any], source: str) -> Family:
         if family.matches(config):
             return family
     raise InputError(
-        f"{source}: no known model family has model_type={config.get('model_type')!r}, "
-        f"architectures={config.get('architectures')!r}; known: {', '.join(sorted(_FAMILIES))}"
+        f"{source}: no known model family has model_type={quote(config.get('model_type'))}, "
+        f"architectures={quote(config.get('architectures'))}; known: {', '.join(sorted(_FAMILIES))}"
     )
 
 

@@ -11,12 +11,13 @@ from mindspore import Parameter, nn
 
 from ms_impl.families import Family
 from ms_impl.io.conversion import load_for_mindspore
-from ms_impl.io.dtypes import BF16, FLOATS, CastLoss, DType
+from ms_impl.io.dtypes import BF16, FP16, FP32, CastLoss, DType
 from ms_impl.io.tensors import CastTensor, Tensor
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {ms.float32: FLOATS["fp32"], ms.float16: FLOATS["fp16"], ms.bfloat16: BF16}
+MINDSPORE_DTYPES = {FP32: ms.float32, FP16: ms.float16, BF16: ms.bfloat16}
+_DTYPES = {theirs: ours for ours, theirs in MINDSPORE_DTYPES.items()}
 
 
 def load_weights(model: nn.Cell, path: str | Path, family: Family) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ms_impl.cli.schema import lookup
 from ms_impl.errors import InputError
+from ms_impl.io.dtypes import float_named
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SEMI_AUTO = (1, 2)  # parallel.parallel_mode: semi-automatic, automatic
 
 
@@ -157,6 +157,4 @@ def _number(settings: Mapping[str, Any], key: str, default: int | None = None) -
 
 def _bytes(settings: Mapping[str, Any], key: str) -> int:
     name = lookup(settings, f"model.model_config.{key}") or "float32"
-    if name not in BYTES:
-        raise InputError(f"model.model_config.{key}: unknown type {name!r}; known: {', '.join(BYTES)}")
-    return BYTES[name]
+    return float_named(name, f"model.model_config.{key}").itemsize

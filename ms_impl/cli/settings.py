@@ -86,7 +86,7 @@ def check_weights(settings: Settings, family: Family) -> None:
 def adapt_to_cpu(settings: Settings) -> list[str]:
     """Replace what runs only on Ascend by what runs on CPU. Returns a line for each key that changes."""
     changes = {key: value for key, value in _ON_CPU.items() if lookup(settings, key) != value}
-    changes |= {key: "float32" for key in _DTYPE_KEYS if lookup(settings, key) == "bfloat16"}
+    changes |= {key: "float32" for key in _DTYPE_KEYS if lookup(settings, key) in ("bfloat16", "bf16")}
     lines = [f"on CPU: {key}: {lookup(settings, key)} → {value}" for key, value in changes.items()]
     override(settings, changes.items())
     for key in _NOT_ON_CPU:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, listed, quote
 from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "generation_config.json"
+_INFINITE = 1e30
 _NO_MATTER = frozenset({"transformers_version", "_from_model_config", "pad_token_id", "bos_token_id"})
 
 
@@ -48,15 +49,19 @@ class GenerationConfig:
         rules = {
             "chat_format must be a word": isinstance(self.chat_format, str),
             "do_sample must be true or false": isinstance(self.do_sample, bool),
-            "temperature must be above 0": _is_number(self.temperature) and self.temperature > 0,
-            "top_k must be a whole number, 0 or more": _is_whole(self.top_k) and self.top_k >= 0,
+            "temperature must be a number above 0": _is_number(self.temperature) and self.temperature > 0,
+            "top_k must be a whole number, 0 or more": _is_whole(self.top_k),
             "top_p must be above 0 and at most 1": _is_number(self.top_p) and 0 < self.top_p <= 1,
-            "repetition_penalty must be above 0": _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
-            "max_new_tokens must be a whole number above 0": _is_positive(self.max_new_tokens),
-            "max_window_size must be a whole number above 0": _is_positive(self.max_window_size),
+            "repetition_penalty must be a number above 0": _is_number(self.repetition_penalty)
+            and self.repetition_penalty > 0,
+            "max_new_tokens must be a whole number above 0": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
+            "max_window_size must be a whole number above 0": _is_whole(self.max_window_size)
+            and self.max_window_size > 0,
             "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
         }
-        if broken := [f"{rule}, not {getattr(self, rule.split()[0])!r}" for rule, holds in rules.items() if not holds]:
+        if broken := [
+            f"{rule}, not {quote(getattr(self, rule.split()[0]))}" for rule, holds in rules.items() if not holds
+        ]:
             raise InputError("generation settings: " + "; ".join(broken))
 
     @property
@@ -76,7 +81,7 @@ class GenerationConfig:
         """Read a parsed generation_config.json; null is the default. Unknown keys are left out with a warning."""
         known = {field.name for field in dataclasses.fields(cls)}
         if ignored := sorted(set(raw) - known - _NO_MATTER):
-            logger.warning("%s: ignored: %s", source, ", ".join(ignored))
+            logger.warning("%s: ignored: %s", source, listed(ignored))
         try:
             return cls(**{name: value for name, value in raw.items() if name in known and value is not None})
         except InputError as error:
@@ -92,12 +97,9 @@ class GenerationConfig:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_whole(value) and value > 0
+    """A token id or a count: from 0 to what an int32 holds."""
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or _is_whole(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _INFINITE  # NaN is not

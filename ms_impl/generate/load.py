@@ -11,14 +11,12 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_impl import families
 from ms_impl.cells.device import on_ascend
-from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import find_config
+from ms_impl.io.dtypes import float_named
 from ms_impl.io.json_files import read_json
-from ms_impl.weights import load_weights
-
-_DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+from ms_impl.weights import MINDSPORE_DTYPES, load_weights
 
 
 def load(path: str | Path, dtype: str | None = None, config: str | Path | None = None) -> tuple[nn.Cell, Any]:
@@ -28,7 +26,7 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
 
     Args:
         path: a checkpoint directory, Hugging Face's or converted; or one converted .ckpt or .safetensors file.
-        dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``. None: the checkpoint's own on Ascend, else fp32.
+        dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``, or ``float32`` and so on. None: the checkpoint's own on Ascend, else fp32.
             The model computes in it, too; but the CPU, which has no bf16 arithmetic, does so in fp32.
         config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
 
@@ -52,6 +50,4 @@ def _weights_dtype(path: str | Path, name: str | None) -> ms.Type:
     if name is None:
         tensors = open_checkpoint(path).tensors.values() if on_ascend() else ()
         name = next((tensor.dtype.name for tensor in tensors), "fp32")
-    if name not in _DTYPES:
-        raise InputError(f"unknown dtype {name!r}; known: {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+    return MINDSPORE_DTYPES[float_named(name, "dtype")]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, itemised, quote
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
-from ms_impl.io.dtypes import FLOATS, CastLoss, DType
+from ms_impl.io.dtypes import FLOATS, CastLoss, DType, float_named
 from ms_impl.io.rules import Config, Entry, Layout, Operation
 from ms_impl.io.tensors import CastTensor, Shape, Tensor
 
@@ -61,7 +61,7 @@ def load_for_mindspore(
     refuse_source(checkpoint, family)
     entries = family.resolve("weights").expand(config)
     tensors = convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
-    return cast_to(tensors, FLOATS[dtype]) if dtype else tensors
+    return cast_to(tensors, float_named(dtype, "dtype")) if dtype else tensors
 
 
 def refuse_source(checkpoint: Checkpoint, family: Family) -> None:
@@ -90,11 +90,11 @@ def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: Layout, ta
     """The tensors of a checkpoint as the layout ``target`` has them, in the order of the entries.
 
     Raises:
-        InputError: listing every missing, extra or misshapen tensor and every element type that does not do.
+        InputError: listing missing, extra and misshapen tensors and element types that do not do.
     """
     faults = _faults(checkpoint.tensors, entries, source)
-    if faults:
-        raise InputError(f"{checkpoint.path}: the weights do not fit the model:\n  " + "\n  ".join(faults))
+    if any(faults):
+        raise InputError(f"{checkpoint.path}: the weights do not fit the model:{itemised(*faults)}")
     converted = []
     for entry in entries:
         sources = tuple(checkpoint.tensors[spec.name] for spec in entry.specs[source])
@@ -109,18 +109,30 @@ def cast_to(tensors: Iterable[Tensor], dtype: DType) -> list[CastTensor]:
     return [CastTensor(tensor, dtype, CastLoss()) for tensor in tensors]
 
 
-def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: Layout) -> list[str]:
+def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: Layout) -> tuple[list[str], ...]:
+    """What is wrong, by kind."""
     expected = {spec.name: spec.shape for entry in entries for spec in entry.specs[layout]}
-    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    faults += [f"extra: {name} {list(tensor.shape)}" for name, tensor in tensors.items() if name not in expected]
-    for name in (name for name in expected if name in tensors):
-        found = tensors[name]
-        if found.shape != expected[name]:
-            faults.append(f"misshapen: {name} is {list(found.shape)}, expected {list(expected[name])}")
-        if found.dtype.name not in FLOATS:
-            faults.append(f"element type: {name} is {found.dtype}, expected one of {', '.join(FLOATS)}")
+    missing = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
+    extra = [f"extra: {_named(tensor)}" for name, tensor in tensors.items() if name not in expected]
+    held = [tensors[name] for name in expected if name in tensors]
+    misshapen = [
+        f"misshapen: {tensor.name} is {quote(list(tensor.shape))}, expected {list(expected[tensor.name])}"
+        for tensor in held
+        if tensor.shape != expected[tensor.name]
+    ]
+    types = [
+        f"element type: {tensor.name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}"
+        for tensor in held
+        if tensor.dtype.name not in FLOATS
+    ]
+    mixed = []
     for entry in entries:
-        found_types = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
-        if len(set(found_types.values())) > 1:
-            faults.append(f"element types differ among tensors that belong together: {found_types}")
-    return faults
+        found = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
+        if len(set(found.values())) > 1:
+            mixed.append(f"element types differ among tensors that belong together: {found}")
+    return missing, extra, misshapen, types, mixed
+
+
+def _named(tensor: Tensor) -> str:
+    name = tensor.name if len(tensor.name) <= 80 and tensor.name.isprintable() else quote(tensor.name)
+    return f"{name} {quote(list(tensor.shape))}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+
+from ms_impl.errors import InputError, quote
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ FP16 = DType("fp16", "F16", "Float16", "HalfStorage", np.dtype("<f2"))
 BF16 = DType("bf16", "BF16", "BFloat16", "BFloat16Storage", np.dtype("<u2"))
 
 FLOATS = {dtype.name: dtype for dtype in (FP16, BF16, FP32)}  # the ones that weights may have
+# As MindFormers' YAMLs, config.json and people write them, too.
+FLOAT_SPELLINGS = {**FLOATS, "float16": FP16, "bfloat16": BF16, "float32": FP32}
 
 # In the order in which the safetensors library stores them.
 ALL = (
@@ -56,6 +61,13 @@ ALL = (
 _SIGNLESS = {4: 0x7FFFFFFF, 2: 0x7FFF}
 _BY_RANGE = (FP16, BF16, FP32)  # each holds, at least nearly, what those before it hold
 _INFINITY = {FP32: 0x7F800000, FP16: 0x7C00, BF16: 0x7F80}
+
+
+def float_named(name: Any, where: str) -> DType:
+    """The type of weights that goes by ``name``. Raises InputError, beginning with ``where``, if there is none."""
+    if not isinstance(name, str) or name not in FLOAT_SPELLINGS:
+        raise InputError(f"{where}: unknown dtype {quote(name)}; known: {', '.join(FLOAT_SPELLINGS)}")
+    return FLOAT_SPELLINGS[name]
 
 
 def cast(values: np.ndarray, source: DType, target: DType) -> np.ndarray:

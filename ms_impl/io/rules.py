@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ms_impl.errors import InputError, quote
 from ms_impl.io.tensors import Shape
 
 Config = Any  # a family's own configuration class
 Arrays = list[np.ndarray]
+MAX_REPEATS = 10_000  # of one module; more is a wrong number, not a model
 PerConfig = Callable[[Config], tuple[int, ...]]  # a shape, or other sizes, as a function of the configuration
 
 
@@ -189,7 +191,12 @@ class Module:
     def paths(self, config: Config) -> list[tuple[str, str]]:
         """The Hugging Face and the MindSpore path of every repetition."""
         ms = self.hf if self.ms is None else self.ms
-        return [(self.hf.format(number), ms.format(number)) for number in range(self.count(config))]
+        count = self.count(config)
+        if count > MAX_REPEATS:
+            raise InputError(
+                f"{self.hf}: the configuration asks for {quote(count)} of it; the limit is {MAX_REPEATS:,}"
+            )
+        return [(self.hf.format(number), ms.format(number)) for number in range(count)]
 
 
 @dataclass(frozen=True)

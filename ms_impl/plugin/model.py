@@ -11,10 +11,10 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.cli.schema import FREEZES, suggest
+from ms_impl.cli.schema import FREEZES
 from ms_impl.errors import InputError
-
-_DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+from ms_impl.io.dtypes import float_named
+from ms_impl.weights import MINDSPORE_DTYPES
 
 
 class ModelSection:
@@ -100,6 +100,4 @@ def _recompute_layers(model: nn.Cell, settings: Any) -> None:
 
 
 def _dtype(key: str, name: str) -> ms.Type:
-    if name not in _DTYPES:
-        raise InputError(f"model.model_config.{key}: unknown type {name!r}{suggest(str(name), _DTYPES)}")
-    return _DTYPES[name]
+    return MINDSPORE_DTYPES[float_named(name, f"model.model_config.{key}")]

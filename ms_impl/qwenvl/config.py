@@ -8,26 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import read_json
+from ms_impl.io.typed_fields import real, take, truth, whole
 
 RESAMPLER_HEAD_DIM = 128  # visual.py of the original: num_heads = output_dim // 128
+MAX_LAYERS = 1024
+
+_MAX_VOCABULARY = 1 << 24
+_MAX_WIDTH = 1 << 17
+_MAX_GRID = 256  # patches along a side
+_MAX_TABLE_BYTES = 1 << 30  # of the rotary tables, which a model makes when it is built
 
 
 @dataclass(frozen=True)
 class VisionConfig:
     """The ``visual`` section of config.json. Sizes in pixels or in features."""
 
-    heads: int
-    image_size: int
-    image_start_id: int
-    layers: int
-    mlp_ratio: float
-    output_dim: int
-    patch_size: int
-    width: int
-    n_queries: int = 256
-    n_positions: int = 256  # rows of positional_embedding before it is resized to the patch grid
+    heads: int = whole(1, 1024)
+    image_size: int = whole(1, 4096)
+    image_start_id: int = whole(0, _MAX_VOCABULARY)
+    layers: int = whole(1, MAX_LAYERS)
+    mlp_ratio: float = real(0.01, 64)
+    output_dim: int = whole(RESAMPLER_HEAD_DIM, _MAX_WIDTH)
+    patch_size: int = whole(1, 1024)
+    width: int = whole(1, _MAX_WIDTH)
+    n_queries: int = whole(1, 1 << 16, 256)
+    n_positions: int = whole(1, 1 << 16, 256)  # rows of positional_embedding before it is resized to the patch grid
 
     @property
     def mlp_width(self) -> int:
@@ -59,20 +66,20 @@ class QwenVLConfig:
     ``intermediate_size`` is twice the width of the feed-forward layer, as in the released file; use ``ffn_size``.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    kv_channels: int
-    intermediate_size: int
-    seq_length: int
+    vocab_size: int = whole(3, _MAX_VOCABULARY)
+    hidden_size: int = whole(1, _MAX_WIDTH)
+    num_hidden_layers: int = whole(1, MAX_LAYERS)
+    num_attention_heads: int = whole(1, 1024)
+    kv_channels: int = whole(4, 4096)  # the NTK base divides by kv_channels - 2
+    intermediate_size: int = whole(2, 1 << 22)
+    seq_length: int = whole(1, 1 << 20)
     visual: VisionConfig
-    layer_norm_epsilon: float = 1e-6
-    max_position_embeddings: int = 8192
-    rotary_emb_base: float = 10000.0
-    use_dynamic_ntk: bool = True
-    use_logn_attn: bool = True
-    initializer_range: float = 0.02
+    layer_norm_epsilon: float = real(0, 1, 1e-6)
+    max_position_embeddings: int = whole(1, 1 << 20, 8192)
+    rotary_emb_base: float = real(1, 1e12, 10000.0)
+    use_dynamic_ntk: bool = truth(True)
+    use_logn_attn: bool = truth(True)
+    initializer_range: float = real(0, 10, 0.02)
 
     @property
     def ffn_size(self) -> int:
@@ -98,14 +105,20 @@ class QwenVLConfig:
             return 1.0
         return max(2.0 ** math.ceil(math.log2(length / self.seq_length) + 1) - 1, 1.0)
 
+    @property
+    def rotary_table_bytes(self) -> int:
+        """Of cos and sin in fp32 for every position and every NTK factor of any prompt."""
+        doublings = math.ceil(math.log2(self.max_position_embeddings / self.seq_length)) if self.use_dynamic_ntk else 0
+        return (max(doublings, 0) + 1) * 2 * self.max_position_embeddings * self.kv_channels * 4
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], source: str = "config") -> "QwenVLConfig":
         """Read a parsed config.json; keys that do not change what the model computes are passed over."""
         visual = raw.get("visual")
         if not isinstance(visual, dict):
-            raise InputError(f"{source}: 'visual' is missing; this is not the configuration of a Qwen-VL model")
-        vision = VisionConfig(**_take(VisionConfig, visual, f"{source}: visual"))
-        config = cls(**_take(cls, {**raw, "visual": vision}, source))
+            raise InputError(f"{source}: 'visual' is no table; this is not the configuration of a Qwen-VL model")
+        vision = VisionConfig(**take(VisionConfig, visual, f"{source}: visual"))
+        config = cls(**take(cls, {**raw, "visual": vision}, source))
         _check(config, raw, source)
         return config
 
@@ -128,18 +141,11 @@ _FIXED = {
 }  # fmt: skip
 
 
-def _take(cls: type, raw: dict[str, Any], source: str) -> dict[str, Any]:
-    fields = dataclasses.fields(cls)
-    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in raw]
-    if missing:
-        raise InputError(f"{source}: missing {', '.join(missing)}")
-    return {f.name: raw[f.name] for f in fields if f.name in raw}
-
-
 def _check(config: QwenVLConfig, raw: dict[str, Any], source: str) -> None:
     for key, value in _FIXED.items():
-        if raw.get(key, value) != value:
-            raise InputError(f"{source}: {key}={raw[key]!r} is not implemented; Qwen-VL has {value!r}")
+        found = raw.get(key, value)
+        if found != value or isinstance(found, bool) != isinstance(value, bool):
+            raise InputError(f"{source}: {key}={quote(found)} is not implemented; Qwen-VL has {value!r}")
     visual = config.visual
     rules = {
         "kv_channels × num_attention_heads must equal hidden_size": config.projection_size == config.hidden_size,
@@ -151,7 +157,11 @@ def _check(config: QwenVLConfig, raw: dict[str, Any], source: str) -> None:
         "visual.n_positions must be a square": math.isqrt(visual.n_positions) ** 2 == visual.n_positions,
         "visual.image_start_id + 2 must be below vocab_size": visual.image_start_id + 2 < config.vocab_size,
         "kv_channels must be even": config.kv_channels % 2 == 0,
-    }
+        "visual.mlp_ratio × visual.width must be 1 or more": visual.mlp_width >= 1,
+        f"visual.image_size may be {_MAX_GRID} × visual.patch_size at most": visual.grid <= _MAX_GRID,
+        "max_position_embeddings is too large for kv_channels and seq_length: the rotary tables take over 1 GB":
+            config.rotary_table_bytes <= _MAX_TABLE_BYTES,
+    }  # fmt: skip
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
         raise InputError(f"{source}: {'; '.join(broken)}")

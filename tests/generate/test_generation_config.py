@@ -1,6 +1,7 @@
 """Reading generation_config.json."""
 
 import logging
+import re
 
 import pytest
 
@@ -44,11 +45,13 @@ def test_what_is_not_known_is_left_out_with_a_warning(caplog):
         ("chat_format", 3), ("do_sample", "yes"), ("temperature", 0), ("temperature", "hot"), ("top_k", -1),
         ("top_k", 1.5),
         ("top_p", 0), ("top_p", 1.1), ("repetition_penalty", 0.0), ("max_new_tokens", 0), ("max_window_size", 0),
-        ("eos_token_id", "end"),
+        ("eos_token_id", "end"), ("eos_token_id", -1), ("eos_token_id", [1, 2**31]), ("temperature", float("inf")),
+        ("temperature", float("nan")), ("repetition_penalty", float("inf")), ("repetition_penalty", True),
+        ("top_k", 10**31), ("max_new_tokens", 2**40), ("do_sample", 1),
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_named(setting, value):
-    with pytest.raises(InputError, match=f"(?s)somewhere.*{setting}.*{value}"):
+    with pytest.raises(InputError, match=f"(?s)somewhere.*{setting}.*{re.escape(str(value))}"):
         GenerationConfig.from_dict({setting: value}, "somewhere")
 
 

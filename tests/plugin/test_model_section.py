@@ -49,11 +49,12 @@ def test_parameters_keep_the_checkpoints_names(build, workspace):
 
 
 def test_dtypes_are_those_of_the_section(build):
-    network = build(compute_dtype="float16", param_init_type="float32")
-    assert network.network.compute_dtype == ms.float16
-    assert {parameter.dtype for parameter in network.get_parameters()} == {ms.float32}
-    with pytest.raises(InputError, match="model.model_config.compute_dtype: unknown type 'bf16'"):
-        build(compute_dtype="bf16")
+    for names in (("float16", "float32"), ("fp16", "fp32")):
+        network = build(compute_dtype=names[0], param_init_type=names[1])
+        assert network.network.compute_dtype == ms.float16
+        assert {parameter.dtype for parameter in network.get_parameters()} == {ms.float32}
+    with pytest.raises(InputError, match="model.model_config.compute_dtype: unknown dtype 'fp8'; known: fp16"):
+        build(compute_dtype="fp8")
 
 
 @pytest.mark.parametrize("recompute", [True, False])
