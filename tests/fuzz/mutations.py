@@ -22,7 +22,7 @@ def pick(rng: np.random.Generator, values) -> Any:
 def mutate_value(rng: np.random.Generator, content: Any, times: int | None = None) -> Any:
     """A copy of parsed JSON with some places changed: replaced, left out, doubled, renamed."""
     content = copy.deepcopy(content)
-    for _ in range(int(rng.integers(1, 4)) if times is None else times):
+    for _ in range(pick(rng, (1, 1, 1, 2, 3)) if times is None else times):
         places = list(_places(content))
         if places:
             _change(rng, *pick(rng, places))
@@ -52,7 +52,7 @@ def _change(rng: np.random.Generator, container: Any, key: Any) -> None:
     elif kind == 3:
         container[key] = _MARK
     else:
-        container[key] = pick(rng, ODD)
+        container[key] = copy.deepcopy(pick(rng, ODD))
 
 
 def to_text(rng: np.random.Generator, content: Any) -> bytes:
