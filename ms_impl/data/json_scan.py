@@ -20,6 +20,7 @@ _LONGEST = 1 << 26  # characters; what is no whole record by then has a fault
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MARK = re.compile(r'"(?:[^"\\]+|\\.)*"|["\[\]{}]', re.DOTALL)  # a string, the quote of one cut off, a bracket
+_NUMBER = re.compile(r"[-+.\w]*")
 _KEY = "conversations"
 _END = "the end of the file"
 _parse = json.JSONDecoder().raw_decode
@@ -152,22 +153,28 @@ class _Text:
 
     def _first_record(self) -> int | None:
         """The first record of the list in the object that begins here; None if there is no such list."""
-        at = self._next(1)
+        for key, at in self._members(0):
+            if key == _KEY:
+                start = self._next(at + 1)
+                if self._char(at) == "[" and self._char(start) == "{":
+                    return start if is_record(key for key, _ in self._members(start)) else None
+                return None
+        return None
+
+    def _members(self, at: int) -> Iterator[tuple[Any, int]]:
+        """The keys of the object that begins at ``at``, each with where its value begins; as far as it is well-formed."""
+        at = self._next(at + 1)
         while self._char(at) == '"':
             end = self._end(at)
             key, at = self._value(at, end), self._next(end)
             if self._char(at) != ":":
-                return None
+                return
             at = self._next(at + 1)
-            if key == _KEY:
-                start = self._next(at + 1)
-                found = self._char(at) == "[" and self._char(start) == "{"
-                return start if found and is_record(self._value(start, self._end(start))) else None
+            yield key, at
             at = self._next(self._end(at))
             if self._char(at) != ",":
-                return None
+                return
             at = self._next(at + 1)
-        return None
 
     def _char(self, at: int) -> str:
         return self._window[self._at + at : self._at + at + 1]
@@ -202,10 +209,13 @@ class _Text:
             self._read()
 
     def _matching_end(self, start: int) -> int:
-        """The same by counting brackets: whatever is between them is well-formed as far as it was read."""
+        """The same without taking the value apart: by counting brackets, or where the number ends."""
         depth, at = 0, start
+        is_number = self._char(start) not in "[{"
         while True:
-            for mark in _MARK.finditer(self._window, self._at + at):
+            if is_number and (end := _NUMBER.match(self._window, self._at + at).end()) < len(self._window):
+                return end - self._at
+            for mark in () if is_number else _MARK.finditer(self._window, self._at + at):
                 if mark[0] == '"':
                     break
                 at = mark.end() - self._at

@@ -11,7 +11,7 @@ text: it is the family's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,10 @@ def parse_record(record: Any, source: str) -> Conversation:
         raise InputError(f"{source}: {error}") from error
 
 
-def is_record(value: Any) -> bool:
-    """Whether a value of a JSON file is a record, and not one turn of one."""
-    return isinstance(value, dict) and any(key in value for key in _LISTS)
+def is_record(keys: Iterable[str]) -> bool:
+    """Whether a table with these keys is a record, and not one turn of one."""
+    keys = set(keys)
+    return not keys.isdisjoint(_LISTS) or keys.isdisjoint(key for pair in _KEYS.values() for key in pair)
 
 
 def _conversation(record: Any, source: str) -> Conversation:

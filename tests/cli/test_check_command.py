@@ -26,7 +26,9 @@ def check(finetune_arguments):
 
     def run(*arguments) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", _RUN, *finetune_arguments, *map(str, arguments), "--check"]
-        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, cwd=ROOT, env=os.environ, capture_output=True, text=True, errors="replace", timeout=120
+        )
 
     return run
 
@@ -67,3 +69,42 @@ def test_what_cannot_be_checked_is_an_error(check, tmp_path):
     assert ran.returncode == 2
     assert "error: " in ran.stderr and "train.json: line 2: expected a record" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1"])
+def test_any_terminal_can_show_the_report(check, tmp_path, encoding, monkeypatch):
+    """é is not in GBK's older tables, 狗 not in latin-1, 🐶 in neither."""
+    turns = [{"from": "user", "value": "狗 é 🐶"}, {"from": "assistant", "value": "ü 🐶"}]
+    records = [{"conversations": turns}, {"id": "🐶", "conversations": turns[:1]}]
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    ran = check(LOADER, tmp_path / "train.json")
+    assert ran.returncode == 1, ran.stderr
+    assert "1 × no answer" in ran.stdout and "record 1 (id '?')" in ran.stdout
+
+
+def test_records_that_train_nothing_or_wrongly_are_found(check, workspace, tmp_path):
+    records = json.loads((workspace / "conversations.json").read_text())[:5]
+    records[0]["conversations"].pop()
+    records[1]["conversations"][1]["value"] = ""
+    records[2]["conversations"][1]["value"] = "<box>(10,10),(1500,20)</box>"
+    records[3]["conversations"][1]["value"] = " " * 999_999
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    ran = check(LOADER, tmp_path / "train.json")
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    for number, reason in enumerate(("no answer", "an answer is empty", "coordinate 1500", "text of 999,999")):
+        assert f"record {number} (id 'record_{number}'): {reason}" in ran.stdout
+
+
+@pytest.mark.parametrize(("max_length", "message"), [(0, "max_length"), (-5, "max_length")])
+def test_a_row_length_that_cannot_be_is_an_error(check, max_length, message):
+    ran = check("--train_dataset.modal_to_text_transform.max_length", max_length)
+    assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_row_length_that_leaves_no_answer_is_an_error(check, tmp_path):
+    turns = [{"from": "user", "value": "a" * 99}, {"from": "assistant", "value": "b"}]
+    (tmp_path / "train.json").write_text(json.dumps([{"conversations": turns}] * 3))
+    ran = check(LOADER, tmp_path / "train.json", "--train_dataset.modal_to_text_transform.max_length", 100)
+    assert ran.returncode == 2 and "max_length 100 leaves no token of any answer" in ran.stderr
+    assert "3 × no token of an answer left within 100 tokens" in ran.stdout

@@ -198,6 +198,19 @@ def test_an_object_may_list_its_records(tmp_path, monkeypatch, text, indent, win
     assert list(RecordFile(path, 2)) == records[:2]
 
 
+@pytest.mark.parametrize("first", ['{"id": 1}', '{"x": %s, "messages": []}' % DEEP, '{"x": %s}' % DIGITS, "{}"])
+def test_an_objects_first_record_may_be_a_bad_one(tmp_path, first):
+    file = RecordFile(write(tmp_path / "data", '{"conversations": [%s, %s]}' % (first, json.dumps(RECORDS[1]))))
+    assert len(file) == 2 and file[1] == RECORDS[1]
+
+
+@pytest.mark.parametrize("turn", [{"from": "user"}, {"value": "Hi"}, {"role": "user", "content": "Hi"}])
+def test_a_conversation_is_not_taken_for_a_list_of_records(tmp_path, turn):
+    """JSONL of one line."""
+    record = {"conversations": [turn, {"from": "assistant", "value": "Hi"}]}
+    assert list(RecordFile(write(tmp_path / "data", json.dumps(record)))) == [record]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
