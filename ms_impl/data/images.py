@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,18 +28,27 @@ def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_
     Raises InputError for a URL: nothing is fetched because data names it. Also, unless ``allow_outside``, for a path
     that leaves ``dataset_dir`` through ``..``; without a folder (None) there is none to leave. Symbolic links are
     followed wherever they lead: whoever owns the folder has put them there, while ``..`` comes with the data. A path
-    that stays inside has its ``..`` taken out, so that none of them goes up from where a link leads.
+    that stays inside has its ``..`` taken out, so that none of them goes up from where a link leads. Prompts are in
+    NFC; a file whose name is in NFD, as macOS writes them, is found all the same.
     """
     if path.lower().startswith(("http://", "https://")):
         raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")
     if dataset_dir is None or allow_outside or os.path.isabs(path):
-        return Path(dataset_dir or "", path)
+        return _as_stored(dataset_dir or "", path)
     inside = os.path.normpath(path)
     if inside.split(os.sep)[0] == os.pardir:
         raise InputError(
             f"image '{path}' lies outside dataset_dir '{dataset_dir}'; move it, or set allow_outside_dataset_dir: True"
         )
-    return Path(dataset_dir, inside)
+    return _as_stored(dataset_dir, inside)
+
+
+def _as_stored(directory: str | os.PathLike, path: str) -> Path:
+    file = Path(directory, path)
+    if path.isascii() or os.path.exists(file):
+        return file
+    decomposed = Path(directory, unicodedata.normalize("NFD", path))
+    return decomposed if os.path.exists(decomposed) else file
 
 
 def load_pixels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ class SampleReader:
             raise InputError(f"{len(paths)} images do not fit in {self.image_slots} image slots a row")
         files = [resolve_path(path, self.dataset_dir, self.allow_outside) for path in paths]
         for file in files:
-            if not file.is_file():
-                found = "is not a file" if file.exists() else "does not exist"
+            if not os.path.isfile(file):  # unlike Path.is_file it takes names of any length
+                found = "is not a file" if os.path.exists(file) else "does not exist"
                 raise InputError(f"image '{shorten(str(file), 400)}' {found}")
         return list(map(str, files))
 

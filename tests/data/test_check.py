@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -40,6 +41,7 @@ FAULTY = {
     "coordinate -3 in <quad>": record("<quad>(1,2),(-3,4),(5,6),(7,8)</quad>"),
     "1 <image> in its turns, but 0 images are given": record("<image>What?"),
     "text of 999,999 characters cannot be tokenized": record(" " * 999_999),
+    "image '{root}/" + "n" * 256 + "' does not exist": record("<img>" + "n" * 256 + "</img>"),
     "'videos' is given, but only text and images": record("Hi", videos=["a.mp4"]),
     "Unclosed image token": record("<img>a.png"),
     "image '{root}/none.png' does not exist": record("<img>none.png</img>"),
@@ -285,3 +287,14 @@ def test_training_reads_what_the_check_reads(checker, tmp_path):
         else:
             assert number < len(good) or faults
             EncodedDataset(mixture, one.reader)
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_paths_in_either_unicode_form_are_found(checker, tmp_path, written, stored):
+    name = "café 100%25 狗.png"
+    os.link(tmp_path / "a.png", tmp_path / unicodedata.normalize(stored, name))
+    checker = checker([record(f"<img>{unicodedata.normalize(written, name)}</img>")])
+    findings = checker.check([0])
+    assert findings.images == 1 and not findings.faults
+    EncodedDataset(Mixture([(tmp_path / "train.json", 1)]), checker.reader)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,22 @@ def test_a_damaged_picture_is_found_before_anything_is_asked(shipped, data_set, 
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="record 0 .*cannot be decoded"):
         Evaluation(dataclasses.replace(data, dataset_dir=str(tmp_path)), shipped[1], shipped[0].generation)
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_pictures_are_checked_and_shown_under_one_name(evaluate, data_set, tmp_path, written, stored):
+    """The check read the path as written, the run in NFC: one passed what the other refused."""
+    name = "café 100%25.png"
+    shutil.copy(f"{data_set().dataset_dir}/7.png", tmp_path / unicodedata.normalize(stored, name))
+    data = data_set(records=[(unicodedata.normalize(written, name), "what shape is present?", "circle")])
+    result, _ = evaluate(dataclasses.replace(data, dataset_dir=str(tmp_path)))
+    assert result.records == 1
+
+
+def test_a_records_own_system_message_is_used(evaluate, shipped, data_set):
+    data = data_set(system="Be brief.")
+    _, processor = shipped
+    evaluation = Evaluation(data, processor, shipped[0].generation)
+    ids = evaluation._sample(evaluation.questions[0])["input_ids"]
+    assert "system\nBe brief." in processor.tokenizer.decode(ids)
