@@ -30,6 +30,7 @@ _ENDINGS = {
     "n't've": "could had might should would",
     "'d've": "he it she somebody someone something there they we who you",
 }
+_TURNED_ROUND = {"somebody'd": "somebodyd"}  # in the original's table, too
 _OTHERS = "ma'am o'clock 'twas y'all y'all'll y'all'd've 'ow's'at"
 
 
@@ -80,7 +81,7 @@ def _misspelt(word: str) -> Iterator[str]:
 
 def _contractions() -> dict[str, str]:
     words = [stem + ending for ending, stems in _ENDINGS.items() for stem in stems.split()] + _OTHERS.split()
-    return {misspelt: word for word in words for misspelt in _misspelt(word)}
+    return {misspelt: word for word in words for misspelt in _misspelt(word)} | _TURNED_ROUND
 
 
 _CONTRACTIONS = _contractions()

@@ -15,6 +15,7 @@ from ms_impl.evaluate.vqa import exact_match, normalise, soft_accuracy
         ("dont know", "don't know"),
         ("couldntve", "couldntve"),  # one apostrophe may be missing, not two
         ("couldnt've", "couldn't've"),
+        ("Somebody'd somebodyd", "somebodyd somebodyd"),  # the original's table has this one turned round
         ("twas wed", "'twas wed"),  # a word of its own stays
         ("its the cat's", "its cat's"),
         ("black-and-white", "black and white"),
