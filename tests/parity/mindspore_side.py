@@ -8,6 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+from stages import LOSS_SCALE
 
 from ms_impl import families
 from ms_impl.io.conversion import load_for_mindspore
@@ -15,7 +16,6 @@ from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 
 Weights = Mapping[str, np.ndarray]
-LOSS_SCALE = 1024.0  # keeps small fp16 gradients from vanishing, as training does
 
 
 class Probe(nn.Cell):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ PAST_SEQ_LENGTH = 1e-3  # fp32: positions past seq_length, where NTK and log-n s
 GRADIENT = 1e-4
 FIRST_LOSS, FIFTH_LOSS = 1e-5, 1e-3
 FP16 = 5e-3
+# Vectors of which only the floors are known (--golden) may be so many times as far off as rounding alone.
+TIMES_FLOOR = 2.0
+LOSS_SCALE = 1024.0  # keeps small fp16 gradients from vanishing, as training does
 
 
 def error(found, reference) -> float:
@@ -27,25 +30,51 @@ def error(found, reference) -> float:
     return float(np.sqrt(np.square(found - reference).mean() / np.square(reference).mean()))
 
 
+@dataclass(frozen=True)
+class Row:
+    """One comparison of a stage."""
+
+    error: float
+    floor: float
+    allowed: float
+
+    @property
+    def share(self) -> float:
+        """Of what is allowed."""
+        return self.error / self.allowed
+
+
 class Table:
-    """The largest error of every stage, printed when the tests are over."""
+    """The row of every stage that came closest to what is allowed, printed when the tests are over.
 
-    def __init__(self) -> None:
-        self.worst: dict[tuple[str, str], tuple[float, float]] = defaultdict(lambda: (-1.0, 0.0))
+    ``times_floor``: a row may be so many times as far off as its floor where that is more than its tolerance. 0 for the
+    vectors of this repository, whose tolerances are known to hold.
+    """
 
-    def check(self, what: str, stage: str, found, reference, tolerance: float) -> None:
-        """Record the error of one stage of one comparison, and fail if it is above the tolerance."""
-        e = error(found, reference)
-        self.worst[what, stage] = max(self.worst[what, stage], (e, tolerance))
-        assert e <= tolerance, f"{what}: {stage}: error {e:.2e} is above {tolerance:.0e}"
+    def __init__(self, times_floor: float = 0.0) -> None:
+        self.times_floor = times_floor
+        self.worst: dict[tuple[str, str], Row] = {}
+
+    def check(self, what: str, stage: str, found, reference, tolerance: float, floor: float = 0.0) -> None:
+        """Record one stage of one comparison, and fail if its error is above what is allowed.
+
+        ``floor`` is the error that rounding alone makes there; 0 where it was not measured.
+        """
+        row = Row(error(found, reference), floor, max(tolerance, self.times_floor * floor))
+        known = self.worst.setdefault((what, stage), row)
+        if row.share > known.share:
+            self.worst[what, stage] = row
+        assert row.error <= row.allowed, (
+            f"{what}: {stage}: error {row.error:.2e} is above {row.allowed:.0e} (floor {floor:.1e})"
+        )
 
     def lines(self) -> list[str]:
         """One line a stage, in the order of first use."""
-        rows = [f"{what:<34}{stage:<34}{e:>10.1e}{t:>10.0e}" for (what, stage), (e, t) in self.worst.items()]
-        return [f"{'comparison':<34}{'stage':<34}{'error':>10}{'allowed':>10}", *rows]
-
-
-TABLE = Table()
+        lines = [f"{'comparison':<34}{'stage':<38}{'error':>9}{'floor':>9}{'allowed':>9}"]
+        for (what, stage), row in self.worst.items():
+            floor = f"{row.floor:.1e}" if row.floor else "–"
+            lines.append(f"{what:<34}{stage:<38}{row.error:>9.1e}{floor:>9}{row.allowed:>9.0e}")
+        return lines
 
 
 class Golden:

@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from floors import floor_of
 from mindspore import Tensor
 from mindspore_side import MindSporeSide
 from stages import Golden
@@ -77,25 +78,29 @@ def loss_and_gradients(side: MindSporeSide, batch) -> tuple[float, dict[str, np.
     return float(loss.asnumpy()), {w.name: g.asnumpy() for w, g in zip(weights, gradients)}
 
 
-def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues, batch_of, table):
+def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues, batch_of, table, floors):
+    floor = floor_of(floors.states("padded batch")[-1])  # rounding of a like batch
     packed = logits(side, batch_of([dialogues]))[0]
     start = 0
     for dialogue in dialogues:
         alone = logits(side, batch_of([[dialogue]]))[0]
         part = packed[start : start + len(dialogue["input_ids"])]
-        table.check(f"{side.name} / alone", "logits, packed row", part, alone, PACKED)
+        table.check(f"{side.name} / alone", "logits, packed row", part, alone, PACKED, floor)
         start += len(part)
 
 
 @pytest.mark.parametrize("weighting", ["token", "dialogue"])
-def test_loss_and_gradients_of_a_packed_row_are_the_unpacked_batchs(side, dialogues, batch_of, table, weighting):
+def test_loss_and_gradients_of_a_packed_row_are_the_unpacked_batchs(
+    side, dialogues, batch_of, table, floors, weighting
+):
+    _, floor, _ = floors.gradients()
     packed = loss_and_gradients(side, batch_of([dialogues], weighting))
     unpacked = loss_and_gradients(side, batch_of([[dialogue] for dialogue in dialogues], weighting))
     assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
     for name, gradient in unpacked[1].items():
         if np.any(gradient):
             stage = f"gradients, packed by {weighting}"
-            table.check(f"{side.name} / unpacked", stage, packed[1][name], gradient, PACKED)
+            table.check(f"{side.name} / unpacked", stage, packed[1][name], gradient, PACKED, floor[name])
 
 
 def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogues, batch_of):
@@ -106,12 +111,13 @@ def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogu
     assert by_token != pytest.approx(by_dialogue, rel=1e-4)
 
 
-def test_torch_ref_packs_alike(side, reference, dialogues, batch_of, table):
+def test_torch_ref_packs_alike(side, reference, dialogues, batch_of, table, floors):
+    floor = floor_of(floors.states("padded batch")[-1])
     batch = batch_of([dialogues])
     given = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("labels", "loss_weights")}
     with torch.no_grad():
         wanted = deepcopy(reference).train()(**given).numpy()
-    table.check(f"{side.name} / torch_ref", "logits, packed row", logits(side, batch), wanted, 5e-5)
+    table.check(f"{side.name} / torch_ref", "logits, packed row", logits(side, batch), wanted, 5e-5, floor)
 
 
 @pytest.mark.parametrize("mistake", ["one segment", "positions reversed", "images exchanged"])

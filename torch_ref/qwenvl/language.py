@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ms_impl.qwenvl.config import QwenVLConfig
+from torch_ref.precision import at_least_fp32
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, width] → […, width], in x's dtype."""
-        y = x.float()
+        y = at_least_fp32(x)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
         return y.to(x.dtype) * self.weight
 
@@ -37,7 +38,7 @@ def rotary_tables(config: QwenVLConfig, positions: Tensor, alpha: float) -> tupl
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate [B, heads, T, head_dim] (NeoX halves) in fp32 and cast back."""
-    y = x.float()
+    y = at_least_fp32(x)
     first, second = y.chunk(2, -1)
     return (y * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ms_impl import families
 from ms_impl.qwenvl.config import QwenVLConfig
 from torch_ref.checkpoint import load_checkpoint
+from torch_ref.precision import at_least_fp32
 from torch_ref.qwenvl.language import Block, LayerCache, RMSNorm, rotary_tables
 from torch_ref.qwenvl.vision import VisionTower
 
@@ -122,7 +123,7 @@ class QwenVL(nn.Module):
     def loss(self, logits: Tensor, labels: Tensor, loss_weights: Tensor | None = None) -> Tensor:
         """Shifted cross entropy, the weighted mean over labels ≠ −100: a scalar in fp32."""
         targets = labels[:, 1:].long().flatten()
-        predictions = logits[:, :-1].flatten(0, 1).float()
+        predictions = at_least_fp32(logits[:, :-1].flatten(0, 1))
         if loss_weights is None:
             return F.cross_entropy(predictions, targets, ignore_index=IGNORED_LABEL)
         weights = loss_weights[:, 1:].flatten() * (targets != IGNORED_LABEL)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ms_impl.qwenvl.config import VisionConfig
+from torch_ref.precision import at_least_fp32
 
 LAYER_NORM_EPS = 1e-6
 
@@ -18,7 +19,7 @@ def resize_positions(table: Tensor, grid: int) -> Tensor:
     side = math.isqrt(table.shape[0])
     if side == grid:
         return table
-    planes = table.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    planes = at_least_fp32(table).reshape(1, side, side, -1).permute(0, 3, 1, 2)
     planes = F.interpolate(planes, size=(grid, grid), mode="bicubic", align_corners=False)
     return planes.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
