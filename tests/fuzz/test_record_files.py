@@ -140,7 +140,7 @@ def run(case):
     findings = Checker(mixture, reader).check(range(len(mixture)))
     for fault in findings.faults:
         assert fault.message.startswith(f"{folder}/train.json: record ") and len(fault.message) < 1500, fault.message
-    if expected is not None:
+    if expected is not None and expected[0] is not None:  # from the first record a file's layout is told
         assert len(mixture) == len(expected)
         for number, paths in enumerate(expected):
             if paths is not None:

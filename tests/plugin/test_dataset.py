@@ -87,6 +87,31 @@ def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace,
     assert 0 <= pixels.min() and pixels[:2].max() > 0.5 >= pixels[2].max()
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {
+            "image": "0.png",
+            "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A"}],
+        },
+        {
+            "messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A"}],
+            "images": ["0.png"],
+        },
+    ],
+)
+def test_records_of_other_layouts_train_with_their_images(build, workspace, tmp_path, record):
+    """They trained as text without a word."""
+    (tmp_path / "other.json").write_text(json.dumps([record] * 2))
+    batches = build(("data_loader.annotation_file", str(tmp_path / "other.json"))).create_dict_iterator(
+        output_numpy=True, num_epochs=1
+    )
+    (batch,) = batches
+    processor = QwenVLProcessor.from_pretrained(workspace / "model")
+    assert "user\nPicture 1: <img>0.png</img>\nWhat?<|im_end|>" in processor.tokenizer.decode(batch["input_ids"][0])
+    np.testing.assert_array_equal(batch["images"][0, 0], processor.pixels(["0.png"], workspace)[0])
+
+
 def test_the_first_num_samples_are_used_and_what_fills_no_batch_is_told(build, caplog):
     dataset = build(("data_loader.num_samples", 5))
     assert dataset.get_dataset_size() == 2

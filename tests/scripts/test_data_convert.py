@@ -83,6 +83,15 @@ def test_the_layout_that_users_know(tmp_path, convert):
     }
 
 
+def test_a_system_message_and_untrained_turns_are_kept(tmp_path, convert):
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "a", "loss": False}]
+    turns += [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "b"}]
+    assert convert([record(image=None, system="Be brief.", conversations=turns)])[0] == 0
+    (converted,) = json.loads((tmp_path / "ours.json").read_text())
+    assert converted["system"] == "Be brief."
+    assert [turn.get("loss") for turn in converted["conversations"]] == [None, False, None, None]
+
+
 def test_roles_lines_and_text_only_records(tmp_path, convert):
     text_only = record("Hi", image=None)
     del text_only["image"]
