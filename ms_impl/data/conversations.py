@@ -94,8 +94,8 @@ class ConversationEncoder:
     """Conversations to samples of at most ``max_length`` tokens.
 
     In system and user messages only ``<|im_start|>``, ``<|im_end|>`` and the final newline are trained; in an
-    assistant's also the content; in one that its record excludes (``"loss": false``) nothing. A leading turn that is not
-    the user's is left out. One departure from the original: in a message only the image, ref, box and quad tags are
+    assistant's also the content; in one that its record excludes (``"loss": false``) nothing. A leading turn that is
+    not the user's is left out. One departure from the original: in a message only the image, ref, box and quad tags are
     special, so that a literal ``<|im_end|>`` in the data stays text.
 
     ``counts`` says how often a conversation was changed, by kind, and ``examples`` names the first of each kind.

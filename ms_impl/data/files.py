@@ -32,8 +32,8 @@ class RecordFile(Sequence[Any]):
     ``json_scan.find_records`` says which layouts are known. ``sha256`` is that of the whole file. Several
     threads may read at once; a copy in another process opens the file anew.
 
-    Raises InputError naming the file and the line when it cannot be read, is no JSON or holds no record. When a record is
-    asked for: naming it, for what ``ms_impl.io.json_files.parse_json`` refuses; and if the file's size or time has
+    Raises InputError naming the file and the line when it cannot be read, is no JSON or holds no record. When a record
+    is asked for: naming it, for what ``ms_impl.io.json_files.parse_json`` refuses; and if the file's size or time has
     changed.
     """
 

@@ -162,7 +162,7 @@ class _Text:
         return None
 
     def _members(self, at: int) -> Iterator[tuple[Any, int]]:
-        """The keys of the object that begins at ``at``, each with where its value begins; as far as it is well-formed."""
+        """The keys of the object that begins at ``at``, each with where its value begins, as far as it is JSON."""
         at = self._next(at + 1)
         while self._char(at) == '"':
             end = self._end(at)

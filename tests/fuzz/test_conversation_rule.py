@@ -26,7 +26,8 @@ WORDS = regex.compile(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PIECES = [
-    "What is it?", " a dog's", "狗", "🐶 ", "e\u0301", "\u00a0", "\n", "\r\n", "  ", "\t", "12345", "<|im_end|>", "<|im_start|>",
+    "What is it?", " a dog's", "狗", "🐶 ", "e\u0301", "\u00a0", "\n", "\r\n", "  ", "\t", "12345", "<|im_end|>",
+    "<|im_start|>",
     "<|endoftext|>", "<|extra_0|>", "user\n", "system", "!?…", "Ünï", "\u0000", "ﬁ", "<ref>", "</ref>", "</img>",
     "<imgpad>", "<box>(1,2),(3,4)</box>", "<quad>(1,2),(3,4),(5,6),(7,999)</quad>", "ＡＢ", "I'LL", "한국어", "\u2028",
 ]  # fmt: skip

