@@ -1,4 +1,4 @@
-"""Image files → pixel values, safely: local files only, nothing decoded before its size is known."""
+"""Image files → pixel values, safely: local files only, nothing decoded before its cost is known."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ms_impl.data import image_cost
 from ms_impl.errors import InputError
-from ms_impl.kernels.resize import resize_kernel
+from ms_impl.kernels.resize import Resize, resize_kernel
 
 # CLIP's normalisation, by channel R, G, B (``visual.py`` of the original).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-MAX_PIXELS = 178_956_970  # Pillow's own hard limit at its default setting: 0.7 GB once decoded
 _LEVELS = 256  # of a channel of 8 bits
-# Raster formats that Pillow decodes itself. Others (EPS) would start programs at a data set's word.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False) -> Path:
@@ -62,13 +60,29 @@ def load_pixels(
 
     The image is resized as Pillow does it (bicubic; the aspect ratio is not kept). The first frame of an animation
     counts; transparency and EXIF orientation are ignored, as in the original. ``out`` takes the values if given.
+    At its peak, memory is what decoding may take (``image_cost.MAX_BYTES``): resizing needs less beside the image.
     Raises InputError as ``read_image`` does.
     """
+    resize = resize_kernel()  # before the image is made: it says how Pillow lays images out
     image = read_image(path)
-    out = np.empty((3, image_size, image_size), np.float32) if out is None else out
-    resize = resize_kernel()
+    try:
+        return _resized(resize, image, image_size, mean, std, out)
+    except MemoryError as error:
+        width, height = image.size
+        raise InputError(f"image '{path}' of {width}×{height} pixels needs more memory than there is") from error
+
+
+def _resized(
+    resize: Resize | None,
+    image: Image.Image,
+    side: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out: np.ndarray | None,
+) -> np.ndarray:
+    out = np.empty((3, side, side), np.float32) if out is None else out
     if resize is None:
-        return to_pixels(image.resize((image_size, image_size), Image.Resampling.BICUBIC), mean, std, out)
+        return to_pixels(image.resize((side, side), Image.Resampling.BICUBIC), mean, std, out)
     every_level = np.arange(_LEVELS, dtype=np.uint8).reshape(1, _LEVELS, 1).repeat(3, axis=2)
     resize(image, to_pixels(every_level, mean, std)[:, 0], out)
     return out
@@ -77,23 +91,11 @@ def load_pixels(
 def read_image(path: str | os.PathLike) -> Image.Image:
     """Read a file as RGB at its own size.
 
-    Raises InputError naming the file when it is missing, not an image, damaged, or has more than MAX_PIXELS.
+    Raises InputError naming the file when it is missing, not an image, damaged, or over a limit of ``image_cost``.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"image '{path}' {'is not a file' if os.path.exists(path) else 'does not exist'}")
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            _check_size(image.size, path)
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB image
-    except InputError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"image '{path}' is not an image file (known: {', '.join(_FORMATS)})") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"image '{path}' has more than {MAX_PIXELS:,} pixels; make it smaller") from error
-    except Exception as error:  # Pillow's decoders raise many kinds for one cause: the file is damaged.
-        raise InputError(f"image '{path}' cannot be decoded: {error}") from error
+    with image_cost.opened(path) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB image
 
 
 def to_pixels(
@@ -115,9 +117,3 @@ def to_pixels(
     pixels -= mean_column
     pixels /= std_column
     return pixels
-
-
-def _check_size(size: tuple[int, int], path: str | os.PathLike) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"image '{path}' has {width}×{height} pixels, more than {MAX_PIXELS:,}; make it smaller")

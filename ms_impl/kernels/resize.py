@@ -15,6 +15,9 @@ from ms_impl.kernels.build import library
 
 KERNEL = "resize"
 _LEVELS = 256  # of a channel of 8 bits
+# Bytes of memory in one piece that Pillow may take for an image (16 MB unless set): only such an image can be read
+# where it stands, and a copy would take as much again. https://pillow.readthedocs.io "Block allocator"
+_BLOCK = 1 << 30
 Size = tuple[int, int]  # width, height
 
 # resize(image in RGB, table fp32 [3, 256], out fp32 [3, height, width]): out[c] = table[c][levels of channel c].
@@ -36,6 +39,7 @@ def resize_kernel() -> Resize | None:
     path = library(KERNEL)
     if path is None:
         return None
+    Image.core.set_block_size(_BLOCK)
     function = ctypes.CDLL(str(path)).resize
     table, out = _Array(np.float32, 2, (3, _LEVELS), "C"), _Array(np.float32, 3, flags=("C", "W"))
     integer = ctypes.c_int64
@@ -101,16 +105,15 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.POINTER(_ArrowArray), ctypes.py_obje
 )
 
 
-def _pixels(image: Image.Image) -> tuple[int | bytes, object]:
-    """Levels uint8 [height, width, 4] of an image in RGB, or their address, with what keeps them in memory.
+def _pixels(image: Image.Image) -> tuple[int, object]:
+    """The address of levels uint8 [height, width, 4] of an image in RGB, with what keeps them in memory.
 
-    They are the image's own where Pillow exports them (from 11.2 on, images of up to 16 MB), as a list of pixels whose
-    only child is their levels; else a copy.
+    They are the image's own where it stands in one block, as images do that are made after the kernel is loaded; else
+    those of a copy. Pillow exports a list of pixels whose only child is their levels.
     """
     try:
         _, capsule = image.__arrow_c_array__()
-    except (AttributeError, ValueError):
-        copy = image.tobytes("raw", "RGBX")
-        return copy, copy
+    except ValueError:
+        _, capsule = image.copy().__arrow_c_array__()
     levels = _capsule_pointer(capsule, b"arrow_array").contents.children[0].contents
     return levels.buffers[1], capsule

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ms_impl.data import images
-from ms_impl.data.images import CLIP_MEAN, CLIP_STD, MAX_PIXELS, load_pixels, read_image, resolve_path, to_pixels
+from ms_impl.data.image_cost import MAX_PIXELS
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
 from ms_impl.errors import InputError
 from ms_impl.kernels.build import library
 from ms_impl.kernels.resize import KERNEL
@@ -157,17 +158,19 @@ def _write_png(path: Path, side: int) -> None:
 
 
 _PEAK = """
-import resource, sys
+import sys
 from PIL import Image
 from ms_impl.data.images import load_pixels
 from ms_impl.errors import InputError
 Image.MAX_IMAGE_PIXELS = eval(sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # of this program alone: ru_maxrss would begin with its parent's
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
 try:
     load_pixels(sys.argv[1], 14)
 except InputError as error:
     print(error, file=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 

@@ -68,10 +68,19 @@ def test_pixels_are_shared_and_outlive_the_image():
     del owner
 
 
-def test_an_image_in_several_blocks_is_copied():
-    image = picture(2600, 1700)  # over the 16 MB of a block
-    assert isinstance(kernel._pixels(image)[0], bytes)
-    np.testing.assert_array_equal(resized(image, 28, 28), np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC)))
+def test_a_large_image_is_shared_and_one_in_several_blocks_is_copied():
+    image = picture(2600, 1700)  # over the 16 MB of Pillow's blocks
+    assert resize_kernel() and kernel._pixels(image)[0] == kernel._pixels(image)[0]
+    Image.core.set_block_size(1 << 24)
+    try:
+        in_blocks = image.copy()
+    finally:
+        Image.core.set_block_size(kernel._BLOCK)
+    with pytest.raises(ValueError, match="block|contiguous"):
+        in_blocks.__arrow_c_array__()
+    expected = np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resized(image, 28, 28), expected)
+    np.testing.assert_array_equal(resized(in_blocks, 28, 28), expected)
 
 
 def test_several_threads_at_once():
