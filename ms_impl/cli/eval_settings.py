@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from ms_impl.cli.schema import Settings, lookup, suggest
 from ms_impl.data.conversations import ConversationFormat
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, listed, quote
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
 _STYLE = ("system_message", "user_role_name", "assistant_role_name", "user_prompt")
+_LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 _INTERVALS = ("eval_step_interval", "eval_epoch_interval")
 
 
@@ -20,7 +21,10 @@ def data_sets(sections: Mapping[str, Settings]) -> list[DataSet]:
     """The data sets of ``eval_dataset``, in order. Raises InputError naming the key that is wrong or missing."""
     if not sections:
         raise InputError("eval_dataset: names no data set")
-    return [_data_set(str(name), section) for name, section in sections.items()]
+    names = [_file_name(name) for name in sections]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"eval_dataset: two data sets are named {listed(sorted(repeated))}")
+    return [_data_set(name, section) for name, section in zip(names, sections.values())]
 
 
 def plan_monitor(settings: Settings) -> None:
@@ -46,6 +50,21 @@ def plan_monitor(settings: Settings) -> None:
         "generation_config": lookup(settings, "model.generation_config") or {},
     }
     settings["callbacks"] = [*(settings.get("callbacks") or ()), monitor]
+
+
+def _file_name(name: object) -> str:
+    """A data set's name, after which its files are called. Raises InputError if none can be."""
+    text = str(name)
+    if (
+        not (text.isprintable() and text.strip() and len(text.encode()) <= _LONGEST_NAME)
+        or "/" in text
+        or text[0] == "."
+    ):
+        raise InputError(
+            f"eval_dataset: {quote(text)} cannot be the name of a file; take letters, digits, - and _, at most "
+            f"{_LONGEST_NAME} bytes"
+        )
+    return text
 
 
 def _data_set(name: str, section: Settings) -> DataSet:

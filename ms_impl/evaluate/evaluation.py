@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from ms_impl.data.files import RecordFile
 from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.sample_reader import record_faults
 from ms_impl.errors import InputError
 from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.likelihood import log_likelihoods
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.evaluate.questions import Question, parse_question, pictures
-from ms_impl.evaluate.results import Result, save_lines, save_scores
+from ms_impl.evaluate.results import Result, check_writable, save_lines, save_scores
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import stop_sequences
 from ms_impl.generate.text import answer_text
@@ -55,7 +56,9 @@ class Evaluation:
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
         numbers = range(len(file))
-        self.questions = [parse_question(file[n], n, file.name(n), data.style, data.dataset_dir) for n in numbers]
+        self.questions = [self._question(file, number) for number in numbers]
+        size = data.batch_size
+        self._batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
         self._check()
 
     def fingerprint(self, weights: str) -> str:
@@ -65,10 +68,13 @@ class Evaluation:
         whole = [weights, self._sha256, settings, dataclasses.asdict(self.generation)]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
+    def log(self, folder: Path, weights: str) -> AnswerLog:
+        """Where its answers are kept, by weights with such a digest."""
+        return AnswerLog(folder / self.data.name, self.fingerprint(weights), self._accepts)
+
     def answer(self, model: Any, log: AnswerLog, ranks: Ranks) -> None:
         """Answer what is not answered yet; each rank takes every n-th batch. Returns when all ranks are done."""
-        size = self.data.batch_size
-        batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
+        batches = self._batches
         done = log.read()
         ranks.wait()  # before anyone writes: all must see the same
         pending = [number for number in range(len(batches)) if number not in done]
@@ -101,19 +107,33 @@ class Evaluation:
         asked = {"id": question.identity, "question": question.query}
         return asked | self.metric.details(question, answer) | {"references": question.references, "score": score}
 
+    def _question(self, file: RecordFile, number: int) -> Question:
+        name = file.name(number)
+        with record_faults(name):
+            return parse_question(file[number], number, name, self.data.style, self.data.dataset_dir)
+
+    def _accepts(self, number: int, answers: list[Any]) -> bool:
+        if not 0 <= number < len(self._batches) or len(answers) != len(self._batches[number]):
+            return False
+        return all(map(self.metric.is_answer, self._batches[number], answers))
+
     def _check(self) -> None:
         seen: set[str] = set()
         for question in tqdm(self.questions, desc=f"checking {self.data.name}", unit="", disable=None):
             try:
-                self.metric.check(question)
-                self._check_length(question)
-                for path in pictures(question):
-                    if path not in seen:
-                        read_image(resolve_path(path, self.data.dataset_dir))
-                        seen.add(path)
+                with record_faults(question.record):
+                    self._check_question(question, seen)
             except InputError as error:
-                raise InputError(f"{question.record}: {error}") from error
+                raise InputError(f"{question.record}: {str(error).removeprefix(f'{question.record}: ')}") from error
         self.metric.check_all(self.questions)
+
+    def _check_question(self, question: Question, seen: set[str]) -> None:
+        self.metric.check(question)
+        self._check_length(question)
+        for path in pictures(question):
+            if path not in seen:
+                read_image(resolve_path(path, self.data.dataset_dir))
+                seen.add(path)
 
     def _check_length(self, question: Question) -> None:
         prompt = len(self._sample(question)["input_ids"])
@@ -157,7 +177,8 @@ def run(
     Returns:
         The results on rank 0, None on the others.
     """
-    logs = [AnswerLog(folder / "answers" / e.data.name, e.fingerprint(weights)) for e in evaluations]
+    check_writable([folder / "scores.json", *(folder / f"{e.data.name}.jsonl" for e in evaluations)])
+    logs = [e.log(folder / "answers", weights) for e in evaluations]
     for evaluation, log in zip(evaluations, logs):
         evaluation.answer(model, log, ranks)
     results = None

@@ -35,6 +35,10 @@ class Metric(ABC):
     def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         """The figures of the whole data set, by name."""
 
+    def is_answer(self, question: Question, answer: Any) -> bool:
+        """Whether an answer that was read from a file is of the kind that this metric scores."""
+        return isinstance(answer, str)
+
     def details(self, question: Question, answer: Any) -> dict[str, Any]:
         """What a record's line of the results says beside question, references and score."""
         return {"answer": answer}
@@ -130,6 +134,13 @@ class MultipleChoice(Metric):
         likeliest = [_likeliest(q, [weight / tokens for weight, tokens in a]) for q, a in zip(questions, answers)]
         per_token = _mean([choice == q.references[0] for q, choice in zip(questions, likeliest)])
         return {"accuracy": _mean(scores), "accuracy_per_token": per_token}
+
+    def is_answer(self, question: Question, answer: Any) -> bool:
+        pairs = answer if isinstance(answer, list) else []
+        kinds = all(
+            isinstance(p, list) and len(p) == 2 and isinstance(p[0], float) and type(p[1]) is int for p in pairs
+        )
+        return kinds and len(pairs) == len(question.choices) and all(tokens > 0 for _, tokens in pairs)
 
     def details(self, question: Question, answer: Any) -> dict[str, Any]:
         weights = [weight for weight, _ in answer]

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
+
+_ESCAPED = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,43 @@ def table(results: Sequence[Result]) -> str:
 def save_scores(results: Sequence[Result], path: Path) -> None:
     """The figures as JSON: metric, number of records and scores of each data set."""
     scores = {result.name: {"metric": result.metric, "records": result.records, **result.scores} for result in results}
-    _write(path, json.dumps(scores, indent=1) + "\n")
+    _write(path, json.dumps(scores, indent=1).encode() + b"\n")
 
 
 def save_lines(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
     """JSONL."""
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _write(path, b"".join(map(json_line, lines)))
 
 
-def _write(path: Path, text: str) -> None:
+def json_line(content: Mapping[str, Any]) -> bytes:
+    """One line of JSONL, also to readers that take U+2028 and its like for the end of one.
+
+    Half a surrogate pair, which no file can hold, becomes a question mark.
+    """
+    return json.dumps(content, ensure_ascii=False).translate(_ESCAPED).encode(errors="replace") + b"\n"
+
+
+def check_writable(paths: Iterable[Path]) -> None:
+    """Raise InputError where a file cannot be written later: found before hours of answers, not after them."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_written(path.parent, error) from error
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory, where a file of results will be written")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise InputError(f"{path.parent}: cannot be written (no permission)")
+
+
+def _write(path: Path, content: bytes) -> None:
     """The file appears when it is complete."""
-    aside = path.with_name(f".{path.name}.part")
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        with atomic_write(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror})")

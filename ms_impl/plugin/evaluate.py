@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,16 +23,17 @@ from ms_impl.cli.eval_settings import data_sets
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
-from ms_impl.evaluate.results import Result, table
+from ms_impl.evaluate.results import Result, save_lines, table
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.io.atomic_write import atomic_write
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
 from ms_impl.train.grad_accumulation import data_parallel_ranks
+from ms_impl.train.loss_log import read_records
 from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
 from ms_impl.train.step import Step
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
+_SCORES = "scores.jsonl"
 _TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
 
 
@@ -80,8 +80,9 @@ class EvaluationMonitor(Callback):
         self._epoch_interval = epoch_interval
 
     def on_train_begin(self, run_context) -> None:
-        """Check all records."""
+        """Check all records, and the scores that are there already."""
         _require_whole_parameters()
+        read_scores(_folder() / _SCORES)
         state = run_context.original_args()
         self._network = _trained_network(state.train_network)
         self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, self._generation)
@@ -106,7 +107,7 @@ class EvaluationMonitor(Callback):
             results = run(self._evaluations, model, weights_digest(model), _folder() / f"step_{step}", _ranks())
         if results:
             print(table(results), flush=True)
-            record_scores(_folder() / "scores.jsonl", step, results)
+            record_scores(_folder() / _SCORES, step, results)
             if events:
                 scores = {f"{result.name}/{name}": score for result in results for name, score in result.scores.items()}
                 events.write(step, scores)
@@ -124,11 +125,17 @@ def weights_digest(model: nn.Cell) -> str:
 
 def record_scores(path: Path, step: int, results: list[Result]) -> None:
     """Add a line to the scores of a run; lines of later steps, from before it was resumed, go."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] < step]
+    kept = [line for line in read_scores(path) if line["step"] < step]
     scores = {result.name: dict(result.scores) for result in results}
-    with atomic_write(path) as aside:
-        aside.write_text("\n".join([*kept, json.dumps({"step": step, **scores})]) + "\n", encoding="utf-8")
+    save_lines([*kept, {"step": step, **scores}], path)
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's scores, none where there is no file. Raises InputError for any other content."""
+    lines = read_records(path, ("step",)) if path.exists() else []
+    if any(not isinstance(line["step"], int) for line in lines):
+        raise InputError(f"{path}: a 'step' is not a number; delete the file or move it away")
+    return lines
 
 
 def _prepare(

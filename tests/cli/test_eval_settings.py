@@ -57,6 +57,22 @@ def test_what_is_wrong_is_named(read, changes, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "two\nlines", "x" * 201, "图" * 70, " ", "\ud800"])
+def test_a_name_that_no_file_can_have(name):
+    """Found before the first answer, not when all answers are to be written."""
+    from ms_impl.cli.eval_settings import data_sets
+
+    with pytest.raises(InputError, match="eval_dataset: .* cannot be the name of a file"):
+        data_sets({name: DATA_SET})
+
+
+def test_two_data_sets_of_one_name():
+    from ms_impl.cli.eval_settings import data_sets
+
+    with pytest.raises(InputError, match="two data sets are named 1"):
+        data_sets({1: DATA_SET, "1": DATA_SET})
+
+
 @pytest.mark.parametrize("value", ["null", "{}", "[]"])
 def test_no_data_set_at_all(read, value):
     with pytest.raises(InputError, match="eval_dataset: "):

@@ -131,3 +131,36 @@ def test_a_records_own_system_message_is_used(evaluate, shipped, data_set):
     evaluation = Evaluation(data, processor, shipped[0].generation)
     ids = evaluation._sample(evaluation.questions[0])["input_ids"]
     assert "system\nBe brief." in processor.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("fields", [{"id": "\ud83d"}, {"answers": ["red", "\udc00"]}, {"id": {"a": ["\ud83d"]}}, {}])
+def test_half_a_surrogate_pair_is_found_before_anything_is_asked(shipped, data_set, records, asked, fields):
+    """It can be read, but neither asked nor written: all answers would be lost at the end."""
+    question = "what?" if fields else "what is \udfff?"
+    with pytest.raises(InputError, match="records.json: record 0.*half a surrogate pair"):
+        Evaluation(data_set(records=[("7.png", question, "x")], **fields), shipped[1], shipped[0].generation)
+    assert asked == []
+
+
+def test_whole_characters_of_any_kind_are_asked_and_written(evaluate, data_set):
+    odd = "\U0001f600 \u2028 \x00 \x85 \ufffd"
+    _, lines = evaluate(data_set(records=[("7.png", f"what {odd}?", odd)], id=odd))
+    assert [(line["id"], line["references"]) for line in lines] == [(odd, [odd])] and odd in lines[0]["question"]
+
+
+def test_results_that_cannot_be_written_are_found_before_anything_is_asked(evaluate, data_set, asked, tmp_path):
+    (tmp_path / "eval/asked.jsonl").mkdir(parents=True)
+    with pytest.raises(InputError, match="asked.jsonl: is a directory"):
+        evaluate(data_set())
+    assert asked == []
+
+
+@pytest.mark.parametrize("answers", [["x"], ["x", 1], ["x", None], ["x", [[-1.0, 2]]]])
+def test_a_log_with_answers_of_another_kind_names_its_line(evaluate, data_set, asked, tmp_path, answers):
+    evaluate(data_set())
+    log = tmp_path / "eval/answers/asked/rank_0.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:2], json.dumps({"batch": 1, "answers": answers}) + "\n", *lines[3:]]))
+    with pytest.raises(InputError, match="rank_0.jsonl: line 3: it does not hold the answers"):
+        evaluate(data_set())
+    assert asked == [2, 2, 1]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ms_impl.errors import InputError
+
 ROOT = Path(__file__).parents[2]
 LOADER = {"type": "BaseMultiModalDataLoader"}
 
@@ -183,6 +185,18 @@ def test_scores_of_steps_that_a_resumed_run_does_again_are_replaced(tmp_path):
         record_scores(path, step, [Result("asked", "vqa", 7, {"accuracy": accuracy})])
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 2, "asked": {"accuracy": 0.1}}, {"step": 4, "asked": {"accuracy": 0.4}}]
+
+
+@pytest.mark.parametrize("content", ["\x00\x00\n", "no JSON\n", '{"step": "four"}\n', "[4]\n"])
+def test_scores_that_are_something_else_are_found_and_kept(tmp_path, content):
+    from ms_impl.plugin.evaluate import read_scores, record_scores
+
+    path = tmp_path / "scores.jsonl"
+    path.write_text(content)
+    for read in (lambda: read_scores(path), lambda: record_scores(path, 2, [])):
+        with pytest.raises(InputError, match="scores.jsonl: "):
+            read()
+    assert path.read_text() == content
 
 
 def _record(number: int, question: str, answer: str) -> dict:
