@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-from ms_impl.cli.arguments import read_settings
-from ms_impl.cli.check import check
+from ms_impl.cli.arguments import read_settings, settings_to_check
+from ms_impl.cli.judge import judge
 from ms_impl.cli.main import command, save_reports_in
 
 
 @command
 def main() -> int:
+    if (settings := settings_to_check()) is not None:
+        return judge(settings)
     settings = read_settings()
-    if settings["run_mode"] == "check":
-        return check(settings)
     save_reports_in(Path(settings.get("output_dir") or "output") / "log")
     from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 

@@ -4,7 +4,7 @@
 
 Prints parameters, memory, work, communication and time of a step of the YAML's own setting, then the best setting for
 --devices with the same number of rows a step and device. A setting that does not fit is refused. How memory and
-time are counted stands in benchmarks/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
+time are counted stands in ms_impl/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from estimate import published
-from estimate.memory import Memory, memory
-from estimate.parts import Trained, check, model_parts
-from estimate.plan import Device, Plan, plan_of
 from estimate.search import best
 from estimate.speed import Speed, speed
 
 from ms_impl import families
+from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.main import command
-from ms_impl.cli.schema import FREEZES, check_sections, family_of, lookup
-from ms_impl.cli.settings import read_yaml
+from ms_impl.cli.schema import check_settings, drop_empty, family_of, lookup
+from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
+from ms_impl.estimate.memory import Memory, memory
+from ms_impl.estimate.parts import Trained, check, model_parts
+from ms_impl.estimate.plan import Device, Plan, plan_of
 from ms_impl.families import Family
 from ms_impl.resources import locate
 
@@ -124,7 +125,8 @@ def device_of(arguments: argparse.Namespace) -> Device:
 def read(path: Path, dialogue: int, flash: bool) -> tuple[Model, Plan]:
     """The model and the way of training that a YAML asks for."""
     settings = read_yaml(locate(path))
-    check_sections(settings)
+    drop_empty(settings)
+    check_settings(settings)
     family = family_of(settings)
     config_file = lookup(settings, "model.model_config.config_file")
     if not config_file:

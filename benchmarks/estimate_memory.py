@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from estimate.memory import memory
-from estimate.parts import model_parts
-from estimate.plan import Plan
 from harness import Row, arguments, peak_memory, report
 
 from ms_impl import families
+from ms_impl.estimate.memory import memory
+from ms_impl.estimate.parts import model_parts
+from ms_impl.estimate.plan import Plan
 
 SHORT = 64  # tokens of the run whose peak is taken off
 TOLERANCE = 0.15

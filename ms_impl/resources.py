@@ -6,6 +6,7 @@ same relative paths.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ms_impl.errors import InputError
@@ -26,4 +27,5 @@ def resource(path: str) -> Path:
 
 def locate(path: str | Path) -> Path:
     """A path that a user gave: relative to where the command runs or, failing that, among the project's own files."""
-    return path if (path := Path(path)).exists() or not (ROOT / path).exists() else ROOT / path
+    there = os.path.exists(path) or not os.path.exists(ROOT / path)  # unlike Path's, never raises
+    return Path(path) if there else ROOT / path

@@ -7,7 +7,7 @@ one image, vision frozen, recomputation; and parameters in 16 bit, where ours ha
 
 from __future__ import annotations
 
-from estimate.plan import Plan
+from ms_impl.estimate.plan import Plan
 
 TOKENS_PER_SECOND = 2587
 PLAN = Plan(

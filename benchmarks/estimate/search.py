@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from estimate.memory import Memory, memory
-from estimate.parts import Trained
-from estimate.plan import Device, Plan
 from estimate.speed import Speed, speed
+from ms_impl.estimate.memory import Memory, memory
+from ms_impl.estimate.parts import Trained
+from ms_impl.estimate.plan import Device, Plan
 
 Found = tuple[Plan, Memory, Speed]
 

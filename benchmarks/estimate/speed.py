@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from estimate.memory import OnStage, on_stage
-from estimate.parts import Trained
-from estimate.plan import Device, Plan
+from ms_impl.estimate.memory import OnStage, on_stage
+from ms_impl.estimate.parts import Trained
+from ms_impl.estimate.plan import Device, Plan
 
 ATTENTION_BACKWARD = {True: 2.5, False: 2.0}  # of the forward pass: flash attention computes the scores again
 

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ms_impl.cli import schema
 from ms_impl.cli.eval_settings import data_sets, plan_monitor
-from ms_impl.cli.schema import Settings, lookup, suggest
-from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, read_yaml
-from ms_impl.data.images import resolve_path
-from ms_impl.errors import InputError
+from ms_impl.cli.keys import SETTINGS
+from ms_impl.cli.kinds import dotted_keys, find, suggest
+from ms_impl.cli.prompts import check_images, queries
+from ms_impl.cli.schema import Settings, lookup
+from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, require_weights
+from ms_impl.cli.yaml_reader import parse, read_yaml
+from ms_impl.errors import InputError, listed, quote
 from ms_impl.resources import locate
 
-RUN_MODES = ("train", "finetune", "eval", "predict", "check")
-MODALITIES = ("image", "text")
+RUN_MODES = ("train", "finetune", "eval", "predict")
 
 _TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 
 
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected True or False, found {quote(text)}")
     return text.lower() == "true"
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text if len(text) <= 40 else "")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {quote(text)}") from None
 
 
 def _boolean_or_name(text: str) -> bool | str:
@@ -36,43 +43,40 @@ def _boolean_or_name(text: str) -> bool | str:
 # Argument, the setting it changes, its type, what it says.
 _CHANGES = (
     ("--run_mode", "run_mode", str, f"one of {', '.join(RUN_MODES)}"),
-    ("--mode", "context.mode", int, "0 for GRAPH_MODE, 1 for PYNATIVE_MODE"),
+    ("--mode", "context.mode", _whole, "0 for GRAPH_MODE, 1 for PYNATIVE_MODE"),
     ("--device_target", "context.device_target", str, "Ascend or CPU; an Ascend YAML is adapted to CPU"),
-    ("--device_id", "context.device_id", int, "which device of this machine"),
+    ("--device_id", "context.device_id", _whole, "which device of this machine"),
     ("--load_checkpoint", "load_checkpoint", str, "weights: a folder, .safetensors or .ckpt"),
     ("--resume_training", "resume_training", _boolean_or_name, "go on from output_dir's newest checkpoint, or NAME"),
     ("--auto_trans_ckpt", "auto_trans_ckpt", _boolean, "cut the weights for the ranks of an Ascend cluster"),
     ("--src_strategy_path_or_dir", "src_strategy_path_or_dir", str, "how load_checkpoint is cut already"),
-    ("--transform_process_num", "transform_process_num", int, "processes that cut the weights"),
+    ("--transform_process_num", "transform_process_num", _whole, "processes that cut the weights"),
     ("--only_save_strategy", "only_save_strategy", _boolean, "save how the weights would be cut, and stop"),
     ("--use_parallel", "use_parallel", _boolean, "run as one rank of several (with msrun)"),
-    ("--seed", "seed", int, "seed of all random numbers"),
+    ("--seed", "seed", _whole, "seed of all random numbers"),
     ("--profile", "profile", _boolean, "write a profile"),
-    ("--epochs", "runner_config.epochs", int, "passes over the training data"),
-    ("--batch_size", "runner_config.batch_size", int, "conversations of one step of one rank"),
+    ("--epochs", "runner_config.epochs", _whole, "passes over the training data"),
+    ("--batch_size", "runner_config.batch_size", _whole, "conversations of one step of one rank"),
     ("--sink_mode", "runner_config.sink_mode", _boolean, "feed data in the background (Ascend)"),
-    ("--num_samples", "train_dataset.data_loader.num_samples", int, "use the first so many conversations"),
+    ("--num_samples", "train_dataset.data_loader.num_samples", _whole, "use the first so many conversations"),
     ("--train_dataset_dir", f"{_TEMPLATE}.dataset_dir", str, "folder of the training images"),
     ("--output_dir", "output_dir", str, "folder for checkpoints, losses and logs"),
-    ("--predict_batch_size", "predict_batch_size", int, "prompts answered at a time"),
+    ("--predict_batch_size", "predict_batch_size", _whole, "prompts answered at a time"),
 )
 
 
 def read_settings(argv: Sequence[str] | None = None) -> Settings:
     """The settings of a run, complete and checked. Raises InputError naming the key that is wrong."""
     arguments, rest = _parser().parse_known_args(argv)
-    config = locate(arguments.config)
-    register_path = locate(arguments.register_path)
+    config, register_path = locate(arguments.config), locate(arguments.register_path)
     settings = read_yaml(config)
     try:
-        override(settings, [*_named(arguments), *_options(arguments.options), *_dotted(rest, settings)])
-        _check(settings, register_path)
+        _check(settings, arguments, rest, register_path)
+        require_weights(settings)
         if settings["run_mode"] == "predict":
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
-            _check_images(settings["input_data"])
+            check_images(settings["input_data"])
         complete(settings)
-        if settings["run_mode"] == "check":
-            return settings
         if settings["run_mode"] == "eval":
             data_sets(settings["eval_dataset"])
         elif settings["run_mode"] != "predict":
@@ -81,40 +85,34 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
     if lookup(settings, "context.device_target") == "CPU":
-        print(*adapt_to_cpu(settings), sep="\n", flush=True)
+        for line in adapt_to_cpu(settings):
+            print(line, flush=True)
     settings["register_path"] = str(register_path.resolve())
     settings["config_path"] = str(config.resolve())
     return settings
 
 
-def queries(data: Sequence[str], modalities: Sequence[str] | None) -> list[list[dict[str, str]]]:
-    """Prompts in list format from ``--predict_data`` and ``--modal_type``.
-
-    The modalities are those of one prompt; more data are further prompts of the same pattern. Without modalities each
-    datum is a prompt of text.
-    """
-    pattern = list(modalities or ["text"])
-    if unknown := [modality for modality in pattern if modality not in MODALITIES]:
-        raise InputError(f"--modal_type: unknown {unknown[0]!r}{suggest(unknown[0], MODALITIES)}")
-    if not data or len(data) % len(pattern):
-        raise InputError(
-            f"--predict_data: {len(data)} items do not fill prompts of --modal_type {' '.join(pattern)}; "
-            f"give {len(pattern)} for each prompt"
-        )
-    starts = range(0, len(data), len(pattern))
-    return [[{kind: datum} for kind, datum in zip(pattern, data[start:])] for start in starts]
-
-
-def _check_images(prompts: list[list[dict[str, str]]]) -> None:
-    for path in (element["image"] for prompt in prompts for element in prompt if "image" in element):
-        if not resolve_path(path).is_file():
-            raise InputError(f"--predict_data: there is no image file '{path}'")
+def settings_to_check(argv: Sequence[str] | None = None) -> Settings | None:
+    """With ``--check`` the settings, whose keys and values are right; the rest is ``check``'s. Without it None."""
+    arguments, rest = _parser().parse_known_args(argv)
+    if not arguments.check:
+        return None
+    config, register_path = locate(arguments.config), locate(arguments.register_path)
+    settings = read_yaml(config)
+    try:
+        _check(settings, arguments, rest, register_path)
+        if arguments.predict_data:
+            check_images(queries(arguments.predict_data, arguments.modal_type))
+    except InputError as error:
+        raise InputError(f"{config}: {error}") from error
+    settings["config_path"] = str(config)
+    return settings
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_mindformer.py",
-        usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--SETTING VALUE …]",
+        usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--check] [--SETTING VALUE …]",
         description="Train and use this project's models through MindFormers.",
         epilog="Any setting of the YAML can be changed by its dotted name: --lr_schedule.learning_rate 1e-4",
         allow_abbrev=False,
@@ -122,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="the YAML file")
     parser.add_argument("--register_path", default=REGISTER_PATH, help="folder of the classes that auto_register names")
     parser.add_argument(
-        "--check", dest="run_mode", action="store_const", const="check", help="read the training data through, and stop"
+        "--check", action="store_true", help="judge settings, checkpoint and data without a device, and stop"
     )
     parser.add_argument("--predict_data", nargs="+", help="image files and texts of the prompt or prompts")
     parser.add_argument("--modal_type", nargs="+", help="what each item of one prompt is: image or text")
@@ -138,51 +136,39 @@ def _named(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
     return [(key, given[key]) for _, key, _, _ in _CHANGES if given[key] is not None]
 
 
-def _options(options: Sequence[str]) -> list[tuple[str, Any]]:
+def _options(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for option in options:
-        if "=" not in option:
-            raise InputError(f"--options: expected KEY=VALUE, found {option!r}")
-    return [(key, _value(value)) for key, _, value in (option.partition("=") for option in options)]
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--options: expected KEY=VALUE, found {quote(option)}")
+        yield key, parse(value, f"--options {listed([key])}")
 
 
-def _dotted(rest: Sequence[str], settings: Settings) -> list[tuple[str, Any]]:
-    """``--section.key value`` or ``--section.key=value``, for keys that the YAML has or that our sections may have."""
+def _dotted(rest: Sequence[str], settings: Settings) -> Iterator[tuple[str, Any]]:
+    """``--section.key value`` or ``--section.key=value``, for every key that a YAML may have or that this one has."""
     words = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    changes = []
     for flag, value in zip(words[::2], words[1::2] + [None] * (len(words) % 2)):
         key = flag.removeprefix("--")
-        known = key in settings or lookup(settings, key) is not None or lookup(schema.SECTIONS, key) is not None
-        if not flag.startswith("--") or not known:
-            flags = [*(known for known, *_ in _CHANGES), *(f"--{name}" for name in settings)]
-            raise InputError(f"unknown argument {flag}{suggest(flag, flags)}")
+        if not flag.startswith("--") or (find(SETTINGS, key) is None and lookup(settings, key) is None):
+            flags = [*(known for known, *_ in _CHANGES), *(f"--{name}" for name in dotted_keys(SETTINGS))]
+            near = suggest(flag, flags)
+            raise InputError(f"unknown argument {listed([flag])}{near if 'mean' in near else ''}")
         if value is None:
             raise InputError(f"argument {flag} lacks its value")
-        changes.append((key, _value(value)))
-    return changes
+        yield key, parse(value, flag)
 
 
-def _value(text: str) -> Any:
-    """As YAML reads it, and 1e-4 as a number."""
-    try:
-        value = yaml.safe_load(text)
-        return float(value) if isinstance(value, str) else value
-    except yaml.YAMLError as error:
-        raise InputError(f"{text!r} is not a YAML value ({' '.join(str(error).split())})") from error
-    except ValueError:
-        return value
-
-
-def _check(settings: Settings, register_path: Path) -> None:
+def _check(settings: Settings, arguments: argparse.Namespace, rest: Sequence[str], register_path: Path) -> None:
+    """Change the settings as the command line says, and check all keys and values. Prints what has no effect."""
+    override(settings, [*_named(arguments), *_options(arguments.options), *_dotted(rest, settings)])
+    schema.drop_empty(settings)
     run_mode = settings.get("run_mode")
     if run_mode not in RUN_MODES:
-        raise InputError(f"run_mode: {run_mode!r} is not supported{suggest(str(run_mode), RUN_MODES)}")
-    if run_mode not in ("train", "check") and not settings.get("load_checkpoint"):
-        raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
-    steps = lookup(settings, "runner_config.gradient_accumulation_steps")
-    if steps is not None and (type(steps) is not int or steps < 1):
-        raise InputError(f"gradient_accumulation_steps: expected a whole number above 0, found {steps!r}")
+        raise InputError(f"run_mode: {quote(run_mode)} is not supported{suggest(run_mode, RUN_MODES)}")
+    idle = schema.check_settings(settings)
     schema.family_of(settings)
-    schema.check_sections(settings)
+    if idle:
+        print(f"no effect: {', '.join(idle)}", flush=True)
     if not register_path.is_dir():
         raise InputError(f"--register_path: {register_path} is no folder")
     schema.check_references(settings, register_path)

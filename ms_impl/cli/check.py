@@ -1,4 +1,4 @@
-"""``run_mindformer.py --check``: a YAML's data set read through before any of it is trained on.
+"""What ``run_mindformer.py --check`` says of training data: a YAML's data set read through before it is trained on.
 
 Needs the model's config.json and the vocabulary, but no weights; neither mindspore nor mindformers is imported.
 """
@@ -24,8 +24,11 @@ _TRANSFORM = "train_dataset.modal_to_text_transform"
 _STYLE = [field.name for field in dataclasses.fields(ConversationFormat)]
 
 
-def check(settings: Settings) -> int:
-    """Print what is in ``train_dataset``. Returns 1 if any of it is broken, 0 if not."""
+def check_data(settings: Settings) -> tuple[Checker, Findings]:
+    """Print what is in ``train_dataset``; returns what was found, broken records among it.
+
+    Raises InputError if a file cannot be used, or nothing is left of any answer.
+    """
     checker = checker_of(settings)
     findings = check_all(checker)
     print(check_report.table(findings))
@@ -39,7 +42,7 @@ def check(settings: Settings) -> int:
         print("\nbroken", check_report.reasons(findings.faults), sep="\n")
     read = int(findings.lengths.astype(bool).sum())
     require_answers(read - len(findings.unanswered), read, max_length)
-    return 1 if findings.faults else 0
+    return checker, findings
 
 
 def checker_of(settings: Settings) -> Checker:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ms_impl.cli.schema import Settings, lookup, suggest
+from ms_impl.cli.kinds import suggest
+from ms_impl.cli.schema import Settings, lookup
 from ms_impl.data.conversations import ConversationFormat
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.evaluate.data_set import DataSet

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ms_impl.cli.keys import DTYPES
 from ms_impl.cli.schema import Settings, lookup
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
 from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.resources import locate
@@ -25,21 +25,7 @@ _ON_CPU = {
 }
 _NOT_ON_CPU = ("parallel.parallel_optimizer_config", "context.ascend_config", "context.jit_config")
 _DTYPE_KEYS = ("model.model_config.compute_dtype", "model.model_config.param_init_type")
-
-
-def read_yaml(path: Path) -> Settings:
-    """A YAML file whose content is a table."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected a table of settings")
-    if "base_config" in settings:
-        raise InputError(f"{path}: base_config is not read; write its keys into this file")
-    return settings
+_TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 
 
 def override(settings: Settings, changes: Iterable[tuple[str, Any]]) -> None:
@@ -57,19 +43,35 @@ def override(settings: Settings, changes: Iterable[tuple[str, Any]]) -> None:
 
 
 def complete(settings: Settings) -> None:
-    """Fill in what stands beside the checkpoint: the model's config.json and the vocabulary file."""
+    """Fill in what stands beside the checkpoint, and find files that the settings name.
+
+    The model's config.json and the vocabulary file stand beside it. All paths are looked for where the command runs
+    and then among the project's own files. Element types get MindFormers' names.
+    """
+    for key in _DTYPE_KEYS:
+        if name := lookup(settings, key):
+            override(settings, [(key, DTYPES.get(name, name))])
     if given := settings.get("load_checkpoint"):
-        needed = settings.get("run_mode") != "check"
-        settings["load_checkpoint"] = str(_existing("load_checkpoint", given) if needed else locate(given))
+        settings["load_checkpoint"] = str(locate(given))
     checkpoint = Path(settings.get("load_checkpoint") or "")
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
     given = lookup(settings, "model.model_config.config_file")
     config_file = _existing("model.model_config.config_file", given or folder / "config.json")
     override(settings, [("model.model_config.config_file", str(config_file))])
     for section in ("train_dataset", "processor"):
         if settings.get(section):
-            vocabulary = _vocabulary(lookup(settings, f"{section}.tokenizer.vocab_file"), folder)
-            override(settings, [(f"{section}.tokenizer.vocab_file", str(vocabulary))])
+            key = f"{section}.tokenizer.vocab_file"
+            override(settings, [(key, str(_vocabulary(key, lookup(settings, key), folder)))])
+    override(settings, list(_data_paths(settings)))
+
+
+def require_weights(settings: Settings) -> None:
+    """Raise InputError unless load_checkpoint is there, where the run mode cannot do without."""
+    path, run_mode = settings.get("load_checkpoint"), settings["run_mode"]
+    if path:
+        _existing("load_checkpoint", path)
+    elif run_mode != "train":
+        raise InputError(f"load_checkpoint: run_mode {run_mode} needs weights; only train begins with random ones")
 
 
 def check_weights(settings: Settings, family: Family) -> None:
@@ -84,10 +86,11 @@ def check_weights(settings: Settings, family: Family) -> None:
 
 
 def adapt_to_cpu(settings: Settings) -> list[str]:
-    """Replace what runs only on Ascend by what runs on CPU. Returns a line for each key that changes."""
+    """Replace what runs only on Ascend by what runs on CPU. Returns a line for each that was given."""
     changes = {key: value for key, value in _ON_CPU.items() if lookup(settings, key) != value}
     changes |= {key: "float32" for key in _DTYPE_KEYS if lookup(settings, key) in ("bfloat16", "bf16")}
-    lines = [f"on CPU: {key}: {lookup(settings, key)} → {value}" for key, value in changes.items()]
+    given = {key: lookup(settings, key) for key in changes}
+    lines = [f"on CPU: {key}: {given[key]} → {value}" for key, value in changes.items() if given[key] is not None]
     override(settings, changes.items())
     for key in _NOT_ON_CPU:
         if lookup(settings, key) is not None:
@@ -96,16 +99,38 @@ def adapt_to_cpu(settings: Settings) -> list[str]:
     return lines
 
 
+def _data_paths(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Data files and directories of images, located."""
+    names = [f"eval_dataset.{name}" for name in settings.get("eval_dataset") or {}]
+    for loader in ("train_dataset.data_loader", *(f"{name}.data_loader" for name in names)):
+        if files := lookup(settings, f"{loader}.annotation_file"):
+            yield f"{loader}.annotation_file", _located(files)
+    for key in (_TEMPLATE, *names):
+        if folder := lookup(settings, f"{key}.dataset_dir"):
+            yield f"{key}.dataset_dir", str(locate(folder))
+
+
+def _located(files: Any) -> Any:
+    """The same paths, located: one, or a list of paths and of tables with a path."""
+    if isinstance(files, list):
+        return [_located(file) for file in files]
+    return {**files, "path": _located(files["path"])} if isinstance(files, dict) else str(locate(files))
+
+
 def _existing(key: str, path: str | Path) -> Path:
-    if not (located := locate(path)).exists():
-        raise InputError(f"{key}: there is no {path}")
+    located = locate(path)
+    if not os.path.exists(located):
+        raise InputError(f"{key}: there is no {listed([path])}")
     return located
 
 
-def _vocabulary(given: str | None, folder: Path) -> Path:
+def _vocabulary(key: str, given: str | None, folder: Path) -> Path:
     if given:
-        return locate(given)
-    found = sorted(folder.glob("*.tiktoken"))
+        return _existing(key, given)
+    found = sorted(folder.glob("*.tiktoken")) if os.path.isdir(folder) else []
     if len(found) != 1:
-        raise InputError(f"tokenizer.vocab_file is not given, and {folder} holds {len(found)} *.tiktoken files")
+        raise InputError(
+            f"{key}: is not given, and {listed([folder])} holds {len(found)} *.tiktoken files; give it, or as "
+            "load_checkpoint a directory that has it, as convert_weight.py --output_path DIR/ makes one"
+        )
     return found[0]

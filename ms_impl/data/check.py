@@ -49,7 +49,10 @@ class Fault:
 
 @dataclass
 class Findings:
-    """What was found in records. ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken."""
+    """What was found in records.
+
+    ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken; ``image_counts`` int32 [records].
+    """
 
     lengths: np.ndarray
     tokens: int = 0  # after cutting off
@@ -58,12 +61,14 @@ class Findings:
     changes: Counter[str] = field(default_factory=Counter)  # the encoder's warnings
     faults: list[Fault] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)  # records of whose answers cutting off leaves nothing
+    image_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def joined(cls, parts: Sequence["Findings"]) -> "Findings":
         """What was found in the records of all parts."""
         return cls(
             lengths=np.concatenate([part.lengths for part in parts]),
+            image_counts=np.concatenate([part.image_counts for part in parts]),
             tokens=sum(part.tokens for part in parts),
             trained=sum(part.trained for part in parts),
             images=sum(part.images for part in parts),
@@ -84,12 +89,12 @@ class Checker:
         """What is in some of the conversations."""
         encoder = self.reader.encoder
         encoder.counts.clear()
-        findings = Findings(np.zeros(len(indices), np.int32))
+        findings = Findings(np.zeros(len(indices), np.int32), image_counts=np.zeros(len(indices), np.int32))
         for place, index in enumerate(indices):
             name = self.conversations.name(index)
             try:
                 with record_faults(name):
-                    findings.lengths[place] = self._check_one(index, findings)
+                    findings.lengths[place], findings.image_counts[place] = self._check_one(index, findings)
             except InputError as error:
                 findings.faults.append(Fault(str(error), _reason(str(error), name)))
         findings.changes.update(encoder.counts)
@@ -99,7 +104,7 @@ class Checker:
         """The sample of one conversation as it is trained on."""
         return self.reader.sample(self.conversations[index])
 
-    def _check_one(self, index: int, findings: Findings) -> int:
+    def _check_one(self, index: int, findings: Findings) -> tuple[int, int]:
         sample, length = self.reader.read(self.conversations[index])
         try:
             for path in sample["image_paths"]:
@@ -111,7 +116,7 @@ class Checker:
         findings.images += len(sample["image_paths"])
         if not sample["answer_tokens"]:
             findings.unanswered.append(sample["record"])
-        return length
+        return length, len(sample["image_paths"])
 
 
 def check_all(checker: Checker, workers: int | None = None) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mindformers.dataset.base_dataset import BaseDataset
@@ -14,19 +14,14 @@ from mindformers.tools.utils import get_real_rank
 from mindspore.dataset import Dataset, GeneratorDataset
 
 from ms_impl.cli.annotations import annotation_files
-from ms_impl.data.batch_plan import BatchPlan, PlanSettings
+from ms_impl.cli.plan import plan_settings
+from ms_impl.data.batch_plan import BatchPlan
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture
-from ms_impl.errors import InputError
 from ms_impl.plugin.model import ModelSection
 from ms_impl.train.feed import INPUT_COLUMNS, Shard, StepFeed
 
 logger = logging.getLogger(__name__)
-
-_LOADER, _TRANSFORM = "BaseMultiModalDataLoader", "BaseXModalToTextTransform"
-_PIXEL_STEPS = ["BatchToTensor", "BatchNormalize"]
-# The columns of the old port, which is what YAMLs name; the others follow from them.
-_NAMED_COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
 
 
 @MindFormerRegister.register(MindFormerModuleType.DATASET, alias="ModalToTextSFTDataset")
@@ -49,7 +44,7 @@ class ConversationDataset(BaseDataset):
         cls.init_dataset_config(dataset_config)
         rank, ranks = cls._generate_shard_info()
         shard = Shard(rank or 0, ranks or 1)
-        feed = _feed(dataset_config, model, shard, epochs * (dataset_config.get("repeat") or 1), seed, first_step)
+        feed = _feed(dataset_config, model, shard, epochs, seed, first_step)
         dataset = GeneratorDataset(
             feed,
             list(INPUT_COLUMNS),
@@ -68,17 +63,8 @@ def _feed(
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
     dialogues = EncodedDataset(mixture, template.reader, show_progress=get_real_rank() == 0)
-    settings = PlanSettings(
-        epochs=epochs,
-        rows_per_step=config["batch_size"] * shard.world_size,
-        row_length=config["modal_to_text_transform"]["max_length"],
-        seed=seed,
-        shuffle=bool(loader.get("shuffle", True)),
-        packing=bool(config.get("packing", False)),
-        group_by_length=bool(config.get("group_by_length", False)),
-        image_slots=template.image_slots,
-        drop_remainder=bool(config.get("drop_remainder", True)),
-    )
+    rows = config["batch_size"] * shard.world_size
+    settings = plan_settings(config, rows, epochs, seed, template.image_slots)
     plan = BatchPlan(dialogues, settings)
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
@@ -88,37 +74,12 @@ def _feed(
 def _template(config: Mapping[str, Any], model: ModelSection) -> Any:
     """The family's own class for ``model_transform_template``."""
     transform = config["modal_to_text_transform"]
-    _check_type("data_loader", config["data_loader"]["type"], _LOADER)
-    _check_type("modal_to_text_transform", transform["type"], _TRANSFORM)
-    _check_columns("net_input_columns", config.get("net_input_columns", _NAMED_COLUMNS))
-    mean, std = _normalisation(config.get("modal_content_transforms"))
+    normalise = config["modal_content_transforms"][-1]
+    mean, std = tuple(normalise["mean"]), tuple(normalise["std"])  # done in one go when an image is read
     tokenizer = build_tokenizer(config["tokenizer"], default_args={"num_queries": model.config.num_queries})
-    template = build_transforms(
+    return build_transforms(
         transform["model_transform_template"],
         default_args={
             "tokenizer": tokenizer, "model": model, "max_length": transform["max_length"], "mean": mean, "std": std,
         },
     )  # fmt: skip
-    _check_columns("output_columns", template.output_columns)
-    return template
-
-
-def _normalisation(steps: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """mean and std of ``modal_content_transforms``, which are done in one go when an image is read."""
-    normalised = [step.get("type") for step in steps or ()] == _PIXEL_STEPS and {"mean", "std"} <= steps[1].keys()
-    if not normalised or steps[1].get("is_hwc"):
-        raise InputError(
-            "train_dataset.modal_content_transforms: expected "
-            f"{' and '.join(_PIXEL_STEPS)} with mean, std, is_hwc: False"
-        )
-    return tuple(steps[1]["mean"]), tuple(steps[1]["std"])
-
-
-def _check_columns(key: str, columns: Sequence[str]) -> None:
-    if not set(_NAMED_COLUMNS) <= set(columns) <= set(INPUT_COLUMNS):
-        raise InputError(f"train_dataset: {key}: expected {', '.join(_NAMED_COLUMNS)}; found {', '.join(columns)}")
-
-
-def _check_type(key: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise InputError(f"train_dataset.{key}.type: {found!r} is not supported; it is {expected}")

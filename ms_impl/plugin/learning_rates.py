@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
-from mindspore import nn
-
-from ms_impl.cli.schema import suggest
+from ms_impl.cli.kinds import suggest
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 
 
-def name_parameters(schedules: Mapping[str, Any], family: Family, model: nn.Cell) -> None:
-    """Replace the module groups among the ``params`` of ``grouped_lr_schedule`` by their trained parameters' names.
+def name_parameters(schedules: Mapping[str, Any], family: Family, trained: Sequence[str]) -> None:
+    """Replace the module groups among the ``params`` of ``grouped_lr_schedule`` by their names among those ``trained``.
 
     ``params`` may then hold ``aligner``, ``language_model`` … besides what MindFormers 1.9.0 reads
     (trainer/optimizer_grouped_parameters.py:84): patterns, and parts of names.
@@ -23,7 +21,6 @@ def name_parameters(schedules: Mapping[str, Any], family: Family, model: nn.Cell
         InputError: an element of ``params`` is neither a group of the family nor a pattern that a trained parameter
             matches, or nothing of the group is trained.
     """
-    trained = [parameter.name for parameter in model.trainable_params()]
     for number, schedule in enumerate(schedules.get("grouped") or ()):
         where = f"grouped_lr_schedule.grouped[{number}].params"
         if not isinstance(schedule.get("params"), list):

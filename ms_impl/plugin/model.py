@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.cli.schema import FREEZES
+from ms_impl.cli.keys import FREEZES
 from ms_impl.errors import InputError
 from ms_impl.io.dtypes import float_named
 from ms_impl.weights import MINDSPORE_DTYPES

@@ -15,8 +15,8 @@ from ms_impl import families
 from ms_impl.cells.device import is_available
 from ms_impl.cli.eval_settings import data_sets
 from ms_impl.cli.schema import Settings, family_of, lookup
-from ms_impl.cli.settings import read_yaml
 from ms_impl.cli.settings_report import report, save_report
+from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.plugin.graceful_stop import install as note_stop_signals
 from ms_impl.plugin.patches import patch_for_cpu, silence_settings

@@ -118,7 +118,8 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     def create_optimizer_scheduler(self, network, model_params) -> nn.Optimizer:
         """The YAML's optimizer and schedules; grouped_lr_schedule may name module groups."""
         if self.config.grouped_lr_schedule:
-            name_parameters(self.config.grouped_lr_schedule, network.config.family, network)
+            trained = [parameter.name for parameter in network.trainable_params()]
+            name_parameters(self.config.grouped_lr_schedule, network.config.family, trained)
         return super().create_optimizer_scheduler(network, model_params)
 
     def create_model_wrapper(self, network, optimizer) -> nn.Cell:

@@ -12,13 +12,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import ascend_estimate  # noqa: E402
 from estimate import published  # noqa: E402
-from estimate.memory import memory  # noqa: E402
-from estimate.parts import model_parts  # noqa: E402
-from estimate.plan import Device, Plan  # noqa: E402
 from estimate.search import best, divisors  # noqa: E402
 from estimate.speed import communication, forward_flops, row_flops, speed  # noqa: E402
 
 from ms_impl import families  # noqa: E402
+from ms_impl.estimate.memory import memory  # noqa: E402
+from ms_impl.estimate.parts import model_parts  # noqa: E402
+from ms_impl.estimate.plan import Device, Plan  # noqa: E402
 
 YAML = REPOSITORY / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml"
 FULL_SIZE = REPOSITORY / published.CONFIG_FILE

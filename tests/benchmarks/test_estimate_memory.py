@@ -10,11 +10,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from estimate.memory import memory  # noqa: E402
-from estimate.parts import model_parts  # noqa: E402
 from estimate_memory import Case, batch  # noqa: E402
 
 from ms_impl import families  # noqa: E402
+from ms_impl.estimate.memory import memory  # noqa: E402
+from ms_impl.estimate.parts import model_parts  # noqa: E402
 from ms_impl.qwenvl.config import QwenVLConfig  # noqa: E402
 from torch_ref.qwenvl.model import QwenVL  # noqa: E402
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 LOADER = "--train_dataset.data_loader.annotation_file"
@@ -108,3 +109,76 @@ def test_a_row_length_that_leaves_no_answer_is_an_error(check, tmp_path):
     ran = check(LOADER, tmp_path / "train.json", "--train_dataset.modal_to_text_transform.max_length", 100)
     assert ran.returncode == 2 and "max_length 100 leaves no token of any answer" in ran.stderr
     assert "3 × no token of an answer left within 100 tokens" in ran.stdout
+
+
+@pytest.fixture
+def judge():
+    """Run ``--check`` on a shipped YAML, by its name; returns the finished process."""
+
+    def run(config: str, *arguments) -> subprocess.CompletedProcess:
+        command = [sys.executable, "run_mindformer.py", "--config", f"configs/qwenvl/{config}.yaml", "--check"]
+        command += map(str, arguments)
+        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_parameters_memory_and_steps_are_told(check, workspace):
+    numbers = sum(tensor.size for tensor in load_file(workspace / "model/model.safetensors").values())
+    ran = check("--batch_size", 2, "--runner_config.gradient_accumulation_steps", 1)
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    told = {line[0]: line[1] for line in lines if len(line) > 1}
+    assert ran.returncode == 0, ran.stderr
+    assert told["parameters"] == f"{numbers:,}" and told["trained"].replace(",", "").isdecimal(), told
+    assert told["steps"] == "3" and "3 of 2 rows" in ran.stdout  # six records, one epoch
+    assert "of which the headers fit" in ran.stdout and "GB of a device" in ran.stdout
+
+
+def test_the_9_6b_yaml_is_judged_without_a_device_or_weights(judge, workspace):
+    """The counts are those of the released model; the data are a small file."""
+    ran = judge(
+        "finetune_qwenvl_9.6b_bf16", "--train_dataset.tokenizer.vocab_file", workspace / "model/qwen.tiktoken",
+        "--train_dataset.data_loader.annotation_file", workspace / "conversations.json",
+        "--train_dataset_dir", workspace,
+    )  # fmt: skip
+    assert "parameters    9,656,935,168\ntrained       7,797,379,072  80.7%\n" in ran.stdout, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parallel_config.data_parallel", "3"], "parallel_config: data_parallel 3"),
+        (["--parallel_config.model_parallel", "3", "--parallel_config.data_parallel", "8"], "must divide num_attention"),
+        (["--model.model_config.compute_dtype", "fp17"], "compute_dtype: unknown type 'fp17'"),
+        (["--optimizer.type", "Adamm"], "optimizer.type: unknown type 'Adamm'"),
+        (["--options", "optimizer.weight_decy=1"], "unknown key 'weight_decy'; did you mean 'weight_decay'?"),
+        (["--batch_size", "0"], "runner_config.batch_size: expected a whole number"),
+        (["--options", "model.model_config.lora={target_modules: [q_proj]}"], "'q_proj' matches no linear layer"),
+        (["--callbacks", "[{type: Nope}]"], "callbacks[0].type: unknown type 'Nope'"),
+        (["--options", "parallel_confg.data_parallel=8"], "unknown key 'parallel_confg'; did you mean 'parallel_config'"),
+        (["--grouped_lr_schedule", "{default: {type: cosine, learning_rate: 1}, grouped: [{type: cosine, "
+          "learning_rate: 1, params: [alinger]}]}"], "no trained parameter matches 'alinger'; did you mean 'aligner'?"),
+        (["--model.model_config.config_file", "/none.json"], "config_file: there is no /none.json"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found_without_a_device(judge, arguments, message):
+    ran = judge("finetune_qwenvl_9.6b_bf16", *arguments)
+    assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
+
+
+def test_yamls_that_predict_and_evaluate_are_judged_too(judge, workspace):
+    ran = judge("predict_tiny")
+    assert ran.returncode == 0, ran.stderr
+    assert "run_mode      predict\n" in ran.stdout and "of which the headers fit" in ran.stdout
+    ran = judge("predict_tiny", "--model.generation_config.topp", 1)
+    assert ran.returncode == 2 and "unknown argument --model.generation_config.topp; did you mean" in ran.stderr
+    ran = judge("eval_tiny_easyvqa", "--eval_dataset", f"{{x: {{metric: exact_match, batch_size: 2, dataset_dir: "
+                f"{workspace}, data_loader: {{type: BaseMultiModalDataLoader, annotation_file: "
+                f"{workspace}/conversations.json}}}}}}")  # fmt: skip
+    assert ran.returncode == 0 and "x             6 records for exact_match" in ran.stdout, ran.stderr
+
+
+def test_weights_that_do_not_fit_are_found(judge, golden_dir):
+    ran = judge("predict_tiny", "--load_checkpoint", golden_dir / "model.safetensors",
+                "--model.model_config.config_file", "assets/qwenvl_tiny_easyvqa")  # fmt: skip
+    assert ran.returncode == 2 and "the weights do not fit the model" in ran.stderr

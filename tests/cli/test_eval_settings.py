@@ -45,10 +45,13 @@ def test_a_data_set_is_read_with_all_its_keys(read):
         ({"metric": "vqa2"}, "eval_dataset.asked.metric: unknown metric 'vqa2'; did you mean 'vqa'?"),
         ({"metric": "null"}, "eval_dataset.asked.metric: is missing"),
         ({"data_loader": "null"}, "eval_dataset.asked.data_loader.annotation_file: is missing"),
-        ({"batch_size": 0}, "eval_dataset.asked.batch_size: 0 is not above 0"),
-        ({"batch_size": "many"}, "eval_dataset.asked.batch_size: expected a value of type int, found 'many'"),
+        ({"batch_size": 0}, "eval_dataset.asked.batch_size: expected a whole number from 1 to 1,000,000, found 0"),
+        (
+            {"batch_size": "many"},
+            "eval_dataset.asked.batch_size: expected a whole number from 1 to 1,000,000, found 'many'",
+        ),
         ({"max_tokens": 1}, "eval_dataset.asked: unknown key 'max_tokens'; did you mean 'max_new_tokens'?"),
-        ({"data_loader.type": "Other"}, "eval_dataset.asked.data_loader.type: 'Other' is not supported"),
+        ({"data_loader.type": "Other"}, "eval_dataset.asked.data_loader.type: unknown type 'Other'; known: BaseMulti"),
     ],
 )
 def test_what_is_wrong_is_named(read, changes, message):

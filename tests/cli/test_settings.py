@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from ms_impl.cli import schema
-from ms_impl.cli.arguments import queries, read_settings
+from ms_impl.cli.arguments import read_settings
+from ms_impl.cli.prompts import queries
 from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, override
 from ms_impl.errors import InputError
 
@@ -58,8 +59,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(read, key, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.model_config.freeze_vision", "never", "freeze_vision: expected a value of type bool, found 'never'"),
-        ("train_dataset.modal_to_text_transform.max_length", "yes", "max_length: expected a value of type int"),
+        ("model.model_config.freeze_vision", "never", "freeze_vision: expected True or False, found 'never'"),
+        ("train_dataset.modal_to_text_transform.max_length", "yes", "max_length: expected a whole number"),
         ("train_dataset.tokenizer", "qwen", "train_dataset.tokenizer: expected a section with keys, found 'qwen'"),
         ("train_dataset.data_loader.annotation_file", "null", "train_dataset.data_loader.annotation_file: is missing"),
         ("trainer", "{}", "trainer.type: is missing"),
@@ -121,10 +122,10 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--optimizer.weight_decay"], "argument --optimizer.weight_decay lacks its value"),
         (["--options", "seed"], "--options: expected KEY=VALUE, found 'seed'"),
         (["--options", "seed.x=1"], "seed.x: 'seed' is a value, not a section"),
-        (["--options", "seed=[1"], "is not a YAML value"),
+        (["--options", "seed=[1"], "--options seed: line 1: not YAML ("),
         (["--options", "model.arch.type=QwenVl"], "model.arch.type: unknown model 'QwenVl'; did you mean 'QwenVL'?"),
         (["--options", "do_eval=True"], "eval_dataset: is missing; do_eval needs it"),
-        (["--runner_config.gradient_accumulation_steps=0"], "expected a whole number above 0, found 0"),
+        (["--runner_config.gradient_accumulation_steps=0"], "expected a whole number from 1 to 1,000,000, found 0"),
         (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),
         (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: there is no /no.ckpt"),
         (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
@@ -143,7 +144,10 @@ def test_bad_arguments_are_named(finetune_arguments, arguments, message):
         ("a: [1", "not YAML"),
         ("- 1", "expected a table"),
         ("base_config: /etc/x.yaml", "base_config is not read"),
-        ("a: !!python/object/apply:os.system ['true']", "not YAML"),
+        (
+            "a: !!python/object/apply:os.system ['true']",
+            "a: the tag tag:yaml.org,2002:python/object/apply:os.system is",
+        ),
     ],
 )
 def test_what_is_no_yaml_of_settings_is_named(tmp_path, text, message):
@@ -165,6 +169,40 @@ def test_arguments_change_the_settings_they_name(finetune_arguments):
     assert settings["runner_config"]["batch_size"] == 5 and settings["use_parallel"] is True
     assert (settings["seed"], settings["output_dir"]) == (3, "here")
     assert settings["optimizer"] | {"weight_decay": 0.2, "betas": [0.5, 0.6]} == settings["optimizer"]
+
+
+def test_any_valid_key_can_be_given_also_where_the_yaml_has_not_even_its_section(workspace):
+    arguments = ["--config", str(PREDICT), "--load_checkpoint", f"{workspace}/model", "--predict_data", "Hi"]
+    arguments += ["--model.model_config.config_file", f"{workspace}/model", "--recompute_config.recompute", "True"]
+    settings = read_settings([*arguments, "--lr_schedule", "{type: cosine, learning_rate: 1e-3}"])
+    assert settings["recompute_config"] == {"recompute": True}
+    assert settings["lr_schedule"] == {"type": "cosine", "learning_rate": 1e-3}
+
+
+def test_data_are_found_in_the_project_like_weights(workspace, tmp_path, monkeypatch, finetune_arguments):
+    """As for load_checkpoint: where the command runs, and then among the project's own files."""
+    (tmp_path / "project/data/images").mkdir(parents=True)
+    (tmp_path / "project/data/train.json").write_text("[]")
+    monkeypatch.setattr("ms_impl.resources.ROOT", tmp_path / "project")
+    arguments = [*finetune_arguments, "--config", str(FINETUNE), "--train_dataset_dir", "data/images"]
+    arguments += ["--register_path", str(REGISTER_PATH)]
+    loader = "--train_dataset.data_loader.annotation_file"
+    for given, found in (
+        ("data/train.json", f"{tmp_path}/project/data/train.json"),
+        ("[data/train.json, {path: data/train.json, weight: 2}]", None),
+    ):
+        settings = read_settings([*arguments, loader, given])
+        files = settings["train_dataset"]["data_loader"]["annotation_file"]
+        path = f"{tmp_path}/project/data/train.json"
+        assert files == (found or [path, {"path": path, "weight": 2}])
+        template = settings["train_dataset"]["modal_to_text_transform"]["model_transform_template"]
+        assert template["dataset_dir"] == f"{tmp_path}/project/data/images"
+
+
+def test_both_spellings_of_an_element_type_are_right(read):
+    settings = read(("model.model_config.compute_dtype", "fp16"), ("model.model_config.param_init_type", "float16"))
+    assert settings["model"]["model_config"]["compute_dtype"] == "float16"
+    assert settings["model"]["model_config"]["param_init_type"] == "float16"
 
 
 def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetune_arguments):
@@ -204,6 +242,14 @@ def test_predict_data_pair_with_modal_types_and_repeat_their_pattern():
     assert pairs == [[{"image": "a.png"}, {"text": "What?"}], [{"image": "b.png"}, {"text": "Where?"}]]
     assert queries(["a.png", "b.png", "?"], ["image", "image", "text"])[0][1] == {"image": "b.png"}
     assert queries(["one", "two"], None) == [[{"text": "one"}], [{"text": "two"}]]
+
+
+def test_images_before_a_text_are_one_prompt_where_no_modalities_are_given(workspace):
+    images = [f"{workspace}/0.png", f"{workspace}/1.png"]
+    assert queries([*images, "?"], None) == [[{"image": images[0]}, {"image": images[1]}, {"text": "?"}]]
+    for data in ([images[0]], ["?", images[0]], [images[0], "?", images[1], "?"], ["typo.jpg", "?", "?"]):
+        with pytest.raises(InputError, match="--modal_type: is not given, and .* seems to be an image"):
+            queries(data, None)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
-from estimate import qwenvl
-from estimate.plan import Plan
-from estimate.shape import Part
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import make_plan
+from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.shape import Part
 from ms_impl.families import Family
 from ms_impl.io.rules import Layout
-
-DESCRIPTIONS = {"qwenvl": qwenvl}  # a family's module: ``parts`` and ``check``
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
     """
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, Layout.MINDSPORE)
-    parts = DESCRIPTIONS[family.name].parts(config, plan, shapes)
+    parts = _description(family).parts(config, plan, shapes)
     trained, factors = _trained(family, plan, shapes, parts)
     marked, reached = [], False
     for part in parts:
@@ -67,9 +66,22 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
     return marked
 
 
+def trained_names(family: Family, config_file: Path, plan: Plan) -> list[str]:
+    """Names of all that is trained, LoRA factors too."""
+    config = family.resolve("config").from_file(config_file)
+    shapes = family.resolve("weights").shapes(config, Layout.MINDSPORE)
+    trained, factors = _trained(family, plan, shapes, _description(family).parts(config, plan, shapes))
+    return [*trained, *factors]
+
+
 def check(family: Family, config_file: Path, plan: Plan) -> None:
     """Raise InputError where the model cannot be cut over devices as ``plan`` says."""
-    DESCRIPTIONS[family.name].check(family.resolve("config").from_file(config_file), plan)
+    _description(family).check(family.resolve("config").from_file(config_file), plan)
+
+
+def _description(family: Family) -> ModuleType:
+    """The family's own page of the estimate: ``parts`` and ``check``."""
+    return importlib.import_module(f"ms_impl.{family.name}.estimate")
 
 
 def _trained(

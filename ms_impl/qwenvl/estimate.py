@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from estimate.plan import Plan
-from estimate.shape import Part
+from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.shape import Part
 from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.parallel_plan import Plan as Cut
 
 Shapes = Mapping[str, tuple[int, ...]]
 VISUAL = "transformer.visual"
@@ -92,8 +93,6 @@ def _below(shapes: Shapes, *prefixes: str) -> Shapes:
 
 def check(config: QwenVLConfig, plan: Plan) -> None:
     """Raise InputError where ``ms_impl.qwenvl.parallel`` cannot cut the model so."""
-    from ms_impl.qwenvl.parallel import Plan as Cut  # imports MindSpore
-
     Cut(
         data_parallel=plan.data_parallel,
         model_parallel=plan.model_parallel,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from estimate.parts import Trained
-from estimate.plan import Plan
+from ms_impl.estimate.parts import Trained
+from ms_impl.estimate.plan import Plan
 
 MOMENTS, REMAINDER = 8, 4  # bytes of optimizer state for a trained number
 SCORES_AT_WORK = 2  # score matrices that composed attention has at once, beside the one it keeps: both gradients
@@ -48,7 +48,7 @@ class OnStage:
 
 
 def on_stage(parts: Sequence[Trained], plan: Plan, stage: int) -> Iterator[OnStage]:
-    """The parts of a pipeline stage; layers are spread as ``ms_impl.qwenvl.parallel`` does."""
+    """The parts of a pipeline stage; layers are spread as ``ms_impl.qwenvl.parallel_plan`` does."""
     for trained in parts:
         part, last = trained.part, plan.stages - 1
         if part.stage == "layers":

@@ -1,0 +1,169 @@
+"""``run_mindformer.py --check``: all settings of a YAML of any run mode judged, without a device and without a run.
+
+The keys and values have been checked (``schema``). Here follow the files: the model's configuration, the vocabulary,
+the weights' headers, and the data, read through. What is wrong is collected, so that one call finds it all.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_impl.cli.check import check_data
+from ms_impl.cli.eval_settings import data_sets, plan_monitor
+from ms_impl.cli.keys import FREEZES
+from ms_impl.cli.plan import plan_settings
+from ms_impl.cli.relations import cuts_model, ranks_of
+from ms_impl.cli.schema import Settings, family_of, lookup
+from ms_impl.cli.settings import adapt_to_cpu, check_weights, complete
+from ms_impl.data.batch_plan import BatchPlan
+from ms_impl.data.check import Checker, Findings
+from ms_impl.errors import InputError
+from ms_impl.estimate.memory import memory
+from ms_impl.estimate.parts import check as check_cut
+from ms_impl.estimate.parts import model_parts, trained_names
+from ms_impl.estimate.plan import Device, plan_of
+from ms_impl.families import Family
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.plugin.learning_rates import name_parameters
+
+_CONFIG = "model.model_config.config_file"
+_TOKENS = 512  # of a mean conversation, before the data have been read
+
+
+def judge(settings: Settings) -> int:
+    """Print what a run would be and do. Returns 2 if a setting or file is wrong, 1 if records are broken, else 0."""
+    faults: list[str] = []
+    print(f"{'run_mode':<14}{settings['run_mode']}")
+    ready = _tried(faults, lambda: complete(settings) or True)
+    if lookup(settings, "context.device_target") == "CPU":
+        for line in adapt_to_cpu(settings):
+            print(line)
+    trains = settings["run_mode"] in ("train", "finetune")
+    if os.path.exists(lookup(settings, _CONFIG) or ""):
+        if trains:
+            _tried(faults, lambda: _print_model(settings))
+        _tried(faults, lambda: _print_weights(settings))
+    broken = False
+    if ready and trains:
+        broken = bool(_tried(faults, lambda: _judge_training_data(settings)))
+    elif ready:
+        _tried(faults, lambda: _judge_eval_data(settings))
+    sys.stdout.flush()
+    for fault in dict.fromkeys(faults):
+        print(f"error: {settings['config_path']}: {fault}", file=sys.stderr)
+    return 2 if faults else 1 if broken else 0
+
+
+def _tried(faults: list[str], step: Callable[[], Any]) -> Any:
+    """What a step of the judgement returns, or None after an error, which is noted."""
+    try:
+        return step()
+    except InputError as error:
+        faults.append(str(error))
+        return None
+
+
+def _print_model(settings: Settings) -> None:
+    """Parameters and memory. Raises InputError where nothing can be trained, or the model cannot be cut."""
+    family, config_file = family_of(settings), Path(lookup(settings, _CONFIG))
+    section = lookup(settings, "model.model_config")
+    frozen = tuple(group for key, group in FREEZES.items() if section.get(key))
+    on_ascend = lookup(settings, "context.device_target") != "CPU"
+    plan = plan_of(settings, frozen, _TOKENS, flash=on_ascend)
+    parts = model_parts(family, config_file, plan)
+    numbers, trained = sum(part.numbers for part in parts), sum(part.trained for part in parts)
+    print(f"{'parameters':<14}{numbers:,}")
+    print(f"{'trained':<14}{trained:,}  {trained / numbers:.1%}")
+    need = memory(parts, plan)
+    print(f"{'memory':<14}{need.peak / 1e9:.2f} GB of a device, on paper ({need})")
+    if on_ascend and need.peak > Device().memory:
+        print(f"{'':<14}more than the {Device().memory / 1e9:.0f} GB that an Ascend 910B has for it: think of LoRA")
+    if cuts_model(settings):
+        check_cut(family, config_file, plan)
+    if grouped := settings.get("grouped_lr_schedule"):
+        name_parameters(copy.deepcopy(grouped), family, trained_names(family, config_file, plan))
+
+
+def _print_weights(settings: Settings) -> None:
+    path = settings.get("load_checkpoint")
+    found = path and os.path.exists(path)
+    if found:
+        check_weights(settings, family_of(settings))
+    none = "none: the model begins with random ones" if settings["run_mode"] == "train" else "load_checkpoint is empty"
+    said = f"{path}, of which the headers fit" if found else f"not looked into: {path} is not here" if path else none
+    print(f"{'weights':<14}{said}")
+
+
+def _judge_training_data(settings: Settings) -> bool:
+    """Whether a record is broken. Prints what is in the data, and the steps that they make."""
+    plan_monitor(settings)
+    checker, findings = check_data(settings)
+    if settings.get("eval_dataset"):
+        _judge_eval_data(settings)
+    if not findings.faults:
+        _print_steps(settings, checker, findings)
+    return bool(findings.faults)
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Of a data set what a batch plan asks for."""
+
+    checker: Checker
+    lengths: np.ndarray
+    images: np.ndarray
+
+    def epoch(self, number: int, seed: int) -> np.ndarray:
+        return self.checker.conversations.epoch(number, seed)
+
+    def record(self, index: int) -> str:
+        return self.checker.conversations.name(index)
+
+
+def _print_steps(settings: Settings, checker: Checker, findings: Findings) -> None:
+    runner: Mapping[str, Any] = settings.get("runner_config") or {}
+    ranks = lookup(settings, "parallel_config.data_parallel") or 1 if cuts_model(settings) else 1
+    rows = runner.get("batch_size", 1) * runner.get("gradient_accumulation_steps", 1) * ranks
+    reader = checker.reader
+    planned = plan_settings(
+        settings["train_dataset"], rows, runner.get("epochs", 1), settings.get("seed", 0), reader.image_slots
+    )
+    lengths = np.minimum(findings.lengths, reader.encoder.max_length)
+    plan = BatchPlan(_Lengths(checker, lengths, findings.image_counts), planned)
+    devices = f"{ranks_of(settings)} ranks" if cuts_model(settings) else "one rank; divide by the number of ranks"
+    print(f"\n{'steps':<14}{plan.total_steps:,} of {rows} rows, with {devices}")
+
+
+def _judge_eval_data(settings: Settings) -> None:
+    """Read the data sets of ``eval_dataset`` as an evaluation does. Raises InputError for the first that is broken."""
+    family = family_of(settings)
+    folder = _beside_weights(settings)
+    generation = GenerationConfig.from_directory(folder).changed(**lookup(settings, "model.generation_config") or {})
+    asked = data_sets(settings["eval_dataset"]) if settings.get("eval_dataset") else []
+    if not asked:
+        return
+    from ms_impl.evaluate.evaluation import Evaluation  # the slow import
+
+    processor = _processor(settings, family)
+    for data in asked:
+        evaluation = Evaluation(data, processor, generation)
+        print(f"{data.name:<14}{len(evaluation.questions):,} records for {data.metric}")
+
+
+def _processor(settings: Settings, family: Family) -> Any:
+    config = family.resolve("config").from_file(lookup(settings, _CONFIG))
+    section = "processor" if settings.get("processor") else "train_dataset"
+    return family.resolve("processor").from_vocabulary(lookup(settings, f"{section}.tokenizer.vocab_file"), config)
+
+
+def _beside_weights(settings: Settings) -> Path:
+    path = Path(settings.get("load_checkpoint") or "")
+    return path if os.path.isdir(path) else path.parent

@@ -1,0 +1,134 @@
+"""Every key that a YAML may have, and what it may be: this project's sections beside MindFormers'."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ms_impl.adapters.config import LoraConfig
+from ms_impl.cli import mindformers_keys as mindformers
+from ms_impl.cli.kinds import Either, Flag, Idle, Kind, ListOf, Named, Number, Section, Text, Whole
+from ms_impl.evaluate.metrics import METRICS
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.io.dtypes import FLOAT_SPELLINGS
+
+FREEZES = {"freeze_vision": "vision_tower", "freeze_resampler": "aligner", "freeze_llm": "language_model"}
+
+DTYPES = {name: dtype.mindspore.lower() for name, dtype in FLOAT_SPELLINGS.items()}  # MindFormers' spelling of each
+_DTYPE = Text(tuple(DTYPES), word="type")
+
+_CLASS = {"type": Text(empty=False), "auto_register": Text()}
+_TOKENIZER = Section({**_CLASS, "vocab_file": Text(empty=False)})
+_LOADER = Text(("BaseMultiModalDataLoader",), word="type")
+_COUNT = Whole(1)
+_COLUMNS = ListOf(Text(empty=False))
+_STYLE = dict.fromkeys(
+    ("system_message", "user_role_name", "assistant_role_name", "user_prompt", "assistant_prompt"), Text()
+)
+_WEIGHTED = Section({"path": Text(empty=False), "weight": Number(above=0, high=10_000)})
+_ANNOTATIONS = Either(
+    (Text(empty=False), ListOf(Either((Text(empty=False), _WEIGHTED), "a path or {path: …, weight: …}"))),
+    "a path, or a list of paths and of {path: …, weight: …}",
+)
+
+# LoraConfig and GenerationConfig check the values (see ``relations``).
+LORA = Section({field.name: Kind() for field in dataclasses.fields(LoraConfig)} | {"adapter": Text(empty=False)})
+GENERATION = Section({field.name: Kind() for field in dataclasses.fields(GenerationConfig)})
+MODEL = Section({
+    "arch": Section(_CLASS),
+    "model_config": Section({
+        **_CLASS,
+        "config_file": Text(empty=False),
+        **dict.fromkeys(FREEZES, Flag()),
+        "compute_dtype": _DTYPE,
+        "param_init_type": _DTYPE,
+        "lora": LORA,
+    }),
+    "generation_config": GENERATION,
+})  # fmt: skip
+TRAIN_DATASET = Section({
+    "data_loader": Section(
+        {**_CLASS, "type": _LOADER, "annotation_file": _ANNOTATIONS, "shuffle": Flag(), "num_samples": _COUNT}
+    ),
+    "modal_to_text_transform": Section({
+        **_CLASS,
+        "type": Text(("BaseXModalToTextTransform",), word="type"),
+        "max_length": Whole(1, 10_000_000),
+        "model_transform_template": Section({
+            **_CLASS,
+            **_STYLE,
+            "mode": Text(("train",)),
+            "dataset_dir": Text(),
+            "modal_content_padding_size": Whole(0, 10_000),
+            "image_size": Whole(1, 100_000),
+            "output_columns": _COLUMNS,
+            "allow_outside_dataset_dir": Flag(),
+        }),
+    }),
+    "modal_content_transforms": ListOf(
+        Section({**_CLASS, "mean": ListOf(Number(), 3), "std": ListOf(Number(above=0), 3), "is_hwc": Flag()})
+    ),
+    "net_input_columns": _COLUMNS,
+    "tokenizer": _TOKENIZER,
+    "num_parallel_workers": Whole(1, 256),
+    "prefetch_size": Whole(1, 128),
+    "repeat": _COUNT,
+    **dict.fromkeys(("drop_remainder", "numa_enable", "packing", "group_by_length"), Flag()),
+    "loss_weighting": Text(("token", "dialogue")),
+    # The batch has runner_config's size, the order the run's seed, and samples are made in this process.
+    "batch_size": Idle(_COUNT),
+    "seed": Idle(Whole(0)),
+    "python_multiprocessing": Idle(Flag()),
+    "modal_content_input_columns": Idle(_COLUMNS),
+    "modal_content_output_columns": Idle(_COLUMNS),
+})  # fmt: skip
+EVAL_DATASET = Named(Section({
+    "metric": Text(tuple(METRICS), word="metric"),
+    "data_loader": Section(
+        {**_CLASS, "type": _LOADER, "annotation_file": Text(empty=False), "num_samples": _COUNT}
+    ),
+    "dataset_dir": Text(),
+    **{key: kind for key, kind in _STYLE.items() if key != "assistant_prompt"},
+    "batch_size": Whole(1, 1_000_000),
+    "max_new_tokens": _COUNT,
+}))  # fmt: skip
+SETTINGS = Section({
+    **mindformers.GENERAL,
+    "trainer": Section(
+        {**_CLASS, "type": Text(("MultiModalToTextGenerationTrainer",), word="type"), "model_name": Text()}
+    ),
+    "model": MODEL,
+    "processor": Section({**_CLASS, "tokenizer": _TOKENIZER}),
+    "train_dataset": TRAIN_DATASET,
+    "train_dataset_task": Section(
+        {**_CLASS, "type": Text(("ModalToTextSFTDataset",), word="type"), "dataset_config": Kind()}
+    ),
+    "eval_dataset": EVAL_DATASET,
+    "runner_config": mindformers.RUNNER_CONFIG,
+    "runner_wrapper": mindformers.RUNNER_WRAPPER,
+    "optimizer": mindformers.OPTIMIZER,
+    "lr_schedule": mindformers.LR_SCHEDULE,
+    "callbacks": mindformers.CALLBACK_LIST,
+    "context": mindformers.CONTEXT,
+    "parallel": mindformers.PARALLEL,
+    "parallel_config": mindformers.PARALLEL_CONFIG,
+    "recompute_config": mindformers.RECOMPUTE_CONFIG,
+})  # fmt: skip
+
+_ALWAYS = ("trainer.type", "model.arch.type", "model.model_config.type")
+_TO_TRAIN = (
+    "train_dataset.data_loader.type",
+    "train_dataset.data_loader.annotation_file",
+    "train_dataset.modal_to_text_transform.type",
+    "train_dataset.modal_to_text_transform.max_length",
+    "train_dataset.modal_to_text_transform.model_transform_template.type",
+    "train_dataset.modal_content_transforms",
+    "train_dataset.tokenizer.type",
+    "train_dataset_task.type",
+)
+_TO_ANSWER = ("processor.tokenizer.type",)
+REQUIRED = {
+    "train": (*_ALWAYS, *_TO_TRAIN),
+    "finetune": (*_ALWAYS, *_TO_TRAIN),
+    "predict": (*_ALWAYS, *_TO_ANSWER),
+    "eval": (*_ALWAYS, *_TO_ANSWER, "eval_dataset"),
+}
