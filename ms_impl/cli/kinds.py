@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_impl.errors import quote
+from ms_impl.errors import listed, quote
 
 _LARGEST = 2**63 - 1
 _LISTED = 15  # names that a message lists
