@@ -44,7 +44,7 @@ class Job:
 
     source: Checkpoint
     layout: Layout  # of the source
-    tensors: list[Tensor]
+    tensors: Sequence[Tensor]
     output: Output
     companions: dict[str, bytes]
 

@@ -7,3 +7,8 @@ from torch import Tensor
 def at_least_fp32(x: Tensor) -> Tensor:
     """x in fp32, as the originals compute; fp64, in which the proofs measure rounding, stays what it is."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def angle_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What rotary angles are computed in beside weights of ``dtype``: fp32, as in the originals, or fp64 beside fp64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

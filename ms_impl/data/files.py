@@ -53,7 +53,7 @@ class RecordFile(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._spans)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]  # slices are not needed
         number = range(len(self))[index]
         self._check_unchanged()
         start, end = self._spans[number].tolist()
@@ -101,7 +101,7 @@ class RecordFile(Sequence[Any]):
 class ConversationFile(RecordFile):
     """The conversations of a file. A record of another shape raises InputError naming it when it is asked for."""
 
-    def __getitem__(self, index: int) -> Conversation:
+    def __getitem__(self, index: int) -> Conversation:  # type: ignore[override]  # slices are not needed
         return parse_record(super().__getitem__(index), self.name(range(len(self))[index]))
 
 
@@ -129,7 +129,7 @@ class Mixture(Sequence[Conversation]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Conversation:
+    def __getitem__(self, index: int) -> Conversation:  # type: ignore[override]
         file, number = self._locate(index)
         return file[number]
 

@@ -182,7 +182,7 @@ class _Text:
     def _next(self, at: int) -> int:
         """The next character from ``at`` on that is no white space."""
         while True:
-            at = _SPACE.match(self._window, self._at + at).end() - self._at
+            at = _end_of(_SPACE, self._window, self._at + at) - self._at
             if self._char(at) or self._ended:
                 return at
             self._read()
@@ -213,7 +213,7 @@ class _Text:
         depth, at = 0, start
         is_number = self._char(start) not in "[{"
         while True:
-            if is_number and (end := _NUMBER.match(self._window, self._at + at).end()) < len(self._window):
+            if is_number and (end := _end_of(_NUMBER, self._window, self._at + at)) < len(self._window):
                 return end - self._at
             for mark in () if is_number else _MARK.finditer(self._window, self._at + at):
                 if mark[0] == '"':
@@ -260,3 +260,10 @@ class _Text:
             self._window += error.object[: error.start].decode()
             reason = f"not UTF-8 ({error.reason}); save the file as UTF-8"
             raise _NotUtf8(str(self._fault(reason, len(self._window) - self._at))) from error
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Where a pattern that matches everywhere, if only nothing, ends that begins at ``start``."""
+    found = pattern.match(text, start)
+    assert found is not None
+    return found.end()

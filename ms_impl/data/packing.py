@@ -23,7 +23,9 @@ _EMPTY: Sample = {
 }
 
 
-def best_fit(lengths: Sequence[int], images: Sequence[int], row_length: int, image_slots: int) -> list[list[int]]:
+def best_fit(
+    lengths: Sequence[int] | np.ndarray, images: Sequence[int] | np.ndarray, row_length: int, image_slots: int
+) -> list[list[int]]:
     """Deal dialogues out to rows of ``row_length`` tokens and ``image_slots`` images, longest dialogue first.
 
     Each goes into the fullest row that still holds it (best-fit decreasing: Johnson, "Near-optimal bin packing

@@ -38,7 +38,7 @@ class Target:
 def is_empty(box: Sequence[float]) -> bool:
     """Whether a box has no area (in float32, as scores are computed), or is reversed, or has a coordinate of NaN."""
     with np.errstate(all="ignore"):
-        left, top, right, bottom = edges = np.float32(box)
+        left, top, right, bottom = edges = np.array(box, np.float32)
         return not (left < right and top < bottom and 0 < _area(edges) < np.inf)
 
 
@@ -49,10 +49,11 @@ def first_box(text: str) -> Rectangle | None:
     reads: ``-100``, ``3.5``, ``1e3``, ``nan``. None if there is no such pattern, or if what it holds is not four
     numbers; later ones are not looked at.
     """
-    corners = _CORNERS.search(text)
+    if (corners := _CORNERS.search(text)) is None:
+        return None
     try:
         (left, top), (right, bottom) = ([float(n) for n in half.split(",")] for half in corners.groups())
-    except (AttributeError, ValueError):
+    except ValueError:
         return None
     return left, top, right, bottom
 
@@ -77,7 +78,7 @@ def box_iou(answer: str, target: Target) -> float:
     there. What is not a number there (a coordinate that is infinite or ``nan``) is 0 here; neither is a hit.
     """
     with np.errstate(all="ignore"):
-        first, second = _in_pixels(first_box(answer) or _NO_BOX, target.size), np.float32(target.box)
+        first, second = _in_pixels(first_box(answer) or _NO_BOX, target.size), np.array(target.box, np.float32)
         sides = np.maximum(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), np.float32(0))
         shared = sides[0] * sides[1]
         iou = float(shared / (_area(first) + _area(second) - shared))
@@ -86,7 +87,7 @@ def box_iou(answer: str, target: Target) -> float:
 
 def _in_pixels(box: Rectangle, size: tuple[int, int]) -> np.ndarray:
     """0–999 → pixels, where coordinate v stands at v / 999 of a side: float32 [4]."""
-    return np.float32(box) / np.float32(EVALUATION_SCALE) * np.float32([*size, *size])
+    return np.array(box, np.float32) / np.float32(EVALUATION_SCALE) * np.array([*size, *size], np.float32)
 
 
 def _area(box: np.ndarray) -> np.float32:

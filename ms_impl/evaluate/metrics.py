@@ -102,7 +102,8 @@ class Grounding(Metric):
             raise InputError("metric grounding needs a box: in the last assistant turn, or as 'bbox' in pixels")
 
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
-        return [grounding.box_iou(answer, _target(q)) for q, answer in zip(questions, answers, strict=True)]
+        targets = map(_target, questions)  # checked before: each has one
+        return [grounding.box_iou(answer, t) for t, answer in zip(targets, answers, strict=True) if t is not None]
 
     def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         return {"mean_iou": _mean(scores), "iou_0.5": _mean([score >= grounding.HIT for score in scores])}

@@ -99,7 +99,8 @@ def _target(record: dict[str, Any], pairs: Pairs, dataset_dir: str | os.PathLike
     if not paths:
         raise InputError("'bbox' is given, but no picture")
     width, height = read_image(resolve_path(paths[-1], dataset_dir)).size
-    target = Target(tuple(map(float, edges)), (width, height))
+    left, top, right, bottom = map(float, edges)
+    target = Target((left, top, right, bottom), (width, height))
     if target.is_outside:
         raise InputError(f"'bbox' {quote(edges)} lies outside its picture of {width}×{height} pixels")
     return target

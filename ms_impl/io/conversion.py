@@ -47,7 +47,7 @@ class ConvertedTensor(Tensor):
 
 def load_for_mindspore(
     path: str | Path, family: Family, config: Config, dtype: str | None = None
-) -> list[ConvertedTensor | CastTensor]:
+) -> Sequence[ConvertedTensor | CastTensor]:
     """The parameters of a MindSpore model, from a checkpoint of either layout, of any kind, without reading it yet.
 
     Call ``array()`` of each tensor once, when its turn has come. Where nothing is rearranged or cast, that is the

@@ -23,6 +23,7 @@ Config = Any  # a family's own configuration class
 Arrays = list[np.ndarray]
 MAX_REPEATS = 10_000  # of one module; more is a wrong number, not a model
 PerConfig = Callable[[Config], tuple[int, ...]]  # a shape, or other sizes, as a function of the configuration
+Sizes = tuple[int, ...] | PerConfig
 
 
 class Layout(Enum):
@@ -92,16 +93,16 @@ class Pack(Operation):
 class Unpack(Operation):
     """One tensor becomes several, cut along axis 0 into parts of ``rows``."""
 
-    rows: tuple[int, ...] | PerConfig
+    rows: Sizes
 
     def bind(self, config: Config) -> Operation:
         return Unpack(_fixed(self.rows, config))
 
     def shapes(self, before: list[Shape]) -> list[Shape]:
-        return [(rows, *before[0][1:]) for rows in self.rows]
+        return [(rows, *before[0][1:]) for rows in _bound(self.rows)]
 
     def apply(self, arrays: Arrays) -> Arrays:
-        return np.split(arrays[0], np.cumsum(self.rows[:-1]))
+        return np.split(arrays[0], np.cumsum(_bound(self.rows)[:-1]))
 
     def inverse(self, before: list[Shape]) -> Operation:
         return Pack()
@@ -115,7 +116,7 @@ class PermuteRows(Operation):
     pairs become halves by split (heads, head_dim / 2, 2), order (0, 2, 1). One size may be -1: whatever is left.
     """
 
-    split: tuple[int, ...] | PerConfig
+    split: Sizes
     order: tuple[int, ...]
 
     def bind(self, config: Config) -> Operation:
@@ -128,12 +129,12 @@ class PermuteRows(Operation):
         return [self._permute(array) for array in arrays]
 
     def inverse(self, before: list[Shape]) -> Operation:
-        split = tuple(self.split[axis] for axis in self.order)
+        split = tuple(_bound(self.split)[axis] for axis in self.order)
         return PermuteRows(split, tuple(int(axis) for axis in np.argsort(self.order)))
 
     def _permute(self, array: np.ndarray) -> np.ndarray:
         columns = range(len(self.order), len(self.order) + array.ndim - 1)
-        rows = array.reshape(*self.split, *array.shape[1:])
+        rows = array.reshape(*_bound(self.split), *array.shape[1:])
         return rows.transpose(*self.order, *columns).reshape(array.shape)
 
 
@@ -241,7 +242,8 @@ class WeightTable:
 def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config, layout: Layout) -> Entry:
     shapes = [tuple(shape(config)) for shape in weight.shapes]
     hf = [Spec(_join(hf_path, name), shape) for name, shape in zip(weight.hf, shapes, strict=True)]
-    forward, backward = [], []
+    forward: list[Operation] = []
+    backward: list[Operation] = []
     for operation in weight.operations:
         bound = operation.bind(config)
         forward.append(bound)
@@ -258,5 +260,11 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _fixed(sizes: tuple[int, ...] | PerConfig, config: Config) -> tuple[int, ...]:
+def _fixed(sizes: Sizes, config: Config) -> tuple[int, ...]:
     return tuple(sizes(config)) if callable(sizes) else sizes
+
+
+def _bound(sizes: Sizes) -> tuple[int, ...]:
+    """The sizes of an operation after ``bind``."""
+    assert not callable(sizes)
+    return sizes

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 
 DEPTH = 4  # items that may be ready before they are wanted
 WRITE_BYTES = 64 << 10  # as ``cp`` does: for larger writes the kernel looks for larger pages, which can cost far more
 
-_END = object()
+_END: Any = object()
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -57,7 +57,7 @@ class ArrayTensor(Tensor):
     dtype: DType
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> Shape:  # type: ignore[override]  # of what it wraps
         return self.values.shape
 
     def array(self) -> np.ndarray:
@@ -115,11 +115,11 @@ class CastTensor(Tensor):
     loss: CastLoss
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return self.source.name
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> Shape:  # type: ignore[override]
         return self.source.shape
 
     def array(self) -> np.ndarray:

@@ -20,6 +20,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from stages import LOSS_SCALE, Golden, error
 
 MOVED = 1e-7  # relative, by which weights are moved
@@ -99,20 +100,24 @@ class Floors:
 
     def gradients(self, half: bool = False, whole: bool = False) -> tuple[float, dict[str, float], float]:
         """Of the loss, of each parameter's gradient, and of all of them as one vector."""
-        (loss, found), (exact, wanted) = (self._backward(model) for model in self._pair(half, whole))
+        (losses, found), (exact, wanted) = (self._backward(model) for model in self._pair(half, whole))
         each = {name: error(found[name], wanted[name]) for name in wanted}
         vectors = (np.concatenate([g[name].ravel() for name in wanted]) for g in (found, wanted))
-        return error(loss, exact), each, error(*vectors)
+        return _floor_of_mean(losses, exact), each, error(*vectors)
 
-    def _backward(self, model) -> tuple[float, dict[str, np.ndarray]]:
+    def _backward(self, model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The loss of every label, and the gradients of their mean."""
         scale = LOSS_SCALE if model.lm_head.weight.dtype == torch.float16 else 1.0
         model.train().zero_grad()
         batch = {key: _as(torch.from_numpy(array), model) for key, array in self.golden.batch().items()}
-        loss = model(**batch, labels=torch.from_numpy(self.golden["train.labels"]))
-        (loss * scale).backward()
+        labels = torch.from_numpy(self.golden["train.labels"]).long()
+        logits = model(**batch)
+        (model.loss(logits, labels) * scale).backward()
+        targets = labels[:, 1:].flatten()
+        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).double(), targets, ignore_index=-100, reduction="none")
         gradients = {name: p.grad.double().numpy() / scale for name, p in model.named_parameters()}
         model.eval().zero_grad()
-        return loss.item(), gradients
+        return losses.detach().numpy()[targets.numpy() != -100], gradients
 
     def steps(self) -> np.ndarray:
         """Of the loss before each of five steps of AdamW: the largest of some reruns."""
@@ -155,6 +160,20 @@ def floor_of(pair: np.ndarray, where=...) -> float:
     """The error between the two of a pair, at the places that a row compares."""
     found, wanted = pair
     return error(found[where], wanted[where])
+
+
+def worst_position(pair: np.ndarray, first: int, last: int) -> float:
+    """The largest error of a single position from ``first`` to before ``last`` of a row: [2, T, vocabulary].
+
+    That of one position is a draw: another rounding strikes another one.
+    """
+    return max(floor_of(pair, position) for position in range(first, last))
+
+
+def _floor_of_mean(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Of a mean of N numbers: what it moved by, or twice the standard error, since one draw may cancel out."""
+    moved_by, spread = abs(found.mean() - wanted.mean()), np.sqrt(np.square(found - wanted).mean() / len(wanted))
+    return float(max(moved_by, 2 * spread) / abs(wanted.mean()))
 
 
 def _as(tensor: torch.Tensor, model) -> torch.Tensor:

@@ -41,7 +41,7 @@ def make(folder: Path, layers: int, scale: float, seed: int) -> None:
         _fill_activations(cases, model, base)
         _fill_greedy(cases, model, base)
     _fill_training(cases, model, base)
-    save_file({name: np.ascontiguousarray(array) for name, array in cases.items()}, folder / "cases.safetensors")
+    save_file({name: np.asarray(array, order="C") for name, array in cases.items()}, folder / "cases.safetensors")
 
 
 def _write_weights(folder: Path, scale: float, rng: np.random.Generator) -> None:

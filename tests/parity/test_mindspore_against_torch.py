@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from floors import floor_of
+from floors import floor_of, worst_position
 from mindspore_side import MindSporeSide
 from stages import ACTIVATION, FIRST_LOSS, FP16, GRADIENT, PAST_SEQ_LENGTH
 from test_torch_against_golden import tensors
@@ -104,11 +104,12 @@ def check_logits(table, side, reference, batch, found, name: str, floor: float) 
 
 def check_positions(table, side, golden, n: int, found, exact) -> None:
     """Logits of single positions against the golden ones, tighter up to seq_length than past it."""
-    positions = golden[f"ntk{n}.positions"]
+    positions, edge = golden[f"ntk{n}.positions"], golden.config.seq_length
+    floors = {past: worst_position(exact, *((edge, n) if past else (0, min(edge, n)))) for past in {False, n > edge}}
     for position, wanted in zip(positions, golden[f"ntk{n}.logits"].reshape(len(positions), -1)):
-        past = position >= golden.config.seq_length
+        past = bool(position >= edge)
         stage = f"logits, {n} tokens, {'past' if past else 'up to'} seq_length"
-        row = found[position], wanted, PAST_SEQ_LENGTH if past else ACTIVATION, floor_of(exact, position)
+        row = found[position], wanted, PAST_SEQ_LENGTH if past else ACTIVATION, floors[past]
         table.check(f"{side.name} / golden", stage, *row)
 
 

@@ -27,12 +27,14 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype) * self.weight
 
 
-def rotary_tables(config: QwenVLConfig, positions: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, T, head_dim] in fp32 for positions [B, T]; ``alpha`` is the dynamic NTK factor."""
+def rotary_tables(
+    config: QwenVLConfig, positions: Tensor, alpha: float, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, T, head_dim] in ``dtype`` for positions [B, T]; ``alpha`` is the dynamic NTK factor."""
     dim = config.kv_channels
     base = config.rotary_emb_base * alpha ** (dim / (dim - 2))
-    inv_freq = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
-    angles = positions[:, None, :, None].float() * torch.cat((inv_freq, inv_freq))
+    inv_freq = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=dtype) / dim))
+    angles = positions[:, None, :, None].to(dtype) * torch.cat((inv_freq, inv_freq))
     return angles.cos(), angles.sin()
 
 

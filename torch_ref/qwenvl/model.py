@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ms_impl import families
 from ms_impl.qwenvl.config import QwenVLConfig
 from torch_ref.checkpoint import load_checkpoint
-from torch_ref.precision import at_least_fp32
+from torch_ref.precision import angle_dtype, at_least_fp32
 from torch_ref.qwenvl.language import Block, LayerCache, RMSNorm, rotary_tables
 from torch_ref.qwenvl.vision import VisionTower
 
@@ -93,7 +93,8 @@ class QwenVL(nn.Module):
 
     def positions(self, position_ids: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
-        return *rotary_tables(self.config, position_ids, alpha), self.log_n(position_ids)
+        dtype = angle_dtype(self.lm_head.weight.dtype)
+        return *rotary_tables(self.config, position_ids, alpha, dtype), self.log_n(position_ids)
 
     def log_n(self, position_ids: Tensor) -> Tensor | None:
         """log(i) / log(seq_length) for 1-based positions i past seq_length, else 1: [B, 1, T, 1]."""
