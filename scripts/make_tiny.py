@@ -49,7 +49,7 @@ def sine_positions(rows: int, width: int) -> np.ndarray:
 
 def initial(name: str, shape: tuple[int, ...], layers: int, chance: np.random.Generator) -> np.ndarray:
     """The first value of one tensor, float32, by its Hugging Face name. ``layers`` is how many share its stream."""
-    if name.endswith(".bias") or name.endswith("in_proj_bias"):
+    if name.endswith((".bias", "in_proj_bias")):
         return np.zeros(shape, np.float32)
     if name.endswith(("positional_embedding", "pos_embed")):
         return sine_positions(*shape)

@@ -10,5 +10,5 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 def angle_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What rotary angles are computed in beside weights of ``dtype``: fp32, as in the originals, or fp64 beside fp64."""
+    """What rotary angles are computed in: fp32, as in the originals; fp64 beside weights of fp64."""
     return torch.float64 if dtype == torch.float64 else torch.float32

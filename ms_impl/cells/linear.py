@@ -20,8 +20,8 @@ def linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    matmul: ops.Primitive = ops.MatMul(transpose_b=True),
-    bias_add: ops.Primitive = ops.BiasAdd(),
+    matmul: ops.Primitive = ops.MatMul(transpose_b=True),  # noqa: B008 (primitives hold no state)
+    bias_add: ops.Primitive = ops.BiasAdd(),  # noqa: B008
 ) -> Tensor:
     """x [..., in] times weight [out, in] transposed, plus bias [out]: [..., out], in x's dtype.
 

@@ -206,7 +206,9 @@ RUNNER_CONFIG = Section({
 })  # fmt: skip
 GROUPED_LR_SCHEDULE = Section({
     "default": LR_SCHEDULE,
-    "grouped": ListOf(Typed({name: {**keys, "params": ListOf(Text(empty=False))} for name, keys in LR_SCHEDULES.items()})),
+    "grouped": ListOf(
+        Typed({name: {**keys, "params": ListOf(Text(empty=False))} for name, keys in LR_SCHEDULES.items()})
+    ),
 })  # fmt: skip
 _CKPT_FORMATS = ("ckpt", "safetensors")
 GENERAL = {

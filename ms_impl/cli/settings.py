@@ -87,7 +87,7 @@ def check_weights(settings: Settings, family: Family) -> None:
 
 def adapt_to_cpu(settings: Settings) -> list[str]:
     """Replace what runs only on Ascend by what runs on CPU. Returns a line for each that was given."""
-    changes = {key: value for key, value in _ON_CPU.items() if lookup(settings, key) != value}
+    changes: dict[str, Any] = {key: value for key, value in _ON_CPU.items() if lookup(settings, key) != value}
     changes |= {key: "float32" for key in _DTYPE_KEYS if lookup(settings, key) in ("bfloat16", "bf16")}
     given = {key: lookup(settings, key) for key in changes}
     lines = [f"on CPU: {key}: {given[key]} → {value}" for key, value in changes.items() if given[key] is not None]

@@ -26,6 +26,9 @@ class ChatTokenizer(Protocol):
     def encode_message(self, text: str) -> list[int]:
         """Token ids of a message's content, in which no text can end the message."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones and the paths of images included."""
+
     def find_images(self, ids: Sequence[int]) -> list[ImageSlots]:
         """The images of a token sequence, in order."""
 

@@ -120,15 +120,15 @@ def _check(image: Image.Image, file: _CountedFile, path: str | os.PathLike) -> N
     _check_size(image.size, path)
     _check_cost(*_cost(image, file), path)
     slow = _decoder(image) in _SLOW or image.format == "QOI"  # reads pixel by pixel, which the estimate has
-    file.left = float("inf") if slow else MAX_READS + file.size / 1000 + 2 * len(image.tile)
+    file.left = float("inf") if slow else MAX_READS + file.size / 1000 + 2 * _tiles(image)
 
 
 def _cost(image: Image.Image, file: _CountedFile) -> tuple[float, float, str]:
     """Bytes and nanoseconds that decoding takes, and in words of what."""
-    (width, height), kind, decoder = image.size, image.format, _decoder(image)
+    (width, height), kind, decoder = image.size, image.format or "", _decoder(image)
     pixels, what = width * height, f"{width}×{height} pixels of {image.format}"
     rate = _SLOW.get(decoder) or _RATES[kind]
-    memory, time = rate.memory * pixels, rate.time * pixels + _BLOCK * len(image.tile)
+    memory, time = rate.memory * pixels, rate.time * pixels + _BLOCK * _tiles(image)
     if kind in _WHOLE:
         memory += file.size
     if kind in ("JPEG", "MPO"):
@@ -150,7 +150,12 @@ def _cost(image: Image.Image, file: _CountedFile) -> tuple[float, float, str]:
 
 
 def _decoder(image: Image.Image) -> str:
-    return image.tile[0][0] if image.tile else ""
+    tiles = getattr(image, "tile", None)  # of a file
+    return tiles[0][0] if tiles else ""
+
+
+def _tiles(image: Image.Image) -> int:
+    return len(getattr(image, "tile", ()))
 
 
 def _count(descriptor: int, byte: bytes, block: int = 1 << 20) -> int:

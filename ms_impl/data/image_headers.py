@@ -98,7 +98,7 @@ def jpeg2000_tiles(descriptor: int) -> int:
 
 def tiff_block(image: Image.Image) -> tuple[int, int]:
     """Bytes of a compressed TIFF's tile or strip once decoded, and the number of them."""
-    tags, (width, height) = image.tag_v2, image.size
+    tags, (width, height) = image.tag_v2, image.size  # type: ignore[attr-defined]
     kind = "tile" if 322 in tags else "strip"
     across, down = (tags.get(tag) or default for tag, default in zip(_TIFF_SIDES[kind], (width, height), strict=True))
     if kind == "strip":

@@ -62,8 +62,9 @@ class AnswerLog:
         answers: dict[int, Answers] = {}
         for where, content in lines:
             number, given = content.get("batch"), content.get("answers")
-            is_batch = isinstance(number, int) and not isinstance(number, bool) and isinstance(given, list)
-            if not is_batch or number in answers or not self._accepts(number, given):
+            if type(number) is not int or not isinstance(given, list) or number in answers:
+                raise _damaged(where, "it does not hold the answers of one of this evaluation's batches")
+            if not self._accepts(number, given):
                 raise _damaged(where, "it does not hold the answers of one of this evaluation's batches")
             answers[number] = given
         return answers
@@ -74,7 +75,10 @@ class AnswerWriter:
 
     def __init__(self, path: Path, fingerprint: str, kept: dict[int, Answers]):
         self._path = path
-        lines = [{"fingerprint": fingerprint}, *({"batch": number, "answers": kept[number]} for number in kept)]
+        lines: list[dict[str, Any]] = [
+            {"fingerprint": fingerprint},
+            *({"batch": number, "answers": kept[number]} for number in kept),
+        ]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as partial:

@@ -51,7 +51,7 @@ def _open_file(path: Path) -> tuple[Mapping[str, Tensor], Layout | None]:
     if path.suffix == ".safetensors":
         tensors, metadata = safetensors_files.read(path)
         known = {layout.value: layout for layout in Layout}
-        return tensors, known.get(metadata.get("format"))
+        return tensors, known.get(metadata.get("format") or "")
     raise InputError(f"{path}: unknown ending '{path.suffix}'; give a directory, .safetensors, .bin or .ckpt")
 
 

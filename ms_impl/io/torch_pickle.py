@@ -32,8 +32,31 @@ _UNTYPED = {torch: dtype for torch, name in _BY_NAME.items() for dtype in dtypes
 _FLOATING = frozenset({"fp16", "bf16", "fp32", "fp64"})
 
 _DTYPE_WORDS = frozenset(
-    "float16 float32 float64 bfloat16 half float double int8 int16 int32 int64 uint8 uint16 uint32 uint64 short int "
-    "long bool complex64 complex128 float8_e4m3fn float8_e5m2".split()
+    [
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "half",
+        "float",
+        "double",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "short",
+        "int",
+        "long",
+        "bool",
+        "complex64",
+        "complex128",
+        "float8_e4m3fn",
+        "float8_e5m2",
+    ]
 )
 _FUNCTIONS = frozenset(
     ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
@@ -50,11 +73,59 @@ _DEVICE_TYPES = ("cpu", "cuda", "meta", "mps")
 
 # Attributes that tensors have themselves and that Python code may set, or fail to set.
 _OWN_ATTRIBUTES = frozenset(
-    "H T __class__ __dict__ _backward_hooks _base _cdata _grad _grad_fn _has_symbolic_sizes_strides "
-    "_post_accumulate_grad_hooks _python_dispatch _version __weakref__ data device dtype grad grad_dtype "
-    "grad_fn imag is_cpu is_cuda is_ipu is_leaf is_maia is_meta is_mkldnn is_mps is_mtia is_nested "
-    "is_quantized is_sparse is_sparse_csr is_vulkan is_xla is_xpu itemsize layout mH mT name nbytes ndim "
-    "output_nr real requires_grad retains_grad shape volatile __cuda_array_interface__".split()
+    [
+        "H",
+        "T",
+        "__class__",
+        "__dict__",
+        "_backward_hooks",
+        "_base",
+        "_cdata",
+        "_grad",
+        "_grad_fn",
+        "_has_symbolic_sizes_strides",
+        "_post_accumulate_grad_hooks",
+        "_python_dispatch",
+        "_version",
+        "__weakref__",
+        "data",
+        "device",
+        "dtype",
+        "grad",
+        "grad_dtype",
+        "grad_fn",
+        "imag",
+        "is_cpu",
+        "is_cuda",
+        "is_ipu",
+        "is_leaf",
+        "is_maia",
+        "is_meta",
+        "is_mkldnn",
+        "is_mps",
+        "is_mtia",
+        "is_nested",
+        "is_quantized",
+        "is_sparse",
+        "is_sparse_csr",
+        "is_vulkan",
+        "is_xla",
+        "is_xpu",
+        "itemsize",
+        "layout",
+        "mH",
+        "mT",
+        "name",
+        "nbytes",
+        "ndim",
+        "output_nr",
+        "real",
+        "requires_grad",
+        "retains_grad",
+        "shape",
+        "volatile",
+        "__cuda_array_interface__",
+    ]
 )
 
 

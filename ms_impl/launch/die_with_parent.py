@@ -1,4 +1,6 @@
-"""Run a command that the kernel kills when its keeper ends: ``python -m ms_impl.launch.die_with_parent KEEPER_PID COMMAND…``.
+"""Run a command that the kernel kills when its keeper ends.
+
+    python -m ms_impl.launch.die_with_parent KEEPER_PID COMMAND…
 
 msrun, told not to wait, starts the workers and ends; then the keeper, which adopts orphans, is their parent. A worker
 waits for that, since the kernel's bond is to the parent of the moment. As the command replaces this process, it has the

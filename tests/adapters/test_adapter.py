@@ -35,7 +35,7 @@ def test_base_parameters_keep_their_names_and_values(mode, adapted, golden_dir):
     model, adapter = adapted(moved=False)
     base = load_file(golden_dir / "model.safetensors")
     found = values(model)
-    assert found.keys() - base.keys() == {n for n in adapter.plan.factors} | {"lora_dropout_seeds"}
+    assert found.keys() - base.keys() == set(adapter.plan.factors) | {"lora_dropout_seeds"}
     assert all(np.array_equal(found[name], tensor) for name, tensor in base.items())
     wrapper = nn.SequentialCell([model])  # one that renames what it wraps, as MindSpore's own may
     names = {name.removeprefix("0.") for name in wrapper.parameters_dict()}

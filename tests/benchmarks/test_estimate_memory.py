@@ -10,13 +10,13 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from estimate_memory import Case, batch  # noqa: E402
+from estimate_memory import Case, batch
 
-from ms_impl import families  # noqa: E402
-from ms_impl.estimate.memory import memory  # noqa: E402
-from ms_impl.estimate.parts import model_parts  # noqa: E402
-from ms_impl.qwenvl.config import QwenVLConfig  # noqa: E402
-from torch_ref.qwenvl.model import QwenVL  # noqa: E402
+from ms_impl import families
+from ms_impl.estimate.memory import memory
+from ms_impl.estimate.parts import model_parts
+from ms_impl.qwenvl.config import QwenVLConfig
+from torch_ref.qwenvl.model import QwenVL
 
 # PyTorch's views keep q and k whole beside the rotated ones; the estimate counts the mask in floating point.
 TOLERANCE = 0.10

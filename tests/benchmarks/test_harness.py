@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from harness import Row, arguments, interleaved, machine, peak_memory, report  # noqa: E402
+from harness import Row, arguments, interleaved, machine, peak_memory, report
 
 MIB = 2**20
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import run_all  # noqa: E402
-from harness import Row  # noqa: E402
+import run_all
+from harness import Row
 
 WORKS = """
 import sys

@@ -331,7 +331,7 @@ def test_weights_count_a_files_conversations_in_an_epoch(three_files):
     mixture = Mixture(list(zip(three_files, (2, 0.5, 1.3))))
     epochs = [mixture.epoch(number, seed=3) for number in range(40)]
     assert all(Counter(epoch.tolist())[index] == 2 for epoch in epochs for index in range(5))
-    sizes = np.array([[((5 <= epoch) & (epoch < 12)).sum(), (12 <= epoch).sum()] for epoch in epochs])
+    sizes = np.array([[((epoch >= 5) & (epoch < 12)).sum(), (epoch >= 12).sum()] for epoch in epochs])
     assert set(sizes[:, 0]) == {3, 4} and set(sizes[:, 1]) == {13}
     assert sizes.sum(0).tolist() == [40 * 7 / 2, 40 * 13]
 

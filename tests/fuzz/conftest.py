@@ -1,8 +1,8 @@
 """The fixture ``fuzz``, and the table of what came out, at the end of a run."""
 
 import pytest
-from harness import Limits, table
-from harness import fuzz as run_cases
+from fuzz_harness import Limits, table
+from fuzz_harness import fuzz as run_cases
 
 IN_CI = 100  # cases a surface: some seconds in all
 FIRST_SEED = 20261125

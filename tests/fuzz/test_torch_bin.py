@@ -12,7 +12,7 @@ from mutations import mutate_bytes, pick
 from ms_impl.errors import InputError
 from ms_impl.io import torch_files
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16,
           torch.int8, torch.uint8, torch.bool, torch.uint16)  # fmt: skip
 OPERATIONS = (b"]", b"}", b")", b"N", b"\x88", b"0", b"2", b"h\x00", b"\x85", b"(", b"t", b"R", b"b", b"s", b"u",
               b"\x8a\xff" + b"\x7f" * 255, b"J\xff\xff\xff\xff")  # fmt: skip

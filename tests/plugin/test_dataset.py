@@ -84,7 +84,7 @@ def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace,
     turns = "<|im_start|>user\nQ: What?<|im_end|>\n<|im_start|>assistant\n<img>0.png</img><|im_end|>"
     assert text.startswith(f"<|im_start|>system\nBe brief.<|im_end|>\n{turns}")
     pixels = batch["images"][0, 0]
-    assert 0 <= pixels.min() and pixels[:2].max() > 0.5 >= pixels[2].max()
+    assert pixels.min() >= 0 and pixels[:2].max() > 0.5 >= pixels[2].max()
 
 
 @pytest.mark.parametrize(

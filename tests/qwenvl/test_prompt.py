@@ -30,7 +30,7 @@ def test_window_boundary(tokenizer, turns):
     """System message and history may fill the window exactly; the query is not counted."""
     history = [("question", "answer")] * turns
     whole = make_context(tokenizer, "q", history)
-    query = len("start user newline q end newline start assistant newline".split())
+    query = len(["start", "user", "newline", "q", "end", "newline", "start", "assistant", "newline"])
     window = len(whole) - query
     assert make_context(tokenizer, "q", history, max_window_size=window) == whole
     assert make_context(tokenizer, "q", history, max_window_size=window - 1) != whole

@@ -67,7 +67,7 @@ def test_a_failed_run_is_resumed_until_it_says_that_it_is_complete(supervise, tm
     assert "attempt 2 ended with status 137" in run.stdout and "newest checkpoint: step 2" in run.stdout
     assert "attempt 3 completed the run" in run.stdout
     assert "I say save\n" in run.stdout
-    assert "I say save\n" == (tmp_path / "out/msrun_log/attempt_1/output.log").read_text()
+    assert (tmp_path / "out/msrun_log/attempt_1/output.log").read_text() == "I say save\n"
 
 
 def test_a_mistake_of_the_users_is_not_tried_again(supervise, tmp_path):

@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from harness import Limits, fuzz, table
+from fuzz_harness import Limits, fuzz, table
 
 from ms_impl.errors import InputError
 
