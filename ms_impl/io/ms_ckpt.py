@@ -12,21 +12,25 @@ a trailer of 17 bytes: ``crc_num`` and a CRC-32, which is passed over here as ``
 
 from __future__ import annotations
 
+import itertools
 import mmap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io import dtypes
+from ms_impl.io.json_files import check_file
 from ms_impl.io.streaming import read_ahead, write_bytes
-from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor
+from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor, check_shape
 
 SPLIT_BYTES = 512 << 20
 
 _DTYPES = {dtype.mindspore: dtype for dtype in dtypes.ALL}
 _TRAILER_BYTES = 17
 _TRAILER_MARK = b"crc_num"
+_MAX_DIMENSIONS = 32
+_MAX_TEXT = 10_000  # bytes of a name
 _VARINT, _BYTES = 0, 2  # protobuf wire types
 
 
@@ -43,6 +47,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
     Raises:
         InputError: the file is cut short, encrypted or no MindSpore checkpoint, or holds what is not a tensor.
     """
+    check_file(path)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -113,17 +118,25 @@ def _value(path: Path, data: mmap.mmap, begin: int, end: int) -> _Value:
     fields = {number: (start, stop) for number, start, stop in _fields(data, begin, end)}
     if not fields.keys() >= {1, 2}:
         raise ValueError("a value without tag or tensor")
-    tag = data[slice(*fields[1])].decode()
+    tag = _text(data, *fields[1])
     dims: list[int] = []
     type_name, content = "", Piece(path, end, 0)
     for number, start, stop in _fields(data, *fields[2]):
         if number == 1:
-            dims += _integers(data, start, stop)
+            dims += itertools.islice(_integers(data, start, stop), _MAX_DIMENSIONS + 1)
+            if len(dims) > _MAX_DIMENSIONS:
+                raise ValueError(f"a tensor of more than {_MAX_DIMENSIONS} dimensions")
         elif number == 2:
-            type_name = data[start:stop].decode()
+            type_name = _text(data, start, stop)
         elif number == 3:
             content = Piece(path, start, stop - start)
     return _Value(tag, tuple(dims), type_name, content)
+
+
+def _text(data: mmap.mmap, begin: int, end: int) -> str:
+    if end - begin > _MAX_TEXT:
+        raise ValueError(f"a name of {end - begin:,} bytes")
+    return data[begin:end].decode()
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -161,25 +174,25 @@ def _read_varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
     raise ValueError(f"no number at byte {position - 10}")
 
 
-def _join(path: Path, values: list[_Value]) -> dict[str, StoredTensor]:
+def _join(path: Path, values: Iterable[_Value]) -> dict[str, StoredTensor]:
     """One tensor per tag, of all the values that follow each other under it."""
     tensors: dict[str, StoredTensor] = {}
-    previous = None
-    for value in values:
-        if value.type_name not in _DTYPES:
-            raise InputError(f"{path}: '{value.tag}' is of type '{value.type_name}'; only plain tensors are converted")
-        shape = () if value.dims == (0,) and value.content.nbytes else value.dims  # how older MindSpore wrote scalars
-        begun = tensors.get(value.tag)
-        if begun and (value.tag != previous or shape != begun.shape):
-            raise InputError(f"{path}: tensor '{value.tag}' stands in the file twice")
-        pieces = begun.pieces if begun else ()
-        tensors[value.tag] = StoredTensor(value.tag, shape, _DTYPES[value.type_name], (*pieces, value.content))
-        previous = value.tag
-    for tensor in tensors.values():
-        found = sum(piece.nbytes for piece in tensor.pieces)
-        if found != tensor.nbytes or any(piece.nbytes % tensor.dtype.itemsize for piece in tensor.pieces):
-            raise InputError(
-                f"{path}: tensor '{tensor.name}' {list(tensor.shape)} {tensor.dtype} has {found:,} bytes "
-                f"instead of {tensor.nbytes:,}"
-            )
+    for tag, group in itertools.groupby(values, key=lambda value: value.tag):
+        parts = list(group)
+        if len({(part.dims, part.type_name) for part in parts}) > 1 or tag in tensors:
+            raise InputError(f"{path}: tensor {quote(tag)} stands in the file twice")
+        tensors[tag] = _tensor(path, tag, parts)
     return tensors
+
+
+def _tensor(path: Path, tag: str, parts: list[_Value]) -> StoredTensor:
+    dims, type_name = parts[0].dims, parts[0].type_name
+    if type_name not in _DTYPES:
+        raise InputError(f"{path}: {quote(tag)} is of type {quote(type_name)}; only plain tensors are converted")
+    dtype, pieces = _DTYPES[type_name], tuple(part.content for part in parts)
+    found = sum(piece.nbytes for piece in pieces)
+    shape = () if dims == (0,) and found else dims  # how older MindSpore wrote scalars
+    nbytes = check_shape(f"{path}: tensor {quote(tag)}", shape, dtype)
+    if found != nbytes or any(piece.nbytes % dtype.itemsize for piece in pieces):
+        raise InputError(f"{path}: tensor {quote(tag)} {list(shape)} {dtype} has {found:,} bytes instead of {nbytes:,}")
+    return StoredTensor(tag, shape, dtype, pieces)

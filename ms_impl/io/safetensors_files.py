@@ -12,30 +12,47 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ms_impl.errors import InputError
+from safetensors import SafetensorError, safe_open
+
+from ms_impl.errors import InputError, quote
 from ms_impl.io import dtypes
+from ms_impl.io.json_files import check_file
 from ms_impl.io.streaming import read_ahead, write_bytes
-from ms_impl.io.tensors import Piece, StoredTensor, Tensor
+from ms_impl.io.tensors import Piece, StoredTensor, Tensor, check_shape
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 _DTYPES = {dtype.safetensors: dtype for dtype in dtypes.ALL}
+_IN_HEADER = "not a safetensors file, or cut short inside its header"
+_REASONS = {
+    "header too small": _IN_HEADER, "header too large": _IN_HEADER, "invalid header length": _IN_HEADER,
+    "file not fully covered": "cut short, or longer than its header says; copy or download it again",
+}  # fmt: skip
 _RANK = {dtype: rank for rank, dtype in enumerate(dtypes.ALL)}
 
 
 def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a file by name, and its metadata.
+    """The tensors of a file by name, and its metadata. The header is read by the safetensors library.
 
     Raises:
-        InputError: the file is cut short, or is no safetensors file.
+        InputError: the file is cut short, or is no safetensors file, or holds a type of elements that is not supported.
     """
-    header, start = _read_header(path)
-    metadata = header.pop("__metadata__", {})
+    check_file(path)
+    with open(path, "rb") as file:
+        offset = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
     try:
-        tensors = {name: _tensor(path, start, name, entry) for name, entry in header.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged safetensors header ({error!r})") from error
-    _check_coverage(path, start, tensors.values())
+        with safe_open(path, "numpy") as library:
+            metadata = library.metadata() or {}
+            slices = {name: library.get_slice(name) for name in library.offset_keys()}
+            headers = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    except SafetensorError as error:
+        raise InputError(f"{path}: {_reason(str(error))}") from error
+    tensors = {}
+    for name, (dtype, shape) in headers.items():
+        if dtype not in _DTYPES:
+            raise InputError(f"{path}: tensor {quote(name)} has element type {dtype}, which is not supported")
+        nbytes = check_shape(f"{path}: tensor {quote(name)}", shape, _DTYPES[dtype])
+        tensors[name] = StoredTensor(name, shape, _DTYPES[dtype], (Piece(path, offset, nbytes),))
+        offset += nbytes  # the library takes no file with gaps
     return tensors, metadata
 
 
@@ -54,46 +71,14 @@ def write(file: BinaryIO, tensors: Sequence[Tensor], metadata: dict[str, str], p
             progress(block.nbytes)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The parsed header and the offset of the first tensor."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        start = _LENGTH_BYTES + length
-        if length > _MAX_HEADER_BYTES or start > path.stat().st_size:
-            raise InputError(f"{path}: not a safetensors file, or cut short inside its header")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise InputError(f"{path}: not a safetensors file: its header is not JSON ({error})") from error
-    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
-        raise InputError(f"{path}: not a safetensors file: its header is not a table")
-    return header, start
-
-
-def _tensor(path: Path, start: int, name: str, entry: dict[str, Any]) -> StoredTensor:
-    if entry["dtype"] not in _DTYPES:
-        raise InputError(f"{path}: tensor '{name}' has element type {entry['dtype']}, which is not supported")
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(size) for size in entry["shape"])
-    tensor = StoredTensor(name, shape, _DTYPES[entry["dtype"]], (Piece(path, start + begin, end - begin),))
-    if min(shape, default=0) < 0 or tensor.nbytes != end - begin:
-        raise InputError(f"{path}: tensor '{name}' {list(shape)} {tensor.dtype} does not fit its {end - begin} bytes")
-    return tensor
-
-
-def _check_coverage(path: Path, start: int, tensors: Iterable[StoredTensor]) -> None:
-    """The tensors must fill the file without gap or overlap, to its very end."""
-    end = start
-    for piece in sorted((tensor.pieces[0] for tensor in tensors), key=lambda piece: (piece.offset, piece.nbytes)):
-        if piece.offset != end:
-            raise InputError(f"{path}: damaged: its tensors overlap or leave gaps at byte {end}")
-        end += piece.nbytes
-    size = path.stat().st_size
-    if size < end:
-        raise InputError(f"{path}: cut short: {size:,} bytes of {end:,}; copy or download it again")
-    if size > end:
-        raise InputError(f"{path}: damaged: {size - end:,} bytes after its last tensor")
+def _reason(told: str) -> str:
+    """What the library told, in words that say what to do."""
+    told = told.removeprefix("Error while deserializing header: ")
+    for part, reason in _REASONS.items():
+        if part in told:
+            return reason
+    told = told if len(told) <= 200 else told[:199] + "…"
+    return f"not a safetensors file, or damaged: {told}"
 
 
 def _header(tensors: Sequence[Tensor], metadata: dict[str, str]) -> bytes:

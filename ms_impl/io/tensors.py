@@ -10,13 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io.dtypes import CastLoss, DType, cast
 from ms_impl.io.streaming import read_ahead
 
 Shape = tuple[int, ...]
 
 BLOCK_BYTES = 1 << 20  # enough for full disk speed, little enough for the caches; a multiple of every item size
+
+
+_MAX_DIMENSIONS = 32  # of a numpy array
+_MAX_BYTES = (1 << 63) - 1
+
+
+def check_shape(where: str, shape: Shape, dtype: DType) -> int:
+    """Bytes of a tensor. Raises InputError, beginning with ``where``, for a shape that no array can have."""
+    if len(shape) > _MAX_DIMENSIONS:
+        raise InputError(f"{where} has {len(shape):,} dimensions; {_MAX_DIMENSIONS} are supported")
+    nbytes = dtype.itemsize
+    for size in shape:
+        nbytes *= max(size, 1)
+        if size < 0 or nbytes > _MAX_BYTES:
+            raise InputError(f"{where} has the shape {quote(list(shape))}, which no tensor can have")
+    return 0 if 0 in shape else nbytes
 
 
 class Tensor(ABC):

@@ -15,7 +15,7 @@ import numpy as np
 from ms_impl.errors import InputError, quote
 from ms_impl.io import torch_pickle
 from ms_impl.io.dtypes import DType
-from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor, map_piece
+from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor, check_shape, map_piece
 from ms_impl.io.torch_archive import TorchArchive
 from ms_impl.io.torch_pickle import View
 
@@ -60,6 +60,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _tensor(path: Path, name: str, view: View, storage: Piece) -> Tensor:
     dtype = view.dtype
+    check_shape(f"{path}: tensor {quote(name)}", view.shape, dtype)
     last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides))
     if 0 not in view.shape and (last + 1) * dtype.itemsize > storage.nbytes:
         raise InputError(f"{path}: damaged: tensor {quote(name)} {quote(view.shape)} reaches beyond its storage")

@@ -1,5 +1,8 @@
 """Our .ckpt files load in MindSpore; MindSpore's are read; damaged ones are refused."""
 
+import time
+from pathlib import Path
+
 import mindspore
 import numpy as np
 import pytest
@@ -108,3 +111,32 @@ def test_a_tensor_that_stands_twice_is_refused(in_memory, tmp_path):
         ms_ckpt.write(file, tensors, lambda nbytes: None)
     with pytest.raises(InputError, match="'a' stands in the file twice"):
         ms_ckpt.read(path)
+
+
+def test_dimensions_of_thousands_of_digits_are_told_in_few_words():
+    with pytest.raises(InputError, match="ckpt_huge_dims.ckpt: ") as refusal:
+        ms_ckpt.read(Path(__file__).parent / "fuzzed/ckpt_huge_dims.ckpt")
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_negative_dimension_is_refused(in_memory, tmp_path):
+    path = tmp_path / "x.ckpt"
+    with open(path, "wb") as file:
+        ms_ckpt.write(file, [in_memory("a", np.zeros((1, 3), np.float32), FP32)], lambda nbytes: None)
+    dims = b"\x08\x01\x08\x03"
+    negative = b"\x08" + b"\xff" * 9 + b"\x01" + b"\x08\x03"  # -1 as protobuf writes it
+    data = bytearray(path.read_bytes().replace(dims, negative))
+    for at in (1, data.index(b"\x12") + 1):  # the lengths of value and tensor
+        data[at] += len(negative) - len(dims)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="tensor 'a' has the shape .*, which no tensor can have"):
+        ms_ckpt.read(path)
+
+
+def test_a_tensor_of_very_many_pieces_takes_linear_time(in_memory, tmp_path):
+    path = tmp_path / "x.ckpt"
+    with open(path, "wb") as file:
+        ms_ckpt.write(file, [in_memory("a", np.zeros(50_000, np.float32), FP32)], lambda nbytes: None, split_bytes=4)
+    began = time.process_time()
+    assert len(ms_ckpt.read(path)["a"].pieces) == 50_000
+    assert time.process_time() - began < 10

@@ -13,7 +13,8 @@ from ms_impl.io.rules import Layout
 GOLDEN = Path(__file__).parents[1] / "golden/qwenvl_tiny"
 CONFIG = json.loads((GOLDEN / "config.json").read_text())
 GENERATION = {"chat_format": "chatml", "do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.8,
-              "max_new_tokens": 9,              "repetition_penalty": 1.1, "max_window_size": 100, "eos_token_id": [3, 4], "pad_token_id": 3}  # fmt: skip
+              "max_new_tokens": 9, "repetition_penalty": 1.1, "max_window_size": 100,
+              "eos_token_id": [3, 4], "pad_token_id": 3}  # fmt: skip
 
 
 def mutated(rng, content) -> bytes:
