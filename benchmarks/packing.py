@@ -3,7 +3,7 @@
     python benchmarks/packing.py [--quick] [--cores N]
 
 Qwen-VL trains on rows of 2048 tokens, 256 of them an image's; here everything is a quarter of that, so that it runs on
-a CPU. Conversations are drawn as LLaVA-Instruct's are long: one image each, and around it text whose length is log-normal
+a CPU. Conversations are as long as LLaVA-Instruct's: one image each, and around it text whose length is log-normal
 (median 55, that is 220 at full size; σ of its logarithm 0.5). The tower's work on an image is about 5 % of that on a
 whole row, as in the 9.6B model. Both ways run the Trainer's step on rows that our own packing and collation made, one
 row a step. A useful token is one that is not padding.
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def drawn(shape: Shape) -> list[Sample]:
-    """Conversations of random tokens, the second half of each text an answer; an image is a number from 0 as its path."""
+    """Conversations of random tokens, the second half of each text an answer; an image's path is a number from 0."""
     rng = np.random.default_rng(0)
     texts = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, DIALOGUES), SHORTEST, LONGEST).astype(int)
     dialogues = []

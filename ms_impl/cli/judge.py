@@ -42,7 +42,8 @@ def judge(settings: Settings) -> int:
     """Print what a run would be and do. Returns 2 if a setting or file is wrong, 1 if records are broken, else 0."""
     faults: list[str] = []
     print(f"{'run_mode':<14}{settings['run_mode']}")
-    ready = _tried(faults, lambda: complete(settings) or True)
+    _tried(faults, lambda: complete(settings))  # type: ignore[func-returns-value]
+    ready = not faults
     if lookup(settings, "context.device_target") == "CPU":
         for line in adapt_to_cpu(settings):
             print(line)
@@ -122,7 +123,7 @@ class _Lengths:
     images: np.ndarray
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
-        return self.checker.conversations.epoch(number, seed)
+        return self.checker.conversations.epoch(number, seed)  # type: ignore[attr-defined]  # a Mixture
 
     def record(self, index: int) -> str:
         return self.checker.conversations.name(index)

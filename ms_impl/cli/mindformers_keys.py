@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ms_impl.cli.kinds import Either, Flag, Idle, Kind, ListOf, Named, Number, Section, Text, Typed, Whole
 
 _POSITIVE, _SHARE = Number(above=0), Number(low=0, high=1)
@@ -75,7 +77,7 @@ _OPTIMIZER_NAMES |= {"adam": _OPTIMIZER_NAMES["Adam"], "sgd": _OPTIMIZER_NAMES["
 _OPTIMIZER_NAMES |= {"adagrad": _OPTIMIZER_NAMES["Adagrad"]}
 OPTIMIZERS = {name: _named(keys, _OPTIMIZER_KINDS) for name, keys in _OPTIMIZER_NAMES.items()}
 
-LOSS_SCALES = {
+LOSS_SCALES: Mapping[str, Mapping[str, Kind]] = {
     "DynamicLossScaleUpdateCell": {"loss_scale_value": _POSITIVE, "scale_factor": Whole(2), "scale_window": _STEPS},
     "FixedLossScaleUpdateCell": {"loss_scale_value": _POSITIVE},
     "AdaptiveLossScaleUpdateCell": {
@@ -97,7 +99,7 @@ WRAPPERS = {
     "MFTrainOneStepCell": _STEP_CELL,
     "MFPipelineWithLossScaleCell": {**_STEP_CELL, "micro_batch_num": _STEPS},
 }
-CALLBACKS = {
+CALLBACKS: Mapping[str, Mapping[str, Kind]] = {
     "MFLossMonitor": {"per_print_times": _STEPS},
     "LossRecorder": {},
     "CheckpointMonitor": {

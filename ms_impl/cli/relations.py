@@ -84,7 +84,10 @@ def _lora(settings: Mapping[str, Any]) -> Iterator[str]:
 def _generation(settings: Mapping[str, Any]) -> Iterator[str]:
     section = _section(settings, "model", "generation_config")
     try:
-        GenerationConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()})
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in section.items()
+        }
+        GenerationConfig(**given)
     except InputError as error:
         yield f"model.generation_config: {error}"
 

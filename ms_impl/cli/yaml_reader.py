@@ -1,7 +1,7 @@
 """YAML as settings need it: tables, lists, texts, numbers and yes or no, within bounds, each key once.
 
-What differs from PyYAML's ``safe_load``: ``1e-4`` is a number; there are no dates, times of day, octal numbers, tags and
-binary values; a key is a text, and one that stands twice in a table is an error; aliases may not multiply.
+What differs from PyYAML's ``safe_load``: ``1e-4`` is a number; there are no dates, times of day, octal numbers, tags
+and binary values; a key is a text, and one that stands twice in a table is an error; aliases may not multiply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEEPEST = 32  # tables and lists within each other
 _LONGEST_NUMBER = 40  # characters
 _LONGEST_PLACE = 160  # characters of a dotted key in a message
 
-_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {word: True for name in ("true", "yes", "on") for word in (name, name.title(), name.upper())}
 _WORDS |= {word: False for name in ("false", "no", "off") for word in (name, name.title(), name.upper())}
 _WHOLE = re.compile(r"[-+]?[0-9][0-9_]*|[-+]?0x[0-9a-fA-F]+")

@@ -15,11 +15,16 @@ _GROUPED_BATCHES = 50  # group_by_length sorts so many batches at a time: enough
 _BUCKETS = 4  # how many row lengths there are then; a static graph is compiled for each
 
 
-class EncodedDataset(Protocol):
+class PlannedData(Protocol):
     """What a plan asks of a data set: one entry for each dialogue."""
 
-    lengths: np.ndarray  # tokens
-    images: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """Their number."""
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The dialogues of an epoch, in their own order; one may come several times."""
@@ -55,7 +60,7 @@ class BatchPlan:
     makes the same one.
     """
 
-    def __init__(self, dialogues: EncodedDataset, settings: PlanSettings):
+    def __init__(self, dialogues: PlannedData, settings: PlanSettings):
         self.settings = settings
         self._dialogues = dialogues
         self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)

@@ -51,7 +51,8 @@ class Fault:
 class Findings:
     """What was found in records.
 
-    ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken; ``image_counts`` int32 [records].
+    ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken; ``image_counts`` int32
+    [records].
     """
 
     lengths: np.ndarray

@@ -82,7 +82,7 @@ class RecordFile(Sequence[Any]):
     def _open(self) -> None:
         """Open the file; a pipe would be waited for, and cannot be read twice."""
         try:
-            self._file = open(self.path, "rb", buffering=0, opener=_without_waiting)
+            self._file = open(self.path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 (kept open)
         except (OSError, ValueError) as error:  # ValueError: a NUL in its name
             raise InputError(f"{self.path}: cannot be read ({getattr(error, 'strerror', error)})") from error
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):

@@ -46,8 +46,8 @@ def fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str:
     """64 hexadecimal digits for the graph that MindSpore compiles of ``cell`` for inputs of these forms.
 
     Raises:
-        NotCacheable: ``cell`` holds something of an unknown kind, such as a hook, or its sources have changed since they
-            were imported.
+        NotCacheable: ``cell`` holds something of an unknown kind, such as a hook, or its sources have changed since
+            they were imported.
     """
     description = _Description()
     description.add({name: ms.get_context(name) for name in SETTINGS})

@@ -26,7 +26,8 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
 
     Args:
         path: a checkpoint directory, Hugging Face's or converted; or one converted .ckpt or .safetensors file.
-        dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``, or ``float32`` and so on. None: the checkpoint's own on Ascend, else fp32.
+        dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``, or ``float32`` and so on. None: the checkpoint's own on
+            Ascend, else fp32.
             The model computes in it, too; but the CPU, which has no bf16 arithmetic, does so in fp32.
         config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
 

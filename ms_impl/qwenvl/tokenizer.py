@@ -137,8 +137,9 @@ class QwenVLTokenizer:
         padding = self.num_queries - len(slots)
         if padding < 0:
             raise InputError(
-                f"The content in {IMAGE_START}..{IMAGE_END} is too long: path {shorten(path, 400)!r} has {len(slots)} bytes, "
-                f"the limit is {self.num_queries}; use a shorter path, for instance one relative to the data directory"
+                f"The content in {IMAGE_START}..{IMAGE_END} is too long: path {shorten(path, 400)!r} has "
+                f"{len(slots)} bytes, the limit is {self.num_queries}; use a shorter path, for instance one relative "
+                "to the data directory"
             )
         return [self.image_start_id, *slots, *[self.image_pad_id] * padding, self.image_end_id]
 
