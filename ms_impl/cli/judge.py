@@ -42,7 +42,7 @@ def judge(settings: Settings) -> int:
     """Print what a run would be and do. Returns 2 if a setting or file is wrong, 1 if records are broken, else 0."""
     faults: list[str] = []
     print(f"{'run_mode':<14}{settings['run_mode']}")
-    _tried(faults, lambda: complete(settings))  # type: ignore[func-returns-value]
+    _tried(faults, lambda: complete(settings))
     ready = not faults
     if lookup(settings, "context.device_target") == "CPU":
         for line in adapt_to_cpu(settings):

@@ -78,7 +78,7 @@ def draw_boxes(image: Image.Image, text: str, font: str | Path | None = None) ->
     letters = ImageFont.truetype(str(font), size) if font else ImageFont.load_default(size)
     refs = list(dict.fromkeys(box.ref for box in boxes))
     for box in boxes:
-        _draw(ImageDraw.Draw(picture), box, picture.size, _colour(refs.index(box.ref)), letters)
+        _draw(ImageDraw.Draw(picture), box, picture.size, _colour(refs.index(box.ref)), letters)  # type: ignore[arg-type]
     return picture
 
 

@@ -52,7 +52,7 @@ def by_library(path):
     try:
         with safe_open(path, "pt") as file:
             return file.metadata(), {name: file.get_slice(name).get_dtype() for name in file.keys()}, {
-                name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # fmt: skip
+                name: file.get_tensor(name) for name in file.keys()}  # fmt: skip
     except (SafetensorError, TypeError):  # the second for sizes beyond 2 ** 63
         return None
 
