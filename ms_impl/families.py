@@ -20,7 +20,9 @@ class Family:
 
     ``groups`` maps the words fine-tuners use (``language_model``, ``vision_tower``, ``aligner``, ``generator``) to
     patterns on Hugging Face parameter names; the first group that matches a name owns it. ``sources`` are the
-    conversion tables of layouts that are only read, by the names that ``--source`` has for them.
+    conversion tables of layouts that are only read, by the names that ``--source`` has for them. ``embeddings`` are
+    patterns on the paths of embedding modules, ``output_head`` is the path of the last linear layer;
+    ``adapter_prefixes`` stand before a module's path in the files of adapters, the first that fits is taken.
     """
 
     name: str
@@ -34,6 +36,9 @@ class Family:
     groups: Mapping[str, tuple[str, ...]]
     training: str  # the YAML of the repository that has every key of a training run
     sources: Mapping[str, str] = field(default_factory=dict)
+    embeddings: tuple[str, ...] = ()
+    output_head: str = "lm_head"
+    adapter_prefixes: tuple[str, ...] = ("base_model.model.",)  # PEFT's wrappers around the model
 
     def resolve(self, field: str) -> Any:
         """Import and return the object that ``field`` names."""
@@ -128,5 +133,6 @@ register(
         },
         training="configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml",
         sources={"mindformers-1.5": "convert.qwenvl_mindformers:WEIGHTS"},
+        embeddings=("transformer.wte",),
     )
 )

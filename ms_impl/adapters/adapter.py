@@ -19,11 +19,13 @@ from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import Plan, make_plan
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.lora import DropoutSeeds, LoraLinear, SeededDropout
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.families import Family
-from ms_impl.io.dtypes import CastLoss
-from ms_impl.io.tensors import ArrayTensor
+from ms_impl.io.dtypes import CastLoss, cast
+from ms_impl.io.tensors import ArrayTensor, Tensor
 from ms_impl.weights import ParameterTensor, set_parameter
+
+_SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 DROPOUT_SEEDS = "lora_dropout_seeds"  # the parameter that holds a batch's seeds
 
@@ -54,18 +56,19 @@ def inject(model: nn.Cell, config: LoraConfig, family: Family, seed: int, rows: 
         parameter.requires_grad = name in plan.whole
     seeds = DropoutSeeds(rows) if config.lora_dropout else None
     cells, layers = dict(model.cells_and_names()), {}
-    for path, (out_size, in_size) in plan.adapted.items():
+    for path, layer in plan.adapted.items():
+        out_size, in_size = layer.shape
         bound = 1.0 / math.sqrt(in_size)
         draws = np.random.default_rng((seed, crc32(path.encode())))
-        a = draws.uniform(-bound, bound, (config.r, in_size)).astype(np.float32)
-        b = np.zeros((out_size, config.r), np.float32)
+        a = draws.uniform(-bound, bound, (layer.r, in_size)).astype(np.float32)
+        b = np.zeros((out_size, layer.r), np.float32)
         dropout = SeededDropout(config.lora_dropout, in_size, path, seeds) if seeds else nn.Identity()
-        layers[path] = LoraLinear(cells[path], a, b, config.scaling, dropout)
+        layers[path] = LoraLinear(cells[path], a, b, layer.scaling, dropout)
         _replace(cells, path, layers[path])
     if seeds:
         seeds.values.name = DROPOUT_SEEDS  # else it would be called after the last layer that reads it
     vars(model).pop("decoders", None)  # they were compiled for the layers as they were
-    return Adapter(model, plan, layers, seeds)
+    return Adapter(model, plan, layers, seeds, family)
 
 
 class Adapter:
@@ -77,8 +80,16 @@ class Adapter:
             there is no dropout.
     """
 
-    def __init__(self, model: nn.Cell, plan: Plan, layers: Mapping[str, LoraLinear], seeds: DropoutSeeds | None):
+    def __init__(
+        self,
+        model: nn.Cell,
+        plan: Plan,
+        layers: Mapping[str, LoraLinear],
+        seeds: DropoutSeeds | None,
+        family: Family,
+    ):
         self.plan = plan
+        self._family = family
         self.seeds = seeds
         self._model = model
         self._layers = layers
@@ -110,13 +121,18 @@ class Adapter:
                 modules trained whole from what was put into the model; every fault is listed.
         """
         self._refuse_merged("replaced")
-        stored = files.read(directory)
-        for setting in ("r", "lora_alpha"):
+        stored = files.read(directory, self._family.adapter_prefixes)
+        for setting in _SCALING:
             found, own = getattr(stored.config, setting), getattr(self.plan.config, setting)
             if found != own:
-                raise InputError(f"{directory}: the adapter has {setting} {found}, the settings of this run say {own}")
-        stored.check(self.plan.shapes)
+                raise InputError(
+                    f"{directory}: the adapter has {setting} {quote(found)}, the settings of this run say {quote(own)}"
+                )
+        parameters = self._model.parameters_dict()
+        brought = stored.check(self.plan, {name: tuple(values.shape) for name, values in parameters.items()})
         base_check.check(stored.base, self._adapted_weights(), str(stored), "the one loaded")
+        stored.check_values()
+        _refuse_other_base(stored, {parameters[name]: tensor for name, tensor in brought.items()})
         lost = CastLoss()
         for name, parameter in self.parameters().items():
             set_parameter(parameter, stored.tensors[name], lost)
@@ -153,6 +169,17 @@ class Adapter:
 
     def _adapted_weights(self) -> dict[str, ParameterTensor]:
         return {layer.weight.name: ParameterTensor(layer.weight) for layer in self._layers.values()}
+
+
+def _refuse_other_base(stored: files.AdapterFiles, brought: Mapping[Parameter, Tensor]) -> None:
+    """What PEFT puts into the base would be lost here, where the base is frozen and not saved."""
+    for parameter, tensor in brought.items():
+        own = ParameterTensor(parameter)
+        if not np.array_equal(cast(tensor.array(), tensor.dtype, own.dtype), own.array()):
+            raise InputError(
+                f"{stored} brings {parameter.name} of a base that differs from the one loaded; merge it into its base "
+                "and train that"
+            )
 
 
 def _copy(tensor: ParameterTensor) -> ArrayTensor:

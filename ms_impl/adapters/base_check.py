@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io.dtypes import FP32, cast
 from ms_impl.io.json_files import parse_json
 from ms_impl.io.tensors import Tensor
@@ -40,7 +40,7 @@ def check(expected: Sample, weights: Mapping[str, Tensor], adapter: str, base: s
     if differ:
         raise InputError(
             f"{adapter} fits another base than {base}: {len(differ)} of the {len(expected)} weights "
-            f"that it adapts differ, {differ[0]} among them"
+            f"that it adapts differ, {differ[0]:.120} among them"
         )
 
 
@@ -49,8 +49,10 @@ def dump(taken: Sample) -> str:
     return json.dumps(taken, separators=(",", ":"))
 
 
-def parse(text: str, where: str) -> Sample:
+def parse(text: Any, where: str) -> Sample:
     """The inverse of ``dump``; ``where`` names the file in the InputError that a damaged text raises."""
+    if not isinstance(text, str):
+        raise InputError(f"{where}: its sample of the base weights is {quote(text)}; expected a text")
     taken = parse_json(text, f"{where}: its sample of the base weights")
     if not all(map(_is_numbers, taken.values())):
         raise InputError(f"{where}: its sample of the base weights is damaged")

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
-from ms_impl.io.json_files import read_json
+from ms_impl.adapters.matching import check_expression
+from ms_impl.errors import InputError, quote
+from ms_impl.io.json_files import parse_json, read_bytes
 
 CONFIG_NAME = "adapter_config.json"
+ALL_LINEAR = "all-linear"
 
 _KIND = "LORA"
 _BIAS = "none"
 _TASK = "CAUSAL_LM"
-_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "base_model_name_or_path")
+_MAX_RANK, _MAX_ALPHA, _MAX_LAYER, _MAX_PATTERNS = 1 << 16, 10**6, 10**6, 10_000
 
 # Keys of PEFT's file that change nothing in what a saved adapter computes, with the values that may stand there;
 # None: any. Every other key that is not ours must be off: null, false or empty.
 _HARMLESS = {
     "auto_mapping": None,
+    "corda_config": None,  # this and the three others: of initialisations that init_lora_weights would name
+    "eva_config": None,
+    "fan_in_fan_out": (None, True, False),  # PEFT sets it to what the layer is
     "inference_mode": None,
-    "init_lora_weights": (True, False, "gaussian"),  # other ways also change the base weights
+    "init_lora_weights": (None, True, False, "gaussian", "orthogonal"),  # others change the base weights, or may
+    "loftq_config": None,
+    "lora_ga_config": None,
     "megatron_core": None,
     "peft_version": None,
     "qalora_group_size": None,
@@ -31,6 +40,9 @@ _HARMLESS = {
     "task_type": None,
 }
 _OFF = (None, False, "", [], {})
+_NEVER_NULL = ("r", "lora_alpha", "lora_dropout")  # in a file: PEFT computes with them
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,26 +50,38 @@ class LoraConfig:
     """The settings of a LoRA adapter; names, meanings and defaults are PEFT's.
 
     Attributes:
-        target_modules: which linear layers: a module's name, the end of it after a dot, or a module group of the
-            family (``language_model``, ``vision_tower``, ``aligner``), which means all linear layers in it.
+        target_modules: which linear layers. A list: each a module's name, the end of it after a dot, or a module group
+            of the family (``language_model``, ``vision_tower``, ``aligner``), which means all linear layers in it. A
+            text: a regular expression that matches the whole name; or ``all-linear``: all but the output head.
         r: rank of the update.
         lora_alpha: the update is scaled by lora_alpha / r.
         lora_dropout: share of the input of A that is dropped in training.
-        modules_to_save: modules that are trained and saved whole, by name or the end of it after a dot.
+        use_rslora: scale by lora_alpha / √r instead.
+        exclude_modules: layers that are not adapted, though they are targets: names, or a text as above.
+        layers_to_transform: numbers of the layers that are adapted; empty: all.
+        layers_pattern: what stands before these numbers in a module's name; empty: anything.
+        rank_pattern, alpha_pattern: another r or lora_alpha, by a regular expression that matches a module's name or
+            the end of it after a dot; the first that matches counts.
+        modules_to_save: modules that are trained and saved whole, by name or the end of it.
         base_model_name_or_path: where the base was, for people and for PEFT.
     """
 
-    target_modules: tuple[str, ...]
+    target_modules: tuple[str, ...] | str
     r: int = 8
     lora_alpha: float = 8
     lora_dropout: float = 0.0
+    use_rslora: bool = False
+    exclude_modules: tuple[str, ...] | str = ()
+    layers_to_transform: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     modules_to_save: tuple[str, ...] = ()
     base_model_name_or_path: str | None = None
 
-    @property
-    def scaling(self) -> float:
-        """What the update is multiplied by."""
-        return self.lora_alpha / self.r
+    def scaling(self, r: int, alpha: float) -> float:
+        """What an update of that rank is multiplied by."""
+        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: str) -> LoraConfig:
@@ -66,17 +90,15 @@ class LoraConfig:
         Raises:
             InputError: a key is unknown, a value has the wrong type or lies out of range. ``where`` names the table.
         """
-        given = {key: value for key, value in settings.items() if value is not None}
-        if unknown := sorted(given.keys() - set(_SETTINGS)):
-            raise InputError(f"{where}: unknown key '{unknown[0]}'; known: {', '.join(_SETTINGS)}")
+        if unknown := [key for key in settings if key not in _READERS]:
+            raise InputError(f"{where}: unknown key {quote(unknown[0])}; known: {', '.join(_READERS)}")
+        given = {key: _READERS[key](value, f"{where}: {key}") for key, value in settings.items() if value is not None}
         if "target_modules" not in given:
             raise InputError(f"{where}: target_modules is missing; it names the layers to adapt")
-        for key in ("target_modules", "modules_to_save"):
-            given[key] = _names(given.get(key, []), f"{where}: {key}")
         if not given["target_modules"]:
             raise InputError(f"{where}: target_modules is empty; it names the layers to adapt")
         config = cls(**given)
-        config._check(where)
+        config._check_layers(where)
         return config
 
     @classmethod
@@ -87,56 +109,154 @@ class LoraConfig:
             InputError: the file is missing or damaged, or asks for something that is not implemented here.
         """
         path = directory / CONFIG_NAME
-        raw = read_json(path)
+        raw = parse_json(read_bytes(path), str(path), finite=False)
         if raw.get("peft_type") != _KIND:
-            raise InputError(f"{path}: peft_type is {raw.get('peft_type')!r}; only LORA adapters can be used")
+            raise InputError(f"{path}: peft_type is {quote(raw.get('peft_type'))}; only LORA adapters can be used")
         if raw.get("bias", _BIAS) != _BIAS:
-            raise InputError(f"{path}: bias is {raw['bias']!r}; only '{_BIAS}' is implemented")
-        for key in raw.keys() - set(_SETTINGS) - {"peft_type", "bias"}:
+            raise InputError(f"{path}: bias is {quote(raw['bias'])}; only '{_BIAS}' is implemented")
+        for key in raw.keys() - _READERS.keys() - {"peft_type", "bias"}:
             if not _is_harmless(key, raw[key]):
-                raise InputError(f"{path}: {key} is {raw[key]!r}, which is not implemented")
-        return cls.from_settings({key: raw.get(key) for key in _SETTINGS}, str(path))
+                raise InputError(f"{path}: {_name(key)} is {quote(raw[key])}, which is not implemented")
+        if raw.get("fan_in_fan_out"):
+            logger.warning("%s: fan_in_fan_out is true, but weights here are [out, in]; ignored, as PEFT does", path)
+        for key in _NEVER_NULL:
+            if key in raw and raw[key] is None:
+                raise InputError(f"{path}: {key} is null; expected a number")
+        return cls.from_settings({key: raw.get(key) for key in _READERS}, str(path))
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], where: str) -> LoraConfig:
         """From a YAML's ``lora`` section: the settings of its ``adapter``, if it names one, and over them its own."""
         own = {key: value for key, value in section.items() if value is not None}
         adapter = own.pop("adapter", None)
-        inherited = cls.read(Path(adapter)).settings() if adapter else {}
+        inherited = cls.read(Path(_text(adapter, f"{where}: adapter"))).settings() if adapter is not None else {}
         return cls.from_settings({**inherited, **own}, where)
 
     def settings(self) -> dict[str, Any]:
         """The attributes by name."""
-        return {name: getattr(self, name) for name in _SETTINGS}
+        return {name: getattr(self, name) for name in _READERS}
 
     def to_json(self) -> str:
         """The text of adapter_config.json."""
-        settings = {**self.settings(), "modules_to_save": list(self.modules_to_save) or None}
+        nulls = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+        settings = {**self.settings(), **{key: getattr(self, key) or None for key in nulls}}
         kind = {"peft_type": _KIND, "task_type": _TASK, "bias": _BIAS, "inference_mode": True}
         return json.dumps({**settings, **kind}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
-    def _check(self, where: str) -> None:
-        if type(self.r) is not int or self.r < 1:
-            raise InputError(f"{where}: r is {self.r!r}; expected a whole number above 0")
-        if not _is_number(self.lora_alpha) or self.lora_alpha <= 0:
-            raise InputError(f"{where}: lora_alpha is {self.lora_alpha!r}; expected a number above 0")
-        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
-            raise InputError(f"{where}: lora_dropout is {self.lora_dropout!r}; expected a number from 0 to below 1")
-        if not isinstance(self.base_model_name_or_path, str | None):
-            raise InputError(f"{where}: base_model_name_or_path is {self.base_model_name_or_path!r}; expected a text")
+    def _check_layers(self, where: str) -> None:
+        """What PEFT refuses, too."""
+        for key in ("layers_to_transform", "layers_pattern"):
+            if getattr(self, key) and isinstance(self.target_modules, str):
+                raise InputError(f"{where}: {key} needs a list as target_modules; let the expression choose the layers")
+        if self.layers_pattern and not self.layers_to_transform:
+            raise InputError(f"{where}: layers_pattern needs layers_to_transform, the numbers of the layers")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where} is {quote(value)}; expected a text")
+    return value
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{where} is {quote(value)}; expected true or false")
+    return value
+
+
+def _rank(value: Any, where: str) -> int:
+    if type(value) is not int or not 1 <= value <= _MAX_RANK:
+        raise InputError(f"{where} is {quote(value)}; expected a whole number above 0, at most {_MAX_RANK:,}")
+    return value
+
+
+def _alpha(value: Any, where: str) -> float:
+    if not _is_number(value) or not 0 < value <= _MAX_ALPHA:
+        raise InputError(f"{where} is {quote(value)}; expected a number above 0, at most {_MAX_ALPHA:,}")
+    return value
+
+
+def _dropout(value: Any, where: str) -> float:
+    if not _is_number(value) or not 0 <= value < 1:
+        raise InputError(f"{where} is {quote(value)}; expected a number from 0 to below 1")
+    return value
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f"{where} is {quote(value)}; expected a list of names")
+    return tuple(value)
+
+
+def _saved(value: Any, where: str) -> tuple[str, ...]:
+    """Names that PEFT puts into an expression of its own."""
+    for name in (names := _names(value, where)):
+        check_expression(name, where)
+    return names
+
+
+def _names_or_expression(value: Any, where: str) -> tuple[str, ...] | str:
+    if not isinstance(value, str):
+        return _names(value, where)
+    check_expression(value, where)
+    return value
+
+
+def _layers(value: Any, where: str) -> tuple[int, ...]:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not all(type(number) is int and 0 <= number <= _MAX_LAYER for number in numbers):
+        raise InputError(f"{where} is {quote(value)}; expected numbers of layers, from 0")
+    return tuple(numbers)
+
+
+def _layers_pattern(value: Any, where: str) -> tuple[str, ...]:
+    names = _names([value] if isinstance(value, str) and value else value or [], where)
+    for name in names:
+        check_expression(name, where)
+    return names
+
+
+def _pattern(read: Callable[[Any, str], Any]) -> Callable[[Any, str], dict[str, Any]]:
+    def reader(value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise InputError(f"{where} is {quote(value)}; expected a table of module names")
+        if len(value) > _MAX_PATTERNS:
+            raise InputError(f"{where} has {len(value):,} entries; at most {_MAX_PATTERNS:,} are read")
+        for key in value:
+            check_expression(key, where)
+        return {key: read(entry, f"{where}.{_name(key)}") for key, entry in value.items()}
+
+    return reader
+
+
+# How each attribute is read.
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "r": _rank,
+    "lora_alpha": _alpha,
+    "lora_dropout": _dropout,
+    "target_modules": _names_or_expression,
+    "exclude_modules": _names_or_expression,
+    "layers_to_transform": _layers,
+    "layers_pattern": _layers_pattern,
+    "use_rslora": _flag,
+    "rank_pattern": _pattern(_rank),
+    "alpha_pattern": _pattern(_alpha),
+    "modules_to_save": _saved,
+    "base_model_name_or_path": _text,
+}
+assert _READERS.keys() == {attribute.name for attribute in fields(LoraConfig)}
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{where} is {value!r}; expected a list of names")
-    return tuple(value)
-
-
 def _is_harmless(key: str, value: Any) -> bool:
     if key in _HARMLESS:
         return _HARMLESS[key] is None or value in _HARMLESS[key]
     return value in _OFF
+
+
+def _name(key: str) -> str:
+    """A key as it is, unless it is long or odd."""
+    return key if len(key) <= 80 and key.isprintable() else quote(key)

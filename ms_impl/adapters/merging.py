@@ -1,29 +1,44 @@
-"""A weight with its low-rank update merged into it."""
+"""A base with an adapter merged into it, as PEFT's ``merge_and_unload`` gives it on a CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ms_impl.io.dtypes import FP32, DType, cast
-from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
+from ms_impl.adapters import base_check
+from ms_impl.adapters.files import AdapterFiles, renamed
+from ms_impl.adapters.targets import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, Plan, linear_layers, make_plan
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+from ms_impl.io.checkpoint import Checkpoint
+from ms_impl.io.conversion import convert
+from ms_impl.io.dtypes import FP32, CastLoss, DType, cast
+from ms_impl.io.rules import Config, Layout
+from ms_impl.io.tensors import BLOCK_BYTES, CastTensor, Shape, Tensor
 
 
 @dataclass(frozen=True)
 class MergedTensor(Tensor):
     """W + scaling · B·A in fp32, computed a few rows at a time.
 
+    Each element's products are summed in order, with fused multiplications, as torch does for r up to 192.
+
     Attributes:
         weight: W [out, in].
         a, b: A [r, in] and B [out, r].
+        rounded: to what the update is rounded before it is added; None: it stays fp32.
+
+    Raises:
+        InputError: when it is read, and a sum is not finite though W is.
     """
 
     weight: Tensor
     a: Tensor
     b: Tensor
     scaling: float
+    rounded: DType | None = None
     dtype: DType = FP32
 
     @property
@@ -38,13 +53,90 @@ class MergedTensor(Tensor):
         return np.concatenate(list(self.blocks())).reshape(self.shape)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        weight, a, b = self.weight.array(), _fp32(self.a), _fp32(self.b)
+        weight, (a, b) = self.weight.array(), self._factors()
         rows, columns = self.shape
         step = max(1, BLOCK_BYTES // (columns * FP32.itemsize))
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            update = (b[part] @ a) * np.float32(self.scaling)
-            yield (cast(weight[part], self.weight.dtype, FP32) + update).reshape(-1)
+            base = cast(weight[part], self.weight.dtype, FP32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                merged = base + self._rounded(_product(b, a, part) * np.float32(self.scaling))
+            self._refuse_infinite(merged, base)
+            yield merged.reshape(-1)
+
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """A and B in fp32, as [r, in] and [out, r]."""
+        return _fp32(self.a), _fp32(self.b)
+
+    def _rounded(self, update: np.ndarray) -> np.ndarray:
+        return cast(cast(update, FP32, self.rounded), self.rounded, FP32) if self.rounded else update
+
+    def _refuse_infinite(self, merged: np.ndarray, base: np.ndarray) -> None:
+        lost = np.count_nonzero(~np.isfinite(merged)) - np.count_nonzero(~np.isfinite(base))
+        if lost:
+            raise InputError(
+                f"{self.name}: {lost:,} values are not finite after merging: the adapter's values or its scaling, "
+                f"{self.scaling:g}, are too large"
+            )
+
+
+class MergedEmbedding(MergedTensor):
+    """W + scaling · (B·A)ᵀ, with W [vocabulary, width], A [r, vocabulary] and B [width, r]."""
+
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.ascontiguousarray(_fp32(self.b).T), np.ascontiguousarray(_fp32(self.a).T)
+
+
+def merged_checkpoint(
+    source: Checkpoint, adapter: AdapterFiles, family: Family, config: Config, dtype: DType | None = None
+) -> Checkpoint:
+    """A checkpoint of either layout with an adapter merged into it, in Hugging Face's layout.
+
+    Nothing is written. The adapter is read; of the base, as much as a check of what it is takes.
+
+    Args:
+        dtype: of its tensors; None: the base's.
+
+    Raises:
+        InputError: the adapter does not fit the base, or has values that are not finite.
+    """
+    entries, layout = family.resolve("weights").expand(config), source.layout or Layout.HUGGING_FACE
+    tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, Layout.HUGGING_FACE)}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    plan = make_plan(adapter.config, family, shapes, linear_layers(shapes, family), adapter.tensors.keys())
+    brought = adapter.check(plan, shapes)
+    base_check.check(adapter.base, tensors, str(adapter), str(source.path))
+    adapter.check_values()
+    replaced = {name: adapter.tensors[name] for name in plan.whole} | brought
+    merged = {}
+    for name, tensor in tensors.items():
+        target = dtype or tensor.dtype
+        kept = _as_type(renamed(replaced[name], name), target) if name in replaced else tensor
+        merged[name] = _as_type(_merged(kept, adapter, plan, tensor.dtype), target)
+    return replace(source, tensors=merged, layout=Layout.HUGGING_FACE)
+
+
+def _merged(tensor: Tensor, adapter: AdapterFiles, plan: Plan, base_dtype: DType) -> Tensor:
+    """A tensor with its update, if it has one; PEFT rounds that of an embedding before it is added."""
+    module, stored = tensor.name.removesuffix(".weight"), adapter.tensors
+    if module not in plan.adapted:
+        return tensor
+    layer = plan.adapted[module]
+    if layer.embedding:
+        a, b = stored[module + EMBEDDING_A], stored[module + EMBEDDING_B]
+        return MergedEmbedding(tensor, a, b, layer.scaling, base_dtype)
+    return MergedTensor(tensor, stored[module + FACTOR_A], stored[module + FACTOR_B], layer.scaling)
+
+
+def _as_type(tensor: Tensor, dtype: DType) -> Tensor:
+    return tensor if tensor.dtype == dtype else CastTensor(tensor, dtype, CastLoss())
+
+
+def _product(b: np.ndarray, a: np.ndarray, part: slice) -> np.ndarray:
+    """The rows ``part`` of B·A. A row alone would be summed in another order."""
+    first, last, _ = part.indices(len(b))
+    begin = max(0, min(first, last - 2))
+    return (b[begin:last] @ a)[first - begin :]
 
 
 def _fp32(tensor: Tensor) -> np.ndarray:
