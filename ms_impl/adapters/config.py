@@ -141,7 +141,8 @@ class LoraConfig:
         nulls = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
         settings = {**self.settings(), **{key: getattr(self, key) or None for key in nulls}}
         kind = {"peft_type": _KIND, "task_type": _TASK, "bias": _BIAS, "inference_mode": True}
-        return json.dumps({**settings, **kind}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        ordered = dict(sorted({**settings, **kind}.items()))  # but not the patterns: the first that matches counts
+        return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
     def _check_layers(self, where: str) -> None:
         """What PEFT refuses, too."""

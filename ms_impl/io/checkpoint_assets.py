@@ -14,7 +14,7 @@ from ms_impl.io.dtypes import BF16, FP16, FP32, DType
 CONFIG_NAME = "config.json"
 
 _PATTERNS = ("*.json", "*.jinja", "*.model", "*.py", "*.tiktoken", "*.txt", "LICENSE*", "NOTICE*")
-_INDEX_PATTERN = "*.index.json"  # belongs to the weights
+_NEVER = ("*.index.json", "adapter_config.json")  # of other weights; beside these they would be believed
 
 _DTYPE_KEYS = ("torch_dtype", "dtype")  # the second since transformers 4.56
 _DTYPE_NAMES = {FP32: "float32", FP16: "float16", BF16: "bfloat16"}
@@ -22,7 +22,9 @@ _DTYPE_NAMES = {FP32: "float32", FP16: "float16", BF16: "bfloat16"}
 
 def is_checkpoint_asset(name: str) -> bool:
     """Whether a file of that name goes along with the weights."""
-    return any(fnmatchcase(name, pattern) for pattern in _PATTERNS) and not fnmatchcase(name, _INDEX_PATTERN)
+    return any(fnmatchcase(name, pattern) for pattern in _PATTERNS) and not any(
+        fnmatchcase(name, pattern) for pattern in _NEVER
+    )
 
 
 def find_config(checkpoint: Path, given: Path | None) -> Path:
