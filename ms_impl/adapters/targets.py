@@ -175,7 +175,7 @@ class _Planning:
         layers = [name for name in free if name in modules]
         if not layers and self._stored is None:
             raise InputError(
-                f"target_modules: {quote(target)} matches no linear layer that is not trained whole"
+                f"target_modules: {quote(target)} matches no linear layer that is not trained whole or excluded"
                 f"{_near(target, [*self._linears, *self._family.groups])}"
             )
         chosen = [name for name in layers if self._selection.in_chosen_layer(name, target)]

@@ -1,6 +1,7 @@
 """What the settings name in a model, at full size too."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,11 @@ def plan(golden_dir, family):
     """The plan for the tiny model."""
     with no_init_parameters():
         model = QwenVL(QwenVLConfig.from_file(golden_dir))
-    return lambda *targets, **settings: plan_for(model, LoraConfig(targets, **settings), family)
+
+    def make(*targets, expression=None, **settings):
+        return plan_for(model, LoraConfig(expression or targets, **settings), family)
+
+    return make
 
 
 def test_the_official_setting_at_full_size_from_names_and_shapes(family):
@@ -93,3 +98,53 @@ def test_an_embedding_or_a_norm_cannot_be_adapted(plan):
 def test_a_module_to_save_that_is_not_there_is_named(plan):
     with pytest.raises(InputError, match="modules_to_save: the model has no module 'lm_heat'; near to it: lm_head"):
         plan("c_attn", modules_to_save=("lm_heat",))
+
+
+def test_a_text_matches_whole_names(plan):
+    assert set(plan(expression=r".*\.0\.mlp\.w[12]").adapted) == {f"transformer.h.0.mlp.w{n}" for n in (1, 2)}
+    for expression in ("c_attn", r"transformer\.h\.0", "(?i)nothing"):
+        with pytest.raises(InputError, match="matches no linear layer"):
+            plan(expression=expression)
+
+
+def test_all_linear_is_all_but_the_output_head(plan):
+    everything = {m for group in ("language_model", "vision_tower", "aligner") for m in plan(group).adapted}
+    made = plan(expression="all-linear")
+    assert set(made.adapted) == everything - {"lm_head"}
+    assert set(made.config.target_modules) == set(made.adapted)  # PEFT would take other layers for it, here and there
+
+
+@pytest.mark.parametrize("expression", [r".*\.h\.0\..*", r".*(w1|ln_1)", r".*wte|.*w1"])
+def test_an_expression_that_matches_other_modules_is_refused_as_in_peft(plan, expression):
+    with pytest.raises(InputError, match=r"matches transformer\.[\w.]+ too, which is not a linear layer"):
+        plan(expression=expression)
+
+
+def test_ranks_and_scalings_by_pattern(plan):
+    patterns = {"rank_pattern": {r"h\.0\..*": 2, "w1": 16}, "alpha_pattern": {"w1": 4}}
+    layers = plan("c_attn", "w1", r=9, lora_alpha=3, use_rslora=True, **patterns).adapted
+    assert layers["transformer.h.0.mlp.w1"].factors == {".lora_A.weight": (2, 128), ".lora_B.weight": (352, 2)}
+    scalings = {name.removeprefix("transformer.h."): layer.scaling for name, layer in layers.items()}
+    assert scalings == {"0.attn.c_attn": 3 / 2**0.5, "0.mlp.w1": 4 / 2**0.5, "1.attn.c_attn": 1, "1.mlp.w1": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank_pattern": {"c_atn": 2}}, "rank_pattern: 'c_atn' matches no adapted layer; near to it: c_attn"),
+        ({"alpha_pattern": {"w1": 2}}, "alpha_pattern: 'w1' matches no adapted layer"),
+        ({"exclude_modules": ("q_proj",)}, "exclude_modules: .'q_proj',. matches no module"),
+        ({"layers_to_transform": (7,)}, "matches no linear layer"),
+    ],
+)
+def test_what_would_have_no_effect_in_training_is_named(plan, settings, message):
+    with pytest.raises(InputError, match=message):
+        plan("c_attn", **settings)
+
+
+@pytest.mark.parametrize("text", [r"((\w+\.?)+)+!", r"(?:(?:(?:\w{1,9}){1,9}){1,9}){1,9}!", "(?i)w1"])
+def test_expressions_are_bounded_where_they_are_matched(plan, text):
+    began = time.monotonic()
+    with pytest.raises(InputError, match="take too long or too much memory|is not a regular expression"):
+        plan("c_attn", rank_pattern={text: 2})
+    assert time.monotonic() - began < 60

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from ms_impl.adapters.adapter import inject
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.files import WEIGHTS_NAME
+from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.weights import load_weights
@@ -51,6 +52,36 @@ def test_peft_loads_ours(adapted, reference, input_ids, tmp_path):
     ours, theirs = model(Tensor(input_ids)).asnumpy(), peft_logits(reference, tmp_path, input_ids)
     assert distance(ours, theirs) < TOLERANCE
     assert distance(before, theirs) > 0.1
+
+
+WAYS = {
+    "text": LoraConfig(r".*\.h\.\d+\.mlp\.(w1|c_proj)", r=4),
+    "all-linear": LoraConfig("all-linear", r=4),
+    "excluded": LoraConfig(("c_attn", "w1", "w2"), r=4, exclude_modules=("h.1.mlp.w1", "h.0.mlp.w2")),
+    "excluded by a text": LoraConfig(("language_model",), r=4, exclude_modules=r".*\.(attn|mlp)\.c_\w+"),
+    "layers": LoraConfig(("c_attn", "w1"), r=4, layers_to_transform=(1,), layers_pattern=("h",)),
+    "layers of a group": LoraConfig(("language_model",), r=4, layers_to_transform=(1,)),
+    "rslora and patterns": LoraConfig(
+        ("c_attn", "w1"),
+        r=4,
+        lora_alpha=16,
+        use_rslora=True,
+        rank_pattern={r"h\.0\..*": 2, "c_attn": 3},
+        alpha_pattern={"w1": 3.5},
+    ),
+    "output head": LoraConfig(("lm_head", "w1"), r=4),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("config", WAYS.values(), ids=WAYS)
+def test_peft_loads_ours_however_its_layers_are_named(adapted, reference, input_ids, tmp_path, config):
+    model, adapter = adapted(config)
+    before = torch_logits(reference, input_ids)
+    adapter.save(tmp_path)
+    ours, theirs = model(Tensor(input_ids)).asnumpy(), peft_logits(reference, tmp_path, input_ids)
+    assert distance(ours, theirs) < TOLERANCE
+    assert distance(before, theirs) > 0.05
 
 
 def test_peft_loads_groups_of_the_vision_side(adapted, reference, tmp_path):
@@ -115,6 +146,38 @@ def test_ours_loads_pefts(pefts_own, golden_dir, family, input_ids, whole):
     adapter.load(directory)
     ours, expected = model.set_train(False)(Tensor(input_ids)).asnumpy(), torch_logits(theirs.base_model, input_ids)
     assert distance(ours, expected) < TOLERANCE
+
+
+@pytest.fixture
+def with_embeddings(reference):
+    """torch_ref, which tells PEFT its embedding and output head, as Hugging Face's models do."""
+    reference.get_input_embeddings = lambda: reference.transformer.wte
+    reference.get_output_embeddings = lambda: reference.lm_head
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": r".*\.(c_attn|w1)"},
+        {"target_modules": ["lm_head", "w1"]},
+        {"target_modules": ["w1", "w2"], "rank_pattern": {"h.1.mlp.w1": 2}, "use_rslora": True},
+    ],
+)
+def test_ours_loads_pefts_of_other_kinds(with_embeddings, pefts_own, golden_dir, family, input_ids, settings):
+    directory, theirs = pefts_own(modules_to_save=None, **settings)
+    model = QwenVL(QwenVLConfig.from_file(golden_dir))
+    load_weights(model, golden_dir, family)
+    adapter = inject(model, LoraConfig.read(directory), family, seed=0)
+    adapter.load(directory)
+    ours, expected = model.set_train(False)(Tensor(input_ids)).asnumpy(), torch_logits(theirs.base_model, input_ids)
+    assert distance(ours, expected) < TOLERANCE
+    if "lm_head" in settings["target_modules"]:
+        assert "base_model.model.lm_head.base_layer.weight" in load_file(directory / WEIGHTS_NAME)
+        head = model.parameters_dict()["lm_head.weight"]
+        head.set_data(head * 1.5)
+        with pytest.raises(InputError, match="brings lm_head.weight of a base that differs from the one loaded"):
+            adapter.load(directory)
 
 
 def test_pefts_adapter_is_saved_again_as_it_was(pefts_own, golden_dir, family, tmp_path):
