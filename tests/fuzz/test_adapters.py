@@ -49,7 +49,7 @@ def valid(rng: np.random.Generator) -> dict[str, np.ndarray]:
 def make(rng: np.random.Generator, folder: Path) -> Path:
     """An adapter with one or two faults; or none."""
     tensors, config = valid(rng), dict(CONFIG)
-    for _ in range(rng.integers(0, 3)):
+    for _ in range(rng.choice([0, 0, 1, 1, 2])):
         config[str(rng.choice(KEYS))] = ODD[rng.integers(len(ODD))]
     if rng.random() < 0.2:
         change_tensors(rng, tensors)
@@ -61,9 +61,9 @@ def make(rng: np.random.Generator, folder: Path) -> Path:
 
 
 def config_text(rng: np.random.Generator, config: dict) -> bytes:
-    """The settings as JSON, one time in five damaged."""
+    """The settings as JSON, sometimes damaged."""
     text = json.dumps(config).encode("utf-8", "surrogatepass")
-    kind = rng.integers(20)
+    kind = rng.integers(60)
     if kind == 0:
         return text[: rng.integers(len(text))]
     if kind == 1:
@@ -95,7 +95,7 @@ def change_tensors(rng: np.random.Generator, tensors: dict[str, np.ndarray]) -> 
 
 
 def weights(rng: np.random.Generator, tensors: dict[str, np.ndarray]) -> bytes:
-    """The file, with a sample of the base in its metadata, right or odd; one time in ten damaged."""
+    """The file, with a sample of the base in its metadata, right or odd; sometimes damaged."""
     sample = {"transformer.h.0.mlp.w1.weight": [0.0] * 8}
     texts = (
         "", "{", "[]", "1", "null", json.dumps(sample), json.dumps({**sample, "x": [1] * 8}), "[" * 200_000,
@@ -103,7 +103,7 @@ def weights(rng: np.random.Generator, tensors: dict[str, np.ndarray]) -> bytes:
     )  # fmt: skip
     metadata = {"base_sample": str(rng.choice(np.array(texts, object)))} if rng.random() < 0.15 else {}
     data = save(tensors, {"format": "pt", **metadata})
-    kind = rng.integers(25)
+    kind = rng.integers(50)
     if kind == 0:
         return data[: rng.integers(len(data))]
     if kind == 1:
