@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from ms_impl import families
 from ms_impl.cli.main import command
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
 from ms_impl.io.conversion import as_hugging_face, cast_to, convert, refuse_source
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
-from ms_impl.io.output import Output
+from ms_impl.io.output import Kind, Output
 from ms_impl.io.rules import Config, Layout
 from ms_impl.io.tensors import CastTensor, Tensor
 
@@ -91,7 +91,7 @@ def prepare(options: argparse.Namespace) -> Job:
     config = family.resolve("config").from_dict(raw, str(config_path))
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
-    companions = collect(config_path, raw, dtype)
+    companions = collect(source.path, config_path, dtype)
     job = Job(source, layout, cast_to(tensors, dtype) if dtype else tensors, output, companions)
     output.check(source, job.nbytes)
     return job
@@ -121,7 +121,22 @@ def run(job: Job, done: str = "converted") -> None:
     with tqdm(total=job.nbytes, unit="B", unit_scale=True, disable=None) as bar:
         job.output.write(job.tensors, job.companions, bar.update)
     print(f"{done} {job} in {time.perf_counter() - began:.1f} s")
+    _report_companions(job)
     _report_losses([tensor for tensor in job.tensors if isinstance(tensor, CastTensor)])
+
+
+def _report_companions(job: Job) -> None:
+    """What of a directory was not taken along, and what a single file lacks."""
+    if job.output.kind is not Kind.DIRECTORY:
+        print(
+            f"note: {job.output.path.name} holds weights alone. To use it, name config.json and vocabulary "
+            "(--config DIR; in YAML model.model_config.config_file and tokenizer.vocab_file), or convert to DIR/"
+        )
+    elif job.source.path.is_dir():
+        known = {*job.companions, *(file.name for file in job.source.files)}
+        names = {entry.name for entry in job.source.path.iterdir()} - known
+        if left := sorted(name for name in names if not name.endswith(".index.json")):
+            print(f"note: not taken along, as no part of the model: {listed(left)}")
 
 
 def check_family(family: Family, raw: dict, config_path: Path) -> None:

@@ -19,7 +19,7 @@ from ms_impl.adapters import files
 from ms_impl.adapters.merging import merged_checkpoint
 from ms_impl.cli.main import command
 from ms_impl.io.checkpoint import open_checkpoint
-from ms_impl.io.checkpoint_assets import collect, find_config
+from ms_impl.io.checkpoint_assets import chat_format_of, collect, find_config
 from ms_impl.io.conversion import refuse_source
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
@@ -51,7 +51,7 @@ def prepare(options: argparse.Namespace) -> Job:
     config = family.resolve("config").from_dict(raw, str(config_path))
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     merged = merged_checkpoint(source, adapter, family, config, dtype)
-    companions = collect(config_path, raw, dtype)
+    companions = collect(source.path, config_path, dtype, chat_format_of(adapter.directory))
     job = Job(source, source.layout or Layout.HUGGING_FACE, list(merged.tensors.values()), output, companions)
     output.check(source, job.nbytes)
     return job

@@ -23,6 +23,8 @@ def pytest_addoption(parser):
 def pytest_configure():
     # Under nohup it is ignored, by all processes that are started here as well; some tests send it to them.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -36,7 +36,7 @@ CONFIG = {
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory, vocabulary_file) -> Path:
-    """Folder ``model`` (random weights, in Hugging Face's layout), pictures 0.png and 1.png, conversations.json."""
+    """Folder ``model`` (random weights of a base model, in Hugging Face's layout), pictures 0.png and 1.png, conversations.json."""
     root = tmp_path_factory.mktemp("workspace")
     _make_model(root / "model", vocabulary_file)
     rng = np.random.default_rng(1)
@@ -77,6 +77,8 @@ def finetune_arguments(workspace) -> list[str]:
 def _make_model(folder: Path, vocabulary_file: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "generation_config.json").write_text('{"chat_format": "raw", "max_new_tokens": 512}')
+    (folder / "tokenizer_config.json").write_text("{}")
     (folder / "qwen.tiktoken").write_bytes(b"".join(vocabulary_file.read_bytes().splitlines(keepends=True)[:RANKS]))
     rng = np.random.default_rng(0)
     shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), Layout.HUGGING_FACE)

@@ -48,6 +48,7 @@ def plan_monitor(settings: Settings) -> None:
         "eval_dataset": settings.pop("eval_dataset"),
         "tokenizer": lookup(settings, "train_dataset.tokenizer"),
         "checkpoint": settings.get("load_checkpoint") or "",
+        "config_file": lookup(settings, "model.model_config.config_file"),
         "generation_config": lookup(settings, "model.generation_config") or {},
     }
     settings["callbacks"] = [*(settings.get("callbacks") or ()), monitor]

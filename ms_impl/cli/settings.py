@@ -24,6 +24,7 @@ _ON_CPU = {
     "auto_trans_ckpt": False,  # every rank holds whole parameters
 }
 _NOT_ON_CPU = ("parallel.parallel_optimizer_config", "context.ascend_config", "context.jit_config")
+_CONFIG_KEY = "model.model_config.config_file"
 _DTYPE_KEYS = ("model.model_config.compute_dtype", "model.model_config.param_init_type")
 _TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 
@@ -55,13 +56,19 @@ def complete(settings: Settings) -> None:
         settings["load_checkpoint"] = str(locate(given))
     checkpoint = Path(settings.get("load_checkpoint") or "")
     folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
-    given = lookup(settings, "model.model_config.config_file")
-    config_file = _existing("model.model_config.config_file", given or folder / "config.json")
-    override(settings, [("model.model_config.config_file", str(config_file))])
+    given = lookup(settings, _CONFIG_KEY)
+    config_file = _existing(_CONFIG_KEY, given) if given else folder / "config.json"
+    if not config_file.exists():
+        raise InputError(
+            f"{_CONFIG_KEY}: not set, and {folder} holds no config.json; set it to that of the model, or convert the "
+            "weights into a directory (--output_path DIR/), which has it beside them"
+        )
+    override(settings, [(_CONFIG_KEY, str(config_file))])
     for section in ("train_dataset", "processor"):
         if settings.get(section):
             key = f"{section}.tokenizer.vocab_file"
-            override(settings, [(key, str(_vocabulary(key, lookup(settings, key), folder)))])
+            vocabulary = _vocabulary(key, lookup(settings, key), (folder, config_file.parent))
+            override(settings, [(key, str(vocabulary))])
     override(settings, list(_data_paths(settings)))
 
 
@@ -124,13 +131,17 @@ def _existing(key: str, path: str | Path) -> Path:
     return located
 
 
-def _vocabulary(key: str, given: str | None, folder: Path) -> Path:
+def _vocabulary(key: str, given: str | None, folders: Iterable[Path]) -> Path:
+    """The vocabulary file that is given, or the one in the first of ``folders`` that has any."""
     if given:
         return _existing(key, given)
-    found = sorted(folder.glob("*.tiktoken")) if os.path.isdir(folder) else []
-    if len(found) != 1:
+    folders = list(dict.fromkeys(folders))
+    found = next(filter(None, (sorted(folder.glob("*.tiktoken")) for folder in folders if os.path.isdir(folder))), [])
+    if len(found) > 1:
+        raise InputError(f"{key}: not set, and {found[0].parent} holds {len(found)} *.tiktoken files; set it to one")
+    if not found:
         raise InputError(
-            f"{key}: is not given, and {listed([folder])} holds {len(found)} *.tiktoken files; give it, or as "
-            "load_checkpoint a directory that has it, as convert_weight.py --output_path DIR/ makes one"
+            f"{key}: not set, and no *.tiktoken file is in {listed(folders)}; set it to the model's "
+            "vocabulary, or convert the weights into a directory (--output_path DIR/), which has it beside them"
         )
     return found[0]

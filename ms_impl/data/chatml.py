@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+CHATML = "chatml"  # its name in generation_config.json; training writes nothing else
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError, listed, quote
+from ms_impl.io.checkpoint_assets import GENERATION_NAME, find_generation_config
 from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "generation_config.json"
 _INFINITE = 1e30
 _NO_MATTER = frozenset({"transformers_version", "_from_model_config", "pad_token_id", "bos_token_id"})
 
@@ -77,7 +77,7 @@ class GenerationConfig:
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], source: str = FILE_NAME) -> "GenerationConfig":
+    def from_dict(cls, raw: Mapping[str, Any], source: str = GENERATION_NAME) -> "GenerationConfig":
         """Read a parsed generation_config.json; null is the default. Unknown keys are left out with a warning."""
         known = {field.name for field in dataclasses.fields(cls)}
         if ignored := sorted(set(raw) - known - _NO_MATTER):
@@ -88,12 +88,20 @@ class GenerationConfig:
             raise InputError(f"{source}: {error}") from error
 
     @classmethod
-    def from_directory(cls, directory: str | Path) -> "GenerationConfig":
-        """Read the generation_config.json of a checkpoint directory; the defaults if there is none."""
-        path = Path(directory) / FILE_NAME
-        if not path.exists():
-            return cls()
-        return cls.from_dict(read_json(path), str(path))
+    def for_checkpoint(cls, checkpoint: Path, config_path: Path) -> "GenerationConfig":
+        """Read the generation_config.json beside a checkpoint's weights or its config.json; the defaults if none is.
+
+        A warning says that there is none: weights do not tell their chat format.
+        """
+        if path := find_generation_config(checkpoint, config_path):
+            return cls.from_dict(read_json(path), str(path))
+        default = cls()
+        logger.warning(
+            "%s: no %s beside it or its %s; prompts are written in chat format '%s'. A chat model needs that file, or "
+            "chat_format set (in YAML: model.generation_config.chat_format)",
+            checkpoint, GENERATION_NAME, config_path.name, default.chat_format,
+        )  # fmt: skip
+        return default
 
 
 def _is_whole(value: Any) -> bool:

@@ -43,7 +43,7 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
         model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family)
     processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
-    model.generation = GenerationConfig.from_directory(config_file.parent)
+    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file)
     return model.set_train(False), processor
 
 

@@ -7,7 +7,6 @@ CheckpointMonitor cuts and saves them.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from ms_impl.errors import InputError
 from ms_impl.io import safetensors_files
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.checkpoint import SINGLE_NAME
+from ms_impl.io.checkpoint_assets import GENERATION_NAME
 from ms_impl.io.dtypes import ALL
 from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import ArrayTensor
@@ -42,13 +42,14 @@ _DTYPES = {dtype.carrier: dtype for dtype in ALL}
 class Target:
     """Where a run saves, how often, and what lies beside the weights.
 
-    ``identity`` is what ``ms_impl.train.resume_check`` says of the run; ``companions`` are files to copy.
+    ``identity`` is what ``ms_impl.train.resume_check`` says of the run; ``assets`` is what belongs to the model beside
+    its weights: content by file name.
     """
 
     root: Path
     every: int
     keep: int
-    companions: tuple[Path, ...]
+    assets: Mapping[str, bytes]
     identity: Mapping[str, Any]
     base_weights: str
 
@@ -90,13 +91,16 @@ class TrainingCheckpoints(Callback):
             raise failure or InputError(f"step {step}: the first rank could not write the checkpoint")
 
     def _write_weights(self, folder: Path) -> None:
-        """The adapter if there is one, else all weights, with configuration and vocabulary beside them."""
+        """The adapter if there is one, and the chat format it was trained in; else the whole model."""
+        assets = self._target.assets
         if self._model.adapter is not None:
-            return self._model.adapter.save(folder, self._target.base_weights)
-        parameters = [ParameterTensor(parameter) for parameter in self._model.network.get_parameters()]
-        _write_tensors(parameters, folder / SINGLE_NAME)
-        for path in self._target.companions:
-            shutil.copyfile(path, folder / path.name)
+            self._model.adapter.save(folder, self._target.base_weights)
+            assets = {GENERATION_NAME: assets[GENERATION_NAME]}
+        else:
+            parameters = [ParameterTensor(parameter) for parameter in self._model.network.get_parameters()]
+            _write_tensors(parameters, folder / SINGLE_NAME)
+        for name, content in assets.items():
+            (folder / name).write_bytes(content)
 
 
 def restore_step_cell(step_cell: nn.Cell, folder: Path) -> None:

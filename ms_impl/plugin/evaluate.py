@@ -20,11 +20,13 @@ from mindspore.communication import get_rank
 from mindspore.train.callback import Callback
 
 from ms_impl.cli.eval_settings import data_sets
+from ms_impl.data.chatml import CHATML
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
 from ms_impl.evaluate.results import Result, save_lines, table
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.io.checkpoint_assets import CHAT_FORMAT
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
 from ms_impl.train.grad_accumulation import data_parallel_ranks
@@ -34,7 +36,6 @@ from ms_impl.train.step import Step
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
 _SCORES = "scores.jsonl"
-_TRAINED_FORMAT = {"chat_format": "chatml"}  # how training writes conversations, whatever the base model's format is
 
 
 def evaluate_checkpoint(
@@ -46,7 +47,8 @@ def evaluate_checkpoint(
     """
     _require_whole_parameters()
     section = build_model_config(config.model.model_config)
-    generation = generation_settings(checkpoint, config.model.generation_config or {})
+    model_config, changes = config.model.model_config, config.model.generation_config or {}
+    generation = generation_settings(checkpoint, model_config.config_file, changes)
     evaluations = _prepare(asked, config.processor.tokenizer, section, generation)
     model = create_network().set_train(False).network
     results = run(evaluations, model, weights_digest(model), _folder(), _ranks())
@@ -69,13 +71,16 @@ class EvaluationMonitor(Callback):
         eval_dataset: Mapping[str, Any],
         tokenizer: Mapping[str, Any],
         checkpoint: str,
+        config_file: str,
         generation_config: Mapping[str, Any],
         step_interval: int | None = None,
         epoch_interval: int | None = None,
     ):
         self._asked = data_sets(eval_dataset)
         self._tokenizer = tokenizer
-        self._generation = generation_settings(Path(checkpoint), {**_TRAINED_FORMAT, **generation_config})
+        self._generation = generation_settings(
+            Path(checkpoint or config_file), config_file, {CHAT_FORMAT: CHATML, **generation_config}
+        )
         self._step_interval = step_interval
         self._epoch_interval = epoch_interval
 

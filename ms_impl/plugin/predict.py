@@ -14,12 +14,21 @@ from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import Query
+from ms_impl.io.checkpoint_assets import CHAT_FORMAT, find_generation_config
+from ms_impl.train.ranks import is_first_rank
 
 
-def generation_settings(checkpoint: Path, changes: Mapping[str, Any]) -> GenerationConfig:
-    """The settings beside the checkpoint, changed by the YAML's ``model.generation_config``."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    return GenerationConfig.from_directory(folder).changed(**changes)
+def generation_settings(checkpoint: Path, config_file: str, changes: Mapping[str, Any]) -> GenerationConfig:
+    """The settings beside the checkpoint or its config.json, changed by the YAML's ``model.generation_config``.
+
+    Says on rank 0 which chat format that makes, and why: another one spoils every answer.
+    """
+    path = find_generation_config(checkpoint, Path(config_file))
+    settings = GenerationConfig.for_checkpoint(checkpoint, Path(config_file)).changed(**changes)
+    if is_first_rank():
+        source = "model.generation_config" if CHAT_FORMAT in changes else path or "the defaults"
+        print(f"chat format: {settings.chat_format} ({source})", flush=True)
+    return settings
 
 
 def answered(

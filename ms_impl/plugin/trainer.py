@@ -74,7 +74,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
             config.processor.tokenizer, default_args={"num_queries": network.config.config.num_queries}
         )
         processor = network.config.family.resolve("processor")(tokenizer, network.config.config)
-        generation = generation_settings(checkpoint, config.model.generation_config or {})
+        generation = generation_settings(
+            checkpoint, config.model.model_config.config_file, config.model.generation_config or {}
+        )
         texts = []
         for text in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
             print(text, flush=True)

@@ -12,7 +12,10 @@ from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
 from mindspore.dataset import Dataset
 
+from ms_impl.data.chatml import CHATML
 from ms_impl.errors import InputError
+from ms_impl.io.checkpoint_assets import collect
+from ms_impl.io.dtypes import BF16, FP16, FP32
 from ms_impl.plugin.checkpoint import (
     Target,
     TrainingCheckpoints,
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 _MONITOR = "CheckpointMonitor"
 _EVERY, _KEEP = "save_checkpoint_steps", "keep_checkpoint_max"
 _DEFAULTS = {_EVERY: 1000, _KEEP: 5}
+_DTYPES = {"float32": FP32, "float16": FP16, "bfloat16": BF16}
 
 
 class AlreadyTrained(Exception):
@@ -48,7 +52,7 @@ class TrainingRun:
         self.weights = weights
         self._saving: TrainingCheckpoints | None = None
         self._monitor = _take_monitor(config)
-        self._companions = _companions(config)
+        self._assets = _assets(config, weights)
         _divide_batch(config)
         self.resumed = _find(self.root, config.pop("continue_from", False))
         self.first_step = checkpoints.read_state(self.resumed)["step"] if self.resumed else 0
@@ -80,7 +84,7 @@ class TrainingRun:
     def callback(self, model: nn.Cell) -> TrainingCheckpoints:
         """The callback that saves this run."""
         monitor = _DEFAULTS | self._monitor
-        target = Target(self.root, monitor[_EVERY], monitor[_KEEP], self._companions, self.identity, self.weights or "")
+        target = Target(self.root, monitor[_EVERY], monitor[_KEEP], self._assets, self.identity, self.weights or "")
         self._saving = TrainingCheckpoints(target, model, self.first_step, self._total_steps)
         return self._saving
 
@@ -134,5 +138,8 @@ def _divide_batch(config: MindFormerConfig) -> None:
     runner.batch_size *= wrapper.accumulation
 
 
-def _companions(config: MindFormerConfig) -> tuple[Path, ...]:
-    return Path(config.model.model_config.config_file), Path(config.train_dataset.tokenizer.vocab_file)
+def _assets(config: MindFormerConfig, weights: str | None) -> dict[str, bytes]:
+    """What belongs to the trained model beside its weights, whose chat format is the one that training writes."""
+    section, vocabulary = config.model.model_config, Path(config.train_dataset.tokenizer.vocab_file)
+    dtype = _DTYPES.get(section.param_init_type)
+    return collect(weights and Path(weights), Path(section.config_file), dtype, CHATML, vocabulary)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, message_ids, opening_ids
+from ms_impl.data.chatml import ASSISTANT, CHATML, SYSTEM, SYSTEM_MESSAGE, USER, message_ids, opening_ids
 from ms_impl.data.tags import image_tag, split_tags
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.tokenizer import IMAGE_END, IMAGE_START, QwenVLTokenizer
@@ -15,7 +15,7 @@ from ms_impl.qwenvl.tokenizer import IMAGE_END, IMAGE_START, QwenVLTokenizer
 logger = logging.getLogger(__name__)
 
 MAX_WINDOW_SIZE = 6144  # tokens of system message and history; the released generation_config.json
-CHATML, RAW = "chatml", "raw"
+RAW = "raw"
 
 History = Sequence[tuple[str, str]]
 

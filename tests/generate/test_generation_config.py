@@ -21,10 +21,11 @@ def test_the_released_chat_model(caplog):
     assert not caplog.records
 
 
-def test_a_directory_without_the_file_has_the_defaults_of_the_base_model(tmp_path):
-    config = GenerationConfig.from_directory(tmp_path)
+def test_a_directory_without_the_file_has_the_defaults_of_the_base_model_and_is_told(tmp_path, caplog):
+    config = GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
     assert (config.chat_format, config.do_sample, config.top_p, config.top_k) == ("raw", True, 0.5, 0)
     assert config.max_new_tokens == 512
+    assert "chat format 'raw'" in caplog.text and str(tmp_path) in caplog.text
 
 
 def test_null_is_the_default_and_eos_may_be_several():
@@ -64,7 +65,20 @@ def test_malformed_files_name_the_line(tmp_path):
     file = tmp_path / "generation_config.json"
     file.write_text('{\n"top_p": \n}')
     with pytest.raises(InputError, match="generation_config.json: line 3"):
-        GenerationConfig.from_directory(tmp_path)
+        GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
     file.write_text("[]")
     with pytest.raises(InputError, match="list instead of a table"):
-        GenerationConfig.from_directory(tmp_path)
+        GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
+
+
+def test_beside_the_weights_counts_before_beside_the_configuration(tmp_path, caplog):
+    """One converted file has its configuration elsewhere; its chat format is there, too."""
+    weights, config = tmp_path / "weights/x.ckpt", tmp_path / "hub/config.json"
+    for file in (weights, config):
+        file.parent.mkdir()
+        file.touch()
+    (tmp_path / "hub/generation_config.json").write_text('{"chat_format": "chatml"}')
+    assert GenerationConfig.for_checkpoint(weights, config).chat_format == "chatml"
+    (tmp_path / "weights/generation_config.json").write_text('{"chat_format": "raw"}')
+    assert GenerationConfig.for_checkpoint(weights, config).chat_format == "raw"
+    assert not caplog.records

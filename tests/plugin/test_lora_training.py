@@ -1,5 +1,6 @@
 """LoRA through MindFormers' Trainer: packed rows, dropout and gradient accumulation, stopped and gone on with."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def test_it_learns_and_saves_an_adapter_alone(trained):
     assert modules == factors | {"lm_head.weight"}
     assert all(np.abs(values).max() > 0 for values in saved.values())
     assert not (last(trained) / "model.safetensors").exists()
+    assert json.loads((last(trained) / "generation_config.json").read_text())["chat_format"] == "chatml"
 
 
 def test_a_resumed_run_draws_the_same_dropout(trained, run_mindformer, arguments, tmp_path):
@@ -77,6 +79,11 @@ def test_the_adapter_merges_into_a_hugging_face_checkpoint(trained, workspace, t
     assert merge_adapter(["--model", "qwenvl", *given]) == 0
     before, after = open_checkpoint(base).tensors, open_checkpoint(merged).tensors
     changed = {name for name in before if not np.array_equal(before[name].array(), after[name].array())}
+    assert {file.name for file in merged.iterdir()} == {file.name for file in base.iterdir()}
+    assert json.loads((merged / "generation_config.json").read_text()) == {
+        "chat_format": "chatml",
+        "max_new_tokens": 512,
+    }  # what was trained; the base's is raw
     assert changed == {"transformer.h.0.attn.c_attn.weight", "transformer.h.0.mlp.w1.weight", "lm_head.weight"}
 
 

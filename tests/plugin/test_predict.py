@@ -104,5 +104,5 @@ def test_a_prompt_that_cannot_be_answered_is_named(loaded, tmp_path, monkeypatch
 
 def test_the_settings_beside_the_checkpoint_are_changed_by_the_yaml(tmp_path):
     (tmp_path / "generation_config.json").write_text('{"top_p": 0.25, "max_new_tokens": 7}')
-    generation = generation_settings(tmp_path / "model.ckpt", {"max_new_tokens": 3})
+    generation = generation_settings(tmp_path / "model.ckpt", "elsewhere/config.json", {"max_new_tokens": 3})
     assert (generation.top_p, generation.max_new_tokens) == (0.25, 3)

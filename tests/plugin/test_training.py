@@ -1,5 +1,6 @@
 """Fine-tuning through MindFormers' Trainer: one process, and two ranks of msrun on the same joint batches."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from convert.convert_weight import main as convert_weight
 from ms_impl import families
 from ms_impl.io.checkpoint import open_checkpoint
+from ms_impl.launch.run_lock import lock_run
 from ms_impl.train.loss_log import read_losses
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +26,15 @@ CALLBACKS = (
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, run_mindformer, finetune_arguments):
-    """A run with batches of two conversations, and its folder."""
+    """A run with batches of two conversations, and its folder; in a shell where an earlier job has left its ranks."""
     folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK_ID": "3", "RANK_SIZE": "8", "DEVICE_NUM": "8"}.items():
+            patch.setenv(name, value)
+        return train(folder, run_mindformer, finetune_arguments)
+
+
+def train(folder, run_mindformer, finetune_arguments):
     return run_mindformer(folder, *finetune_arguments, "--batch_size", 2, "--options", CALLBACKS), folder / "output"
 
 
@@ -36,8 +45,10 @@ def two_ranks(tmp_path_factory, finetune_arguments):
     return run_two_ranks(folder, finetune_arguments), folder / "output"
 
 
-def run_two_ranks(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess:
-    task = " ".join(["run_mindformer.py", *arguments, "--batch_size 1 --use_parallel True"])
+def run_two_ranks(
+    folder: Path, arguments: list[str], use_parallel: str = "--use_parallel True"
+) -> subprocess.CompletedProcess:
+    task = " ".join(["run_mindformer.py", *arguments, f"--batch_size 1 {use_parallel}"])
     command = ["bash", ROOT / "scripts/msrun_launcher.sh", f"{ROOT}/{task}", "2", "8217", "logs", "True", "60"]
     environment = {**os.environ, "GLOG_v": "3", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -57,6 +68,27 @@ def test_an_ascend_yaml_trains_on_cpu_and_the_loss_falls(one_process):
     assert "on CPU: model.model_config.compute_dtype: bfloat16 → float32" in run.stdout
     assert len(losses(output)) == STEPS
     assert losses(output)[-1] < losses(output)[0] - 0.1
+    assert "ignored, as this run has no such ranks: RANK_ID=3, RANK_SIZE=8, DEVICE_NUM=8" in run.stdout
+    assert (output / "completed.json").is_file()
+
+
+def test_the_end_says_where_and_how_much(one_process, workspace):
+    family, tensors = families.get("qwenvl"), open_checkpoint(workspace / "model").tensors
+    trained_sizes = [t.size for name, t in tensors.items() if family.group_of(name) != "vision_tower"]
+    counts = f"trained {sum(trained_sizes):,} of {sum(tensor.size for tensor in tensors.values()):,} parameters"
+    saved = "output/checkpoint/step_00000003"
+    assert f"completed: 3 steps; saved in {saved}; {counts}" in one_process[0].stdout.replace("./output", "output")
+
+
+def test_a_checkpoint_has_all_of_its_model_and_the_chat_format_it_was_trained_in(one_process, workspace):
+    """The base model's is raw."""
+    names = {file.name for file in (workspace / "model").iterdir()}
+    assert names == {
+        "config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken", "model.safetensors"
+    }  # fmt: skip
+    assert names < {file.name for file in trained(one_process[1]).iterdir()}
+    generation = json.loads((trained(one_process[1]) / "generation_config.json").read_text())
+    assert generation == {"chat_format": "chatml", "max_new_tokens": 512}
 
 
 def test_frozen_groups_stay_and_the_others_move(one_process, workspace):
@@ -73,6 +105,8 @@ def test_the_saved_network_converts_back_to_hugging_face(one_process, workspace,
     arguments = ["--model", "qwenvl", "--reverse", "--input_path", str(trained(one_process[1]))]
     arguments += ["--output_path", str(tmp_path / "hf"), "--dtype", "fp32"]
     assert convert_weight(arguments) == 0
+    names = {file.name for file in (workspace / "model").iterdir()}
+    assert {file.name for file in (tmp_path / "hf").iterdir()} == names
     saved = open_checkpoint(tmp_path / "hf").tensors["lm_head.weight"].array()
     assert np.array_equal(saved, open_checkpoint(trained(one_process[1])).tensors["lm_head.weight"].array())
 
@@ -117,8 +151,38 @@ def test_another_schedule_or_data_file_cannot_be_gone_on_with(
     assert run.returncode == 2 and f"error: {changed}: the file is not the one that" in run.stderr
     run = run_mindformer(tmp_path, *resumed, "--epochs", 2)
     assert run.returncode == 2 and "runner_config.epochs: 1 → 2" in run.stderr
+    run = run_mindformer(tmp_path, *resumed, "--num_samples", 2)
+    assert run.returncode == 2 and "train_dataset.data_loader.num_samples: none → 2" in run.stderr
+    message = "--train_dataset.modal_to_text_transform.model_transform_template.system_message"
+    run = run_mindformer(tmp_path, *resumed, message, "Be brief.")
+    assert run.returncode == 2 and "system_message: You are a helpful assistant. → Be brief." in run.stderr
     run = run_mindformer(tmp_path, *resumed, "--resume_training", "step_9")
     assert run.returncode == 2 and "there is no checkpoint 'step_9'" in run.stderr and "step_00000003" in run.stderr
+
+
+def test_another_learning_rate_is_taken_and_told(one_process, run_mindformer, finetune_arguments, tmp_path):
+    output = Path(shutil.copytree(one_process[1], tmp_path / "output"))
+    shutil.rmtree(trained(output))
+    changed = ["--batch_size", 2, "--resume_training", True, "--options", CALLBACKS, "lr_schedule.learning_rate=5e-4"]
+    run = run_mindformer(tmp_path, *finetune_arguments, *changed)
+    assert run.returncode == 0, run.stderr
+    assert "changed since it was saved: lr_schedule.learning_rate: 0.001 → 0.0005" in run.stdout
+    before, after = (read_losses(folder / "losses/rank_0.jsonl")[-1] for folder in (one_process[1], output))
+    assert after["lr"][0] == pytest.approx(before["lr"][0] / 2) and after["loss"] == before["loss"]
+
+
+def test_workers_that_would_train_alone_are_refused(finetune_arguments, tmp_path):
+    """msrun without --use_parallel: each rank would train on its half and believe the run complete."""
+    run = run_two_ranks(tmp_path, finetune_arguments, use_parallel="")
+    assert run.returncode == 2 and "--use_parallel True" in run.stderr + run.stdout
+    assert not (tmp_path / "output/completed.json").exists() and not (tmp_path / "output/losses").exists()
+
+
+def test_a_second_run_into_the_same_directory_is_refused(run_mindformer, finetune_arguments, tmp_path):
+    lock_run(tmp_path / "output")
+    run = run_mindformer(tmp_path, *finetune_arguments, "--batch_size", 2)
+    assert run.returncode == 2 and f"another run writes there (process {os.getpid()} on " in run.stderr
+    assert {path.name for path in (tmp_path / "output").iterdir()} <= {".train.lock", "log", "modules"}
 
 
 def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
