@@ -6,6 +6,7 @@ from pathlib import Path
 from ms_impl.cli.arguments import read_settings, settings_to_check
 from ms_impl.cli.judge import judge
 from ms_impl.cli.main import command, save_reports_in
+from ms_impl.launch.rank_environment import settle_ranks
 
 
 @command
@@ -14,6 +15,8 @@ def main() -> int:
         return judge(settings)
     settings = read_settings()
     save_reports_in(Path(settings.get("output_dir") or "output") / "log")
+    for line in settle_ranks(bool(settings.get("use_parallel"))):
+        print(line, flush=True)
     from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 
     run(settings)

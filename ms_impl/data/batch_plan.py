@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,7 @@ from ms_impl.data.packing import best_fit
 from ms_impl.errors import InputError
 
 _GROUPED_BATCHES = 50  # group_by_length sorts so many batches at a time: enough to be even, few enough to stay mixed
+_DIGESTED_AT_ONCE = 1 << 20
 _BUCKETS = 4  # how many row lengths there are then; a static graph is compiled for each
 
 
@@ -25,6 +27,10 @@ class PlannedData(Protocol):
     @property
     def images(self) -> np.ndarray:
         """Their number."""
+
+    @property
+    def digests(self) -> np.ndarray:
+        """Of what each is encoded to: uint8 [n, 16]."""
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The dialogues of an epoch, in their own order; one may come several times."""
@@ -119,6 +125,14 @@ class BatchPlan:
             return float(epoch)
         start = self._epoch_ends[epoch - 1] if epoch else 0
         return epoch + (row - start) / (self._epoch_ends[epoch] - start)
+
+    def digest(self) -> str:
+        """A name for all rows of the run, in order: sha256 over the digests of their dialogues, and where rows begin."""
+        whole = hashlib.sha256(self._starts.tobytes())
+        for start in range(0, len(self._members), _DIGESTED_AT_ONCE):
+            members = self._members[start : start + _DIGESTED_AT_ONCE]
+            whole.update(np.ascontiguousarray(self._dialogues.digests[members]))
+        return whole.hexdigest()
 
     def records(self, step: int) -> list[str]:
         """The names of all dialogues in a step, those of every rank."""

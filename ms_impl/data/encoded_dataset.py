@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 import numpy as np
@@ -14,12 +15,14 @@ from ms_impl.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_DIGEST_BYTES = 16
+
 
 class EncodedDataset:
     """The conversations of a mixture of files as samples, each encoded anew whenever it is asked for.
 
-    One pass over all of them finds ``lengths`` (tokens) and ``images``, int32 [n] each, and every fault. What stays in
-    memory is a few bytes a conversation.
+    One pass over all of them finds ``lengths`` (tokens) and ``images``, int32 [n] each, ``digests`` (of ids, labels and
+    where images stand), uint8 [n, 16], and every fault. What stays in memory is a few bytes a conversation.
 
     Args:
         mixture: the files.
@@ -33,10 +36,12 @@ class EncodedDataset:
         self.mixture = mixture
         self._reader = reader
         self.lengths, self.images = (np.zeros(len(mixture), np.int32) for _ in range(2))
+        self.digests = np.zeros((len(mixture), _DIGEST_BYTES), np.uint8)
         unanswered = []
         for index in tqdm(range(len(mixture)), "reading conversations", disable=not show_progress, delay=2):
             sample = self[index]
             self.lengths[index], self.images[index] = len(sample["input_ids"]), len(sample["image_paths"])
+            self.digests[index] = _digest(sample)
             if not sample["answer_tokens"]:
                 unanswered.append(sample["record"])
         require_answers(len(mixture) - len(unanswered), len(mixture), reader.encoder.max_length)
@@ -68,3 +73,11 @@ class EncodedDataset:
         if unanswered:
             left = f"no token of an answer left within {encoder.max_length}"
             logger.warning("%d conversations: %s; the first is %s", len(unanswered), left, unanswered[0])
+
+
+def _digest(sample: Sample) -> np.ndarray:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for values in (sample["input_ids"], sample["labels"], sample["image_columns"]):
+        array = np.ascontiguousarray(values, np.int32)
+        digest.update(len(array).to_bytes(8, "little") + array.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io import ms_ckpt, safetensors_files
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
@@ -44,7 +44,10 @@ class Output:
     @classmethod
     def parse(cls, text: str, layout: Layout) -> "Output":
         """From a command line: the ending decides; a path that ends in '/' or has no ending is a directory."""
-        path = Path(text).resolve()  # where a link leads, so that the link itself is left alone
+        try:
+            path = Path(text).resolve()  # where a link leads, so that the link itself is left alone
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle; ValueError: a NUL
+            raise InputError(f"{quote(text)}: cannot be written to ({error})") from error
         if text.endswith("/") or path.is_dir() or not path.suffix:
             return cls(path, Kind.DIRECTORY, layout)
         if path.suffix not in (kind.value for kind in Kind):

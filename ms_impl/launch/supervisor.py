@@ -16,6 +16,7 @@ from pathlib import Path
 from ms_impl.errors import InputError
 from ms_impl.launch import children
 from ms_impl.launch.log import LogFollower
+from ms_impl.launch.run_lock import lock_run
 from ms_impl.launch.signals import StopSignals
 from ms_impl.launch.workers import stop_seconds
 from ms_impl.resources import resource
@@ -92,6 +93,8 @@ class Supervisor:
         0: complete, or stopped by a signal after saving; 1: gave up; 2: an error of the user's; 128 + N: stopped by
         signal N without saving.
         """
+        if self._nodes.node_rank == 0:
+            lock_run(self._output, for_children=True)
         children.adopt_orphans()
         self._signals = StopSignals()
         self._completed.unlink(missing_ok=True)  # of an earlier run
@@ -139,7 +142,7 @@ class Supervisor:
                 return ended[pid]
             if self._signals.count and deadline == math.inf:
                 deadline = time.monotonic() + self._stop_seconds + _LAUNCHER_SECONDS
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, self._signals.last)
             if self._signals.count > 1 or time.monotonic() > deadline:
                 return 128 + signal.SIGKILL
             if pulse.seconds_since() > self._patience.stall_timeout:
@@ -186,7 +189,7 @@ class _Pulse:
 
 def newest_step(output: Path) -> int | None:
     """The step of the newest whole checkpoint of a run, None if there is none."""
-    names = (re.fullmatch(r"step_(\d+)", folder.name) for folder in (output / "checkpoint").glob("step_*"))
+    names = (re.fullmatch(r"step_(\d{8,15})", folder.name) for folder in (output / "checkpoint").glob("step_*"))
     return max((int(name[1]) for name in names if name), default=None)
 
 

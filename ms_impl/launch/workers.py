@@ -94,7 +94,7 @@ class Workers:
         self._deadline = time.monotonic() + self._stop_seconds
         print(f"The workers have {self._stop_seconds} s to stop; ask again to kill them.", file=sys.stderr)
         for pid in self._names:
-            os.kill(pid, signal.SIGTERM)  # it has not been waited for, so the process id is still its own
+            os.kill(pid, self._signals.last)  # it has not been waited for, so the process id is still its own
 
     def _report(self, name: str, status: int) -> None:
         self._shown.show()

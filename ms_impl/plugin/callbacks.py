@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindformers.tools.utils import get_output_root_path, get_real_rank
+from mindformers.tools.utils import get_output_root_path
 from mindspore import Tensor
 from mindspore.train.callback import Callback
 
 from ms_impl.errors import InputError
 from ms_impl.train.loss_log import LossLog
+from ms_impl.train.ranks import is_first_rank, rank
 from ms_impl.train.step import Feed, Pace, Plan, Step
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
@@ -79,7 +80,7 @@ class StepPrinter(Callback):
 
     def __init__(self, per_print_times: int = 1, **_):  # what else MindFormers hands over, the plan knows better
         self._every = per_print_times
-        self._prints = get_real_rank() == 0
+        self._prints = is_first_rank()
 
     def on_train_begin(self, run_context) -> None:
         self._printed = run_context.original_args().feed.first_step
@@ -98,9 +99,9 @@ class LossRecorder(Callback):
     def on_train_begin(self, run_context) -> None:
         state = run_context.original_args()
         done = state.feed.first_step
-        output, rank = Path(get_output_root_path()), get_real_rank()
-        self._log = LossLog(output / f"losses/rank_{rank}.jsonl", resumed_after=done)
-        if rank == 0:
+        output = Path(get_output_root_path())
+        self._log = LossLog(output / f"losses/rank_{rank()}.jsonl", resumed_after=done)
+        if is_first_rank():
             state.events = TensorBoardLog(output / "tensorboard", resumed_after=done)
 
     def on_train_step_end(self, run_context) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.callback import Callback
@@ -66,6 +67,7 @@ class TrainingCheckpoints(Callback):
         self._first_step = first_step
         self._total_steps = total_steps
         self.stopped = False
+        self.saved_step = first_step
 
     def on_train_step_end(self, run_context) -> None:
         arguments = run_context.original_args()
@@ -89,6 +91,13 @@ class TrainingCheckpoints(Callback):
                 failure = error
         if any_rank(failure is not None):
             raise failure or InputError(f"step {step}: the first rank could not write the checkpoint")
+        self.saved_step = step
+
+    def parameters(self) -> str:
+        """How many parameters were trained, in words."""
+        weights = [p for p in self._model.network.get_parameters() if p.dtype != ms.int32]  # seeds of dropout
+        sizes = [(parameter.size, parameter.requires_grad) for parameter in weights]
+        return f"trained {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters"
 
     def _write_weights(self, folder: Path) -> None:
         """The adapter if there is one, and the chat format it was trained in; else the whole model."""

@@ -10,7 +10,6 @@ from mindformers.dataset.base_dataset import BaseDataset
 from mindformers.dataset.transforms import build_transforms
 from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindformers.tools.utils import get_real_rank
 from mindspore.dataset import Dataset, GeneratorDataset
 
 from ms_impl.cli.annotations import annotation_files
@@ -20,6 +19,7 @@ from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture
 from ms_impl.plugin.model import ModelSection
 from ms_impl.train.feed import INPUT_COLUMNS, Shard, StepFeed
+from ms_impl.train.ranks import is_first_rank, parameters_are_whole, rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,10 @@ class ConversationDataset(BaseDataset):
         ``batch_size`` is the number of rows that this rank takes in a step, those of all micro-batches together.
         """
         cls.init_dataset_config(dataset_config)
-        rank, ranks = cls._generate_shard_info()
-        shard = Shard(rank or 0, ranks or 1)
+        shard = Shard(rank(), world_size())
+        if not parameters_are_whole():
+            number, ranks = cls._generate_shard_info()
+            shard = Shard(number or 0, ranks or 1)
         feed = _feed(dataset_config, model, shard, epochs, seed, first_step)
         dataset = GeneratorDataset(
             feed,
@@ -53,6 +55,7 @@ class ConversationDataset(BaseDataset):
             python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
         )
         dataset.feed, dataset.plan = feed, feed.plan
+        dataset.pixels = _normalisation(dataset_config.get("modal_content_transforms"))
         return dataset
 
 
@@ -62,7 +65,7 @@ def _feed(
     template = _template(config, model)
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
-    dialogues = EncodedDataset(mixture, template.reader, show_progress=get_real_rank() == 0)
+    dialogues = EncodedDataset(mixture, template.reader, show_progress=is_first_rank())
     rows = config["batch_size"] * shard.world_size
     settings = plan_settings(config, rows, epochs, seed, template.image_slots)
     plan = BatchPlan(dialogues, settings)

@@ -16,7 +16,6 @@ from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
-from mindspore.communication import get_rank
 from mindspore.train.callback import Callback
 
 from ms_impl.cli.eval_settings import data_sets
@@ -31,7 +30,7 @@ from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
 from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.loss_log import read_records
-from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
+from ms_impl.train.ranks import parameters_are_whole, rank, wait_for_ranks
 from ms_impl.train.step import Step
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
@@ -159,7 +158,7 @@ def _require_whole_parameters() -> None:
 
 def _ranks() -> Ranks:
     size = data_parallel_ranks()
-    return Ranks(get_rank(), size, wait_for_ranks) if size > 1 else Ranks()
+    return Ranks(rank(), size, wait_for_ranks) if size > 1 else Ranks()
 
 
 def _folder() -> Path:

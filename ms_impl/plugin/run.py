@@ -18,9 +18,11 @@ from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings_report import report, save_report
 from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
+from ms_impl.launch.run_lock import lock_run
 from ms_impl.plugin.graceful_stop import install as note_stop_signals
 from ms_impl.plugin.patches import patch_for_cpu, silence_settings
 from ms_impl.resources import locate
+from ms_impl.train.ranks import any_rank, is_first_rank, parameters_are_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ def run(settings: Settings) -> None:
     silence_settings()
     from mindformers import MindFormerConfig, Trainer, build_context
     from mindformers.tools.register.template import ConfigTemplate
-    from mindformers.tools.utils import get_real_rank
 
     if not settings.get("use_parallel") or not lookup(settings, "parallel.parallel_mode"):
         # TrainingRun's to do; semi-automatic parallelism has MindFormers resume.
@@ -67,13 +68,27 @@ def run(settings: Settings) -> None:
             batch_size=config.predict_batch_size,
         )
     elif config.run_mode == "eval":
+        _lock(output, "eval")
         trainer.evaluate(eval_dataset=asked, eval_checkpoint=config.load_checkpoint)
     else:
-        if get_real_rank() == 0:
+        _lock(output, "train")
+        if is_first_rank():
             print(settings_report, flush=True)
             save_report(settings_report, output / "settings.yaml")
         note_stop_signals()
         trainer.train()
+
+
+def _lock(output: Path, kind: str) -> None:
+    """Keep other runs out of the output directory, or raise InputError on every rank that finds one there."""
+    failure = None
+    try:
+        if is_first_rank():
+            lock_run(output, kind)
+    except InputError as error:
+        failure = error
+    if any_rank(failure is not None) if parameters_are_whole() else failure:
+        raise failure or InputError(f"{output}: the first rank found another run there")
 
 
 def warn_of_kept_graphs(settings: Settings) -> None:

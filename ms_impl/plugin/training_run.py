@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
@@ -24,7 +25,7 @@ from ms_impl.plugin.checkpoint import (
     unmark_completed,
 )
 from ms_impl.train import checkpoints, resume_check
-from ms_impl.train.ranks import is_first_rank, same_on_all_ranks
+from ms_impl.train.ranks import is_first_rank, same_on_all_ranks, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,11 @@ class TrainingRun:
     def __init__(self, config: MindFormerConfig, weights: str | None):
         self.output = Path(get_output_root_path())
         self.root = self.output / "checkpoint"
+        if world_size() > 1 and ms.get_auto_parallel_context("parallel_mode") == ms.ParallelMode.STAND_ALONE:
+            raise InputError("parallel.parallel_mode: stand_alone would train each rank alone; give 0")
         self.weights = weights
         self._saving: TrainingCheckpoints | None = None
+        self._settings = resume_check.settings_of(config)  # before they change under way
         self._monitor = _take_monitor(config)
         self._assets = _assets(config, weights)
         _divide_batch(config)
@@ -66,11 +70,14 @@ class TrainingRun:
         """
         self._total_steps = dataset.plan.total_steps
         digests = dataset.feed.dialogues.mixture.digests
-        self.identity = resume_check.describe(dataset.plan, digests, dataset.feed.weighting, schedule_steps)
+        self.identity = resume_check.describe(
+            dataset.plan, digests, dataset.feed.weighting, schedule_steps, dataset.pixels, self._settings
+        )
         if self.resumed:
-            resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
+            changed = resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():
                 print(f"going on from {self.resumed}: {self.first_step} of {self._total_steps} steps are done")
+                print(*(f"changed since it was saved: {line}" for line in changed), sep="\n", flush=True)
         if is_first_rank():
             unmark_completed(self.output)
         if self.first_step == self._total_steps:
@@ -94,9 +101,15 @@ class TrainingRun:
         return self._saving is not None and self._saving.stopped
 
     def finish(self) -> None:
-        """Leave the mark of a complete run."""
+        """Leave the mark of a complete run, and say what it made. Raises InputError if a step was not made."""
+        done = self._saving.saved_step if self._saving else self.first_step
+        if done != self._total_steps:
+            raise InputError(f"{self.root}: the run ended after step {done} of {self._total_steps}; it is not complete")
         if is_first_rank():
             mark_completed(self.output, self._total_steps)
+            counts = f"; {self._saving.parameters()}" if self._saving else ""
+            folder = self.root / checkpoints.folder_name(self._total_steps)
+            print(f"completed: {self._total_steps} steps; saved in {folder}{counts}", flush=True)
 
 
 def _find(root: Path, asked: bool | str) -> Path | None:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
 STATE, MANIFEST = "state.json", "manifest.json"
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_(\d{8,15})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_NAME = 255  # bytes
 
 # Writes its files into the folder it is given.
 Writer = Callable[[Path], Any]
@@ -66,20 +68,41 @@ def newest(root: Path) -> Path | None:
         try:
             verify(folder)
         except InputError as error:
-            logger.warning("%s; it is passed over", error)
+            logger.warning("%s; it is skipped", error)
         else:
             return folder
     return None
 
 
 def verify(folder: Path) -> None:
-    """Raise InputError naming the first file that is missing or whose checksum is not that of the manifest."""
-    for name, wanted in _read_json(folder / MANIFEST).items():
+    """Raise InputError naming the first file that is missing or whose checksum is not that of the manifest.
+
+    The manifest must name the state and every file of weights that is there; what else was put beside them may stay.
+    """
+    sums = _read_manifest(folder)
+    for name, wanted in sums.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{file}: is missing: the checkpoint is damaged")
+            raise InputError(f"{file}: not found; the checkpoint is damaged")
         if _sha256(file) != wanted:
-            raise InputError(f"{file}: its checksum is not the manifest's: the checkpoint is damaged")
+            raise InputError(f"{file}: its checksum is not the manifest's; the checkpoint is damaged")
+    if type(read_state(folder).get("step")) is not int:
+        raise InputError(f"{folder / STATE}: does not tell the step; the checkpoint is damaged")
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """The sha256 of each file by its name."""
+    path = folder / MANIFEST
+    sums = _read_json(path)
+    for name, wanted in sums.items():
+        if name != Path(name).name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise InputError(f"{path}: {quote(name)} is not a file name; the checkpoint is damaged")
+        if not isinstance(wanted, str) or not _SHA256.fullmatch(wanted):
+            raise InputError(f"{path}: {quote(wanted)} is not a checksum; the checkpoint is damaged")
+    for name in (STATE, *sorted(file.name for file in folder.glob("*.safetensors"))):
+        if name not in sums:
+            raise InputError(f"{path}: does not list {name}; the checkpoint is damaged")
+    return sums
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -93,8 +116,6 @@ def _step_of(folder: Path) -> int:
 
 def _rotate(root: Path, step: int, keep: int) -> None:
     """Later checkpoints, which a run passes over that goes on from an earlier one, neither go nor count."""
-    for left in root.glob("step_*.partial"):  # by a run that was killed while it wrote
-        shutil.rmtree(left)
     for folder in [folder for folder in all_of(root) if _step_of(folder) <= step][keep:]:
         (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look whole
         shutil.rmtree(folder)
@@ -106,8 +127,11 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); the checkpoint is damaged") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class StepFeed:
         self.weighting: LossWeighting = weighting
 
     def __len__(self) -> int:
-        return self.plan.total_steps - self.first_step
+        return max(self.plan.total_steps - self.first_step, 0)  # a run that has fewer steps than are done is refused
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         try:

@@ -1,50 +1,131 @@
-"""What a training run and a checkpoint that it goes on from must have in common."""
+"""What a training run and a checkpoint that it resumes from must have in common, and what of a run may change.
+
+A run's identity is what its steps take: the encoded samples in their order, in rows, and how their losses are weighed.
+That is compared as a digest; the settings that lead to it are kept too, to name what differs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ms_impl.data.batch_plan import BatchPlan
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 
-_SPEAKING = {
+_KEYS = {
     "epochs": "runner_config.epochs",
     "rows_per_step": "ranks × runner_config.batch_size × gradient_accumulation_steps",
     "row_length": "max_length",
     "image_slots": "modal_content_padding_size",
     "shuffle": "data_loader.shuffle",
     "schedule_steps": "lr_schedule.total_steps",
+    "pixels": "modal_content_transforms",
 }
+# What of a YAML a resumed run may have otherwise; differences are printed.
+_FREE = ("optimizer", "lr_schedule", "grouped_lr_schedule", "runner_wrapper", "model.model_config", "context.mode")
+# Where files lie and how many threads read them changes no step.
+_OF_NO_MATTER = (
+    "config_file", "vocab_file", "annotation_file", "path", "dataset_dir", "num_parallel_workers", "prefetch_size",
+    "python_multiprocessing", "numa_enable", "batch_size",
+)  # fmt: skip
 _ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
+_TOLD = 10  # differences, in a message
+_SHAPE = {"files": dict, "settings": dict, "total_steps": int}  # of a state.json
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of a YAML that a checkpoint keeps, by dotted key: of the ``data``, and those that are ``free``."""
+    free = {key: value for section in _FREE for key, value in _leaves(_at(config, section), section)}
+    return {"data": dict(_leaves(config.get("train_dataset"), "train_dataset")), "free": free}
 
 
 def describe(
-    plan: BatchPlan, digests: Mapping[str, str], weighting: str, schedule_steps: Sequence[int]
+    plan: BatchPlan,
+    digests: Mapping[str, str],
+    weighting: str,
+    schedule_steps: Sequence[int],
+    pixels: Sequence[Any] = (),
+    kept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The order of the data and the length of the run and of its learning-rate schedules, as state.json keeps them."""
+    """A run's identity and settings, as state.json keeps them.
+
+    Args:
+        digests: the sha256 of each file of records, by its path.
+        schedule_steps: the lengths of the learning-rate schedules.
+        pixels: what is done to images after they are read.
+        kept: what ``settings_of`` says of the YAML.
+    """
     order = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}
-    settings = {**order, "schedule_steps": list(schedule_steps)}
-    return {"files": dict(digests), "settings": settings, "total_steps": plan.total_steps}
+    settings = {**order, "schedule_steps": list(schedule_steps), "pixels": list(pixels)}
+    identity = {"files": dict(digests), "settings": settings, "total_steps": plan.total_steps, "order": plan.digest()}
+    return json.loads(
+        json.dumps({**identity, **(kept or {"data": {}, "free": {}})})
+    )  # tuples as lists, as it is read back
 
 
-def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> None:
-    """Raise InputError, naming what differs, unless a run may go on from a checkpoint made by the run ``saved``.
+def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> list[str]:
+    """Raise InputError, naming what differs, unless a run may resume from a checkpoint made by the run ``saved``.
 
     The number of ranks may differ, as long as a step takes as many rows. Files may have moved.
+
+    Returns:
+        A line for each setting that differs and may.
     """
-    files = list(zip(run["files"].items(), saved["files"].items()))
-    for (path, digest), (_, before) in files:
-        if digest != before:
-            raise InputError(f"{path}: the file is not the one that {source} was trained on; begin a new run with it")
-    if len(run["files"]) != len(saved["files"]):
-        raise InputError(f"{source}: was trained on {len(saved['files'])} files, this run has {len(run['files'])}")
-    before = saved["settings"]
-    changed = {key: value for key, value in run["settings"].items() if value != before.get(key)}
+    for key, kind in _SHAPE.items():
+        if not isinstance(saved.get(key), kind):
+            raise InputError(f"{source}: its state.json has no '{key}'; the checkpoint is damaged")
+    _check_files(run["files"], saved["files"], source)
+    changed = _differences(run["settings"], {"pixels": run["settings"]["pixels"], **saved["settings"]}, _KEYS)
+    if "order" in saved and run["order"] != saved["order"]:
+        data = _differences(run["data"], saved.get("data") or {})
+        changed += data or ([] if changed else ["the samples as they are encoded"])
     if changed:
-        told = "; ".join(f"{_SPEAKING.get(key, key)}: {before.get(key)} → {value}" for key, value in changed.items())
-        raise InputError(f"{source}: cannot be gone on from, since settings of the run differ: {told}. {_ADVICE}")
+        told = "; ".join(changed[:_TOLD]) + (f" and {len(changed) - _TOLD} more" if len(changed) > _TOLD else "")
+        raise InputError(f"{source}: cannot be resumed, since settings of the run differ: {told}. {_ADVICE}")
     if run["total_steps"] != saved["total_steps"]:
         lengths = f"{saved['total_steps']} steps, this one has {run['total_steps']}"
         raise InputError(f"{source}: the run was one of {lengths}. {_ADVICE}")
+    return _differences({**run["data"], **run["free"]}, {**(saved.get("data") or {}), **(saved.get("free") or {})})
+
+
+def _check_files(run: Mapping[str, str], saved: Mapping[str, str], source: str) -> None:
+    for (path, digest), before in zip(run.items(), saved.values()):
+        if digest != before:
+            raise InputError(f"{path}: the file is not the one that {source} was trained on; begin a new run with it")
+    if len(run) != len(saved):
+        raise InputError(f"{source}: was trained on {len(saved)} files, this run has {len(run)}")
+
+
+def _differences(now: Mapping[str, Any], before: Mapping[str, Any], names: Mapping[str, str] = {}) -> list[str]:
+    if not before:  # saved by a version that did not keep them
+        return []
+    keys = [*now, *(key for key in before if key not in now)]
+    differ = [key for key in keys if now.get(key) != before.get(key)]
+    return [f"{names.get(key, key)}: {_shown(before.get(key))} → {_shown(now.get(key))}" for key in differ]
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else value[:100] if isinstance(value, str) else quote(value)
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every setting below ``key`` that is no section."""
+    if key.rpartition(".")[2] in _OF_NO_MATTER and not isinstance(value, list):
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    elif isinstance(value, list) and any(isinstance(element, Mapping) for element in value):
+        for number, element in enumerate(value):
+            yield from _leaves(element, f"{key}[{number}]")
+    elif isinstance(value, bool | int | float | str | list) and not key.endswith("annotation_file"):
+        yield key, value  # objects are MindFormers' own additions

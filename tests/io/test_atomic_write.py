@@ -55,17 +55,69 @@ with atomic_write.atomic_write(Path(sys.argv[1])) as partial:
     (partial / "inside").write_text("half")
     if sys.argv[2] == "writing":
         os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[2] == "waiting":
+        print("writes", flush=True)
+        input()
 """
 
 
 @pytest.mark.parametrize("moment", ["writing", "swapping"])
-def test_the_run_after_a_killed_one_tidies_up(tmp_path, moment):
+@pytest.mark.parametrize("next_target", ["out", "another"])
+def test_the_run_after_a_killed_one_tidies_up(tmp_path, moment, next_target):
+    """Whatever it writes in that directory."""
     target = tmp_path / "out"
     fill(target, "directory", "old")
     killed = subprocess.run([sys.executable, "-c", KILLED, target, moment])
     assert killed.returncode == -signal.SIGKILL
-    assert len(os.listdir(tmp_path)) == 2
-    with atomic_write(target) as partial:
+    assert target.exists() == (moment == "writing")
+    with atomic_write(tmp_path / next_target) as partial:
         assert content_of(target) == "old"
         fill(partial, "directory", "new")
-    assert content_of(target) == "new" and os.listdir(tmp_path) == ["out"]
+    assert content_of(tmp_path / next_target) == "new" and set(os.listdir(tmp_path)) == {"out", next_target}
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, target, "waiting"]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "writes\n"
+    with atomic_write(target) as partial:
+        fill(partial, "directory", "mine")
+    assert content_of(target) == "mine"
+    other.communicate("\n")
+    assert other.returncode == 0 and content_of(target) == "half" and os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["out.partial", "out.replaced", ".out.partial", ".out.x.writing"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_files_of_others_are_never_removed(tmp_path, kind, name):
+    target = tmp_path / "out"
+    fill(tmp_path / name, kind, "precious")
+    fill(target, "directory", "old")
+    for content in ("first", "second"):
+        with atomic_write(target) as partial:
+            fill(partial, "directory", content)
+        assert content_of(tmp_path / name) == "precious"
+    with pytest.raises(OSError), atomic_write(target):
+        raise OSError
+    assert content_of(tmp_path / name) == "precious" and set(os.listdir(tmp_path)) == {"out", name}
+
+
+def test_a_swap_that_fails_puts_the_old_one_back(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    fill(target, "directory", "old")
+
+    def fail(*paths):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError), atomic_write(target) as partial:
+        fill(partial, "directory", "new")
+    assert content_of(target) == "old" and os.listdir(tmp_path) == ["out"]
+
+
+def test_long_names_are_written_too(tmp_path):
+    target = tmp_path / ("n" * 250)
+    with atomic_write(target) as partial:
+        partial.write_text("x")
+    assert os.listdir(tmp_path) == [target.name]

@@ -1,7 +1,11 @@
 """The folders that a run can go on from."""
 
+import hashlib
+import json
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -58,17 +62,67 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage)
     assert str(file) in caplog.text
 
 
+HASH = "0" * 64
+MANIFESTS = {
+    "empty": lambda sums: {},
+    "not all weights": lambda sums: {"state.json": sums["state.json"]},
+    "a list as checksum": lambda sums: {**sums, "weights.safetensors": [HASH]},
+    "a number as checksum": lambda sums: {**sums, "weights.safetensors": 10**30},
+    "a name too long": lambda sums: {**sums, "n" * 5000: HASH},
+    "a name with NUL": lambda sums: {**sums, "a\0b": HASH},
+    "a path": lambda sums: {**sums, "../7": HASH},
+    "a directory": lambda sums: {**sums, ".": HASH},
+}
+
+
+@pytest.mark.parametrize("damage", [*MANIFESTS, "deep", "digits", "directory", "no step"])
+def test_a_damaged_manifest_or_state_is_skipped(tmp_path, caplog, damage):
+    """By resuming as by asking for the checkpoint by name: an InputError, never another exception."""
+    whole, damaged = (
+        checkpoints.save(tmp_path, step, [lambda folder: (folder / "weights.safetensors").touch()], {}, 3)
+        for step in (7, 14)
+    )
+    manifest = damaged / "manifest.json"
+    sums = json.loads(manifest.read_text())
+    if damage in MANIFESTS:
+        manifest.write_text(json.dumps(MANIFESTS[damage](sums)))
+    elif damage == "directory":
+        manifest.unlink()
+        manifest.mkdir()
+    elif damage == "no step":
+        (damaged / "state.json").write_text("{}")
+        digest = hashlib.sha256(b"{}").hexdigest()
+        manifest.write_text(json.dumps({**sums, "state.json": digest}))
+    else:
+        manifest.write_text("[" * 100_000 if damage == "deep" else '{"weights.safetensors": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match="damaged"):
+        checkpoints.verify(damaged)
+    assert checkpoints.newest(tmp_path) == whole
+    assert str(damaged) in caplog.text and "skipped" in caplog.text
+
+
+def test_a_file_put_beside_a_checkpoint_does_no_harm(tmp_path):
+    folder = save(tmp_path, 7)
+    (folder / "generation_config.json").write_text("{}")
+    assert checkpoints.newest(tmp_path) == folder
+
+
 def test_what_a_kill_leaves_behind_is_not_a_checkpoint(tmp_path):
-    """Killed while it writes, a run leaves a folder of another name; while it rotates, one without manifest."""
+    """Killed while it writes, a run leaves a directory of another name; while it rotates, one without manifest."""
     whole = save(tmp_path, 7)
-    (tmp_path / "step_00000014.partial").mkdir()
-    (tmp_path / "step_00000014.partial/weights").write_bytes(b"w")
+    killed = f"""
+import os, signal
+from pathlib import Path
+from ms_impl.train import checkpoints
+checkpoints.save(Path({str(tmp_path)!r}), 14, [lambda folder: os.kill(os.getpid(), signal.SIGKILL)], {{}}, 3)
+"""
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
     half_removed = save(tmp_path, 21)
     (half_removed / "manifest.json").unlink()
     assert checkpoints.newest(tmp_path) == whole
-    (tmp_path / "step_00000028.partial").mkdir()
     again = save(tmp_path, 14, b"new")
-    assert checkpoints.newest(tmp_path) == again and not list(tmp_path.glob("*.partial"))
+    assert checkpoints.newest(tmp_path) == again
+    assert {path.name for path in tmp_path.iterdir()} == {whole.name, again.name, half_removed.name}
 
 
 def test_a_writer_that_fails_leaves_the_old_one(tmp_path):
