@@ -142,18 +142,19 @@ def test_when_msrun_fails_no_log_of_an_earlier_run_is_shown(tmp_path):
 SLEEP = "time.sleep(60)\n"
 SAVE = """
 import signal
-def save(*_):
+def save(number, _):
     time.sleep(1)
-    open(f"saved_{rank}", "w").close()
+    open(f"saved_{rank}_{signal.Signals(number).name}", "w").close()
     sys.exit(0)
 if role == "MS_WORKER":
-    signal.signal(signal.SIGTERM, save)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, save)
     time.sleep(60)
 else:
     while len([name for name in os.listdir() if name.startswith("saved")]) < 2:
         time.sleep(0.1)
 """
-DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
+DEAF = "import signal\nfor name in ('TERM', 'INT'):\n    signal.signal(signal.Signals['SIG' + name], signal.SIG_IGN)\n" + SLEEP
 
 
 @pytest.fixture
@@ -184,11 +185,13 @@ def test_a_signal_ends_workers_that_do_not_know_it(started, number):
     assert not any(alive(pid) for pid in pids)
 
 
-def test_workers_that_save_and_leave_when_asked_end_the_run_with_status_0(started, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_workers_that_save_and_leave_when_asked_end_the_run_with_status_0(started, tmp_path, number):
+    """They are asked by the signal that was sent, and can say so."""
     launcher, pids = started(SAVE)
-    launcher.terminate()
+    launcher.send_signal(number)
     assert launcher.wait(20) == 0
-    assert len(list(tmp_path.glob("saved_*"))) == 2
+    assert {path.name for path in tmp_path.glob("saved_*")} == {f"saved_{rank}_{number.name}" for rank in range(2)}
     assert not any(alive(pid) for pid in pids)
 
 

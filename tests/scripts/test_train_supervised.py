@@ -28,7 +28,11 @@ if "done" in word:
 if "hang" in word:
     time.sleep(60)
 if "stop" in word:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    def stop(number, frame):
+        (out / "stopped_by").write_text(signal.Signals(number).name)
+        sys.exit(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     time.sleep(60)
 if "killed" in word:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,13 +117,16 @@ def test_the_command_must_say_where_its_checkpoints_are(tmp_path):
     assert run.returncode == 2 and "error: the command to start lacks --output_dir" in run.stderr
 
 
-@pytest.mark.parametrize(("plan", "status"), [("stop", 0), ("hang", 128 + signal.SIGTERM)])
-def test_a_signal_is_passed_on_and_ends_the_attempts(supervise, tmp_path, plan, status):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("plan", ["stop", "hang"])
+def test_a_signal_is_passed_on_and_ends_the_attempts(supervise, tmp_path, plan, number):
     supervisor = subprocess.Popen(command(plan), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     pid = wait_for_pid(tmp_path)
     time.sleep(0.5)
-    supervisor.terminate()
-    assert supervisor.wait(20) == status
+    supervisor.send_signal(number)
+    assert supervisor.wait(20) == (0 if plan == "stop" else 128 + number)
+    if plan == "stop":
+        assert (tmp_path / "out/stopped_by").read_text() == number.name
     assert len(attempts(tmp_path)) == 1 and not alive(pid)
 
 
@@ -140,6 +147,20 @@ def test_workers_are_started_again_on_another_port(supervise, tmp_path):
     assert len(set(ports)) == 2
     assert {path.name for path in (tmp_path / "out/msrun_log").iterdir()} == {"attempt_1", "attempt_2"}
     assert (tmp_path / "out/msrun_log/attempt_2/worker_1.log").exists()
+
+
+def test_a_second_supervisor_is_refused_and_disturbs_nothing(supervise, tmp_path):
+    """Between the attempts of the first, too; the second one would take away its mark and its attempts."""
+    first = subprocess.Popen(command("hang"), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_pid(tmp_path)
+        (tmp_path / "out/completed.json").write_text("{}")
+        second = supervise("done")
+        assert second.returncode == 2 and f"process {first.pid} on" in second.stderr
+        assert (tmp_path / "out/completed.json").exists() and len(attempts(tmp_path)) == 1
+    finally:
+        first.kill()
+        first.wait()
 
 
 def wait_for_pid(folder: Path) -> int:
