@@ -154,7 +154,10 @@ else:
     while len([name for name in os.listdir() if name.startswith("saved")]) < 2:
         time.sleep(0.1)
 """
-DEAF = "import signal\nfor name in ('TERM', 'INT'):\n    signal.signal(signal.Signals['SIG' + name], signal.SIG_IGN)\n" + SLEEP
+DEAF = (
+    "import signal\nfor name in ('TERM', 'INT'):\n    signal.signal(signal.Signals['SIG' + name], signal.SIG_IGN)\n"
+    + SLEEP
+)
 
 
 @pytest.fixture
