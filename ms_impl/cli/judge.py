@@ -125,6 +125,11 @@ class _Lengths:
     def epoch(self, number: int, seed: int) -> np.ndarray:
         return self.checker.conversations.epoch(number, seed)  # type: ignore[attr-defined]  # a Mixture
 
+    @property
+    def digests(self) -> np.ndarray:
+        """Not needed to count steps."""
+        raise NotImplementedError
+
     def record(self, index: int) -> str:
         return self.checker.conversations.name(index)
 
@@ -147,7 +152,9 @@ def _judge_eval_data(settings: Settings) -> None:
     """Read the data sets of ``eval_dataset`` as an evaluation does. Raises InputError for the first that is broken."""
     family = family_of(settings)
     folder = _beside_weights(settings)
-    generation = GenerationConfig.from_directory(folder).changed(**lookup(settings, "model.generation_config") or {})
+    generation = GenerationConfig.for_checkpoint(
+        Path(settings.get("load_checkpoint") or folder), Path(lookup(settings, _CONFIG))
+    ).changed(**lookup(settings, "model.generation_config") or {})
     asked = data_sets(settings["eval_dataset"]) if settings.get("eval_dataset") else []
     if not asked:
         return

@@ -127,7 +127,7 @@ class BatchPlan:
         return epoch + (row - start) / (self._epoch_ends[epoch] - start)
 
     def digest(self) -> str:
-        """A name for all rows of the run, in order: sha256 over the digests of their dialogues, and where rows begin."""
+        """A name for all rows of the run, in order: sha256 over their dialogues' digests, and where rows begin."""
         whole = hashlib.sha256(self._starts.tobytes())
         for start in range(0, len(self._members), _DIGESTED_AT_ONCE):
             members = self._members[start : start + _DIGESTED_AT_ONCE]

@@ -1,7 +1,7 @@
 """Output that appears under its name only when it is complete.
 
-While it is written it lies in a hidden directory of its own beside the target, ``.NAME.RANDOM.writing``, with a lock that
-tells whether its process lives. Nothing else is ever removed, so that no file of the user's can be in the way.
+While it is written it lies in a hidden directory of its own beside the target, ``.NAME.RANDOM.writing``, with a lock
+that tells whether its process lives. Nothing else is ever removed, so that no file of the user's can be in the way.
 """
 
 from __future__ import annotations

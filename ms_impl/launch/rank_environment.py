@@ -1,7 +1,7 @@
 """What the environment says of ranks, made to agree with ``use_parallel`` before any framework reads it.
 
-MindFormers falls back on RANK_ID and RANK_SIZE where no communicator was set up, so that what an earlier job has left in
-a shell would have one process train on a part of the data. No framework is imported here.
+MindFormers falls back on RANK_ID and RANK_SIZE where no communicator was set up, so that what an earlier job has left
+in a shell would have one process train on a part of the data. No framework is imported here.
 """
 
 from __future__ import annotations

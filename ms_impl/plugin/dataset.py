@@ -55,7 +55,7 @@ class ConversationDataset(BaseDataset):
             python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
         )
         dataset.feed, dataset.plan = feed, feed.plan
-        dataset.pixels = _normalisation(dataset_config.get("modal_content_transforms"))
+        dataset.pixels = _normalisation(dataset_config)
         return dataset
 
 
@@ -77,8 +77,7 @@ def _feed(
 def _template(config: Mapping[str, Any], model: ModelSection) -> Any:
     """The family's own class for ``model_transform_template``."""
     transform = config["modal_to_text_transform"]
-    normalise = config["modal_content_transforms"][-1]
-    mean, std = tuple(normalise["mean"]), tuple(normalise["std"])  # done in one go when an image is read
+    mean, std = _normalisation(config)
     tokenizer = build_tokenizer(config["tokenizer"], default_args={"num_queries": model.config.num_queries})
     return build_transforms(
         transform["model_transform_template"],
@@ -86,3 +85,9 @@ def _template(config: Mapping[str, Any], model: ModelSection) -> Any:
             "tokenizer": tokenizer, "model": model, "max_length": transform["max_length"], "mean": mean, "std": std,
         },
     )  # fmt: skip
+
+
+def _normalisation(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the colours, which are taken off in one go when an image is read."""
+    normalise = config["modal_content_transforms"][-1]
+    return tuple(normalise["mean"]), tuple(normalise["std"])

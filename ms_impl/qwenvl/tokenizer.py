@@ -92,7 +92,7 @@ class QwenVLTokenizer:
         return self._encode(text, IMAGE_TAGS)
 
     def encode_text(self, text: str) -> list[int]:
-        """The same where nothing is an image: ``<img>`` and ``</img>`` are letters, as in an answer that speaks of them."""
+        """The same where nothing is an image: ``<img>`` and ``</img>`` are letters, as in an answer that tells of them."""  # noqa: E501
         return self._encode_words(unicodedata.normalize("NFC", text), GROUNDING_TAGS)
 
     def decode(

@@ -34,7 +34,7 @@ Run = Callable[[Any], None]
 RIGHT, REFUSED, FAULT = b"R", b"I", b"F"
 _STARTED = b"S"
 _MESSAGE = struct.Struct("<cQI")  # what happened, seed, bytes of text that follow
-LEFTOVERS = ("*.partial", "*.replaced", "*.tmp")
+LEFTOVERS = (".*.writing", "*.partial", "*.replaced", "*.tmp")
 MESSAGE_LIMIT = 4000  # characters of an error; longer ones quote their input unbounded
 
 

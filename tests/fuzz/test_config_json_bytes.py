@@ -38,7 +38,7 @@ def run(folder):
     assert config.ntk_alpha(1) >= 1.0 and config.ntk_alpha(config.max_position_embeddings) >= 1.0
     assert config.visual.grid >= 1 and config.visual.head_dim >= 1 and config.visual.resampler_heads >= 1
     assert family.resolve("config").from_dict(config.to_dict()) == config
-    generation = GenerationConfig.from_directory(folder)
+    generation = GenerationConfig.for_checkpoint(folder, folder / "config.json")
     assert all(type(token) is int for token in generation.eos_token_ids)
 
 
