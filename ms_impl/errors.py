@@ -52,7 +52,9 @@ def itemised(*kinds: Sequence[str], limit: int = 5) -> str:
     """Faults as a message lists them, a line each: the first few of each kind, and how many more of it there are."""
     lines = []
     for faults in kinds:
-        lines += [fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…" for fault in faults[:limit]]
+        lines += [
+            fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…" for fault in faults[:limit]
+        ]
         if len(faults) > limit:
             lines.append(f"… and {len(faults) - limit:,} more that are {faults[0].partition(':')[0]}")
     return "".join(f"\n  {line}" for line in lines)
