@@ -35,8 +35,12 @@ class ChatTokenizer(Protocol):
 
 def message_ids(tokenizer: ChatTokenizer, role: str, content: str) -> list[int]:
     """``<|im_start|>`` role, newline, content, ``<|im_end|>``, newline."""
-    head, body, newline = (tokenizer.encode_message(text) for text in (f"{role}\n", content, "\n"))
-    return [tokenizer.im_start_id, *head, *body, tokenizer.im_end_id, *newline]
+    return framed_ids(tokenizer, role, tokenizer.encode_message(content))
+
+
+def framed_ids(tokenizer: ChatTokenizer, role: str, body: Sequence[int]) -> list[int]:
+    """The same around a content that is token ids already."""
+    return [*opening_ids(tokenizer, role), *body, tokenizer.im_end_id, *tokenizer.encode_message("\n")]
 
 
 def opening_ids(tokenizer: ChatTokenizer, role: str) -> list[int]:

@@ -9,17 +9,22 @@ from ms_impl.errors import InputError
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 
-_TAGGED = re.compile(r"<(img|ref|box|quad)>(.*?)</\1>", re.DOTALL)
-_IMAGE = re.compile(f"{IMAGE_START}(.*?){IMAGE_END}", re.DOTALL)
+_OPENING = re.compile("<(img|ref|box|quad)>")
 _SHOWN = 60  # characters of an excerpt in an error
 
 
 def split_tags(text: str) -> list[tuple[str, str]]:
     """Cut text into (tag, content) in order; what lies between tags, or in a tag never closed, is tagged ``text``."""
     pieces, end = [], 0
-    for match in _TAGGED.finditer(text):
-        pieces += [("text", text[end : match.start()]), (match[1], match[2])]
-        end = match.end()
+    position, unclosed = 0, set()
+    while opening := _OPENING.search(text, position):
+        tag, position = opening[1], opening.end()
+        close = -1 if tag in unclosed else text.find(f"</{tag}>", position)
+        if close < 0:
+            unclosed.add(tag)  # none of its kind is closed from here on: the text is searched for it once
+            continue
+        pieces += [("text", text[end : opening.start()]), (tag, text[position:close])]
+        end = position = close + len(f"</{tag}>")
     pieces.append(("text", text[end:]))
     return [(tag, content) for tag, content in pieces if content or tag != "text"]
 
@@ -31,11 +36,12 @@ def split_images(text: str) -> list[tuple[str, str]]:
     """
     text = unicodedata.normalize("NFC", text)
     pieces, end = [], 0
-    for match in _IMAGE.finditer(text):
-        pieces += [("text", text[end : match.start()]), ("img", _path(match[1]))]
-        end = match.end()
-    if IMAGE_START in text[end:]:
-        raise InputError(f"Unclosed image token: {IMAGE_START} without {IMAGE_END} in {shorten(text[end:])!r}")
+    while (start := text.find(IMAGE_START, end)) >= 0:
+        close = text.find(IMAGE_END, start)
+        if close < 0:
+            raise InputError(f"Unclosed image token: {IMAGE_START} without {IMAGE_END} in {shorten(text[start:])!r}")
+        pieces += [("text", text[end:start]), ("img", _path(text[start + len(IMAGE_START) : close]))]
+        end = close + len(IMAGE_END)
     return [(tag, content) for tag, content in [*pieces, ("text", text[end:])] if content]
 
 

@@ -35,13 +35,18 @@ class Answer:
         return self.ids[self.begin :]
 
     @property
+    def count(self) -> int:
+        """How many tokens were generated."""
+        return len(self.ids) - self.begin
+
+    @property
     def stopped(self) -> bool:
         """Whether it ends in a stop word."""
-        return any(ends_with(self.tokens, stop) for stop in self.stops)
+        return any(len(stop) <= self.count and ends_with(self.ids, stop) for stop in self.stops)
 
     @property
     def finished(self) -> bool:
-        return self.stopped or len(self.tokens) >= self.max_new_tokens
+        return self.stopped or self.count >= self.max_new_tokens
 
     def extend(self, logits: np.ndarray) -> int:
         """Append the next token, picked from logits [vocab], and return it."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 
 import tiktoken
@@ -15,11 +17,13 @@ import tiktoken
 from ms_impl.data.chatml import ImageSlots
 from ms_impl.data.tags import IMAGE_END, IMAGE_START, shorten, split_images
 from ms_impl.errors import InputError
+from ms_impl.qwenvl.detokenizer import BYTES, Detokenizer, pieces
 
 END_OF_TEXT, MESSAGE_START, MESSAGE_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_PAD = "<imgpad>"
 # The tags that stay special inside a message, in the order of their ids.
-IMAGE_TAGS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", IMAGE_START, IMAGE_END, IMAGE_PAD)
+GROUNDING_TAGS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
+IMAGE_TAGS = (*GROUNDING_TAGS, IMAGE_START, IMAGE_END, IMAGE_PAD)
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     MESSAGE_START,
@@ -41,7 +45,6 @@ _WORDS = "|".join(
     )
 )
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
-_BYTES = 256
 
 
 class QwenVLTokenizer:
@@ -60,7 +63,7 @@ class QwenVLTokenizer:
         ranks = _read_ranks(Path(vocab_file))
         self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
         self._bpe = tiktoken.Encoding("qwen", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens)
-        self._image_tag_ids = frozenset(self.special_tokens[tag] for tag in IMAGE_TAGS)
+        self._grounding_ids = frozenset(self.special_tokens[tag] for tag in GROUNDING_TAGS)
         self.eod_id = self.special_tokens[END_OF_TEXT]
         self.pad_id = self.eod_id
         self.im_start_id = self.special_tokens[MESSAGE_START]
@@ -88,20 +91,41 @@ class QwenVLTokenizer:
         """
         return self._encode(text, IMAGE_TAGS)
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False, keep_image_special: bool = False) -> str:
-        """Text of token ids; an image's slots become its path.
+    def encode_text(self, text: str) -> list[int]:
+        """The same where nothing is an image: ``<img>`` and ``</img>`` are letters, as in an answer that speaks of them."""
+        return self._encode_words(unicodedata.normalize("NFC", text), GROUNDING_TAGS)
 
-        Bytes that are not UTF-8, and ids that no token has, become U+FFFD. ``keep_image_special`` exempts the image,
-        ref, box and quad tags from ``skip_special_tokens``. Two departures from the original, which raises: a path that
-        fills all slots is decoded, and tags that enclose no path (a model may generate any) are decoded one by one.
+    def decode(
+        self,
+        ids: int | Iterable[int],
+        skip_special_tokens: bool = False,
+        keep_image_special: bool = False,
+        errors: str = "replace",
+    ) -> str:
+        """Text of one token id or several; an image's slots become its path.
+
+        Bytes that are not UTF-8, and ids that no token has, become U+FFFD, or what ``errors`` says, as in
+        ``bytes.decode``. ``keep_image_special`` exempts the ref, box and quad tags from ``skip_special_tokens``; not
+        ``<img>``, ``</img>`` and ``<imgpad>``, whatever its name says: so in the original. Two departures from it,
+        where it raises: a path that fills all slots is decoded, and tags that enclose no path (a model may generate
+        any) are decoded one by one.
         """
-        kept = self._image_tag_ids if keep_image_special else frozenset()
-        pieces = (
+        ids = [ids] if isinstance(ids, Integral) else ids
+        kept = self._grounding_ids if keep_image_special else frozenset()
+        found = (
             piece
-            for token, piece in self._pieces([int(token) for token in ids])
+            for token, piece in pieces(self, map(int, ids))
             if token < self.eod_id or token in kept or not skip_special_tokens
         )
-        return b"".join(pieces).decode("utf-8", errors="replace")
+        return b"".join(found).decode("utf-8", errors=errors)
+
+    def detokenizer(self) -> Detokenizer:
+        """What decodes an answer token by token."""
+        return Detokenizer(self)
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes of one token; those of U+FFFD for an id that no token has."""
+        return self._bpe.decode_single_token_bytes(token) if 0 <= token < self.vocab_size else _UNKNOWN
 
     def find_images(self, ids: Sequence[int]) -> list[ImageSlots]:
         """The images of a token sequence, in order. Raises InputError where ``<img>`` is not followed by its slots."""
@@ -151,24 +175,9 @@ class QwenVLTokenizer:
         slots = list(ids[column:end])
         length = slots.index(self.image_pad_id) if self.image_pad_id in slots else len(slots)
         path, padding = slots[:length], slots[length:]
-        if any(not 0 <= slot < _BYTES for slot in path) or any(slot != self.image_pad_id for slot in padding):
+        if any(not 0 <= slot < BYTES for slot in path) or any(slot != self.image_pad_id for slot in padding):
             return None
         return bytes(path)
-
-    def _pieces(self, ids: list[int]) -> Iterator[tuple[int, bytes]]:
-        """Token ids with their bytes; an image path comes in one piece, under the id of its first byte."""
-        position = 0
-        while position < len(ids):
-            token = ids[position]
-            position += 1
-            yield token, self._bytes_of(token)
-            path = self._path_at(ids, position) if token == self.image_start_id else None
-            if path:
-                yield path[0], path
-                position += self.num_queries
-
-    def _bytes_of(self, token: int) -> bytes:
-        return self._bpe.decode_single_token_bytes(token) if 0 <= token < self.vocab_size else _UNKNOWN
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
@@ -181,11 +190,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     for number, line in enumerate(lines, start=1):
         if line:
             _add_rank(ranks, line, f"{path}: line {number}")
-    missing = [byte for byte in range(_BYTES) if bytes([byte]) not in ranks]
+    missing = [byte for byte in range(BYTES) if bytes([byte]) not in ranks]
     if missing:
         raise InputError(
             f"{path}: line {len(lines)}: the file ends after {len(ranks)} tokens, without a token for each of the "
-            f"{_BYTES} bytes ({len(missing)} missing); it is not a whole vocabulary file"
+            f"{BYTES} bytes ({len(missing)} missing); it is not a whole vocabulary file"
         )
     return ranks
 

@@ -43,7 +43,7 @@ def test_without_stop(tokens, expected):
 
 def pieces(tokenizer, tokens, stops) -> tuple[list[str], str]:
     """What each token adds, and what the end adds."""
-    stream = TextStreamer(stops, tokenizer.decode)
+    stream = TextStreamer(stops, tokenizer.detokenizer())
     return [stream.add(token) for token in tokens], stream.finish()
 
 

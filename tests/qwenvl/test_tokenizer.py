@@ -53,9 +53,21 @@ def test_a_path_that_fills_all_slots_decodes(tokenizer, tokenizer_cases):
 
 
 def test_skipping_specials_keeps_the_path(tokenizer):
-    ids = tokenizer.encode("a<img>dir/é.png</img>b<|im_end|>")
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "adir/é.pngb"
-    assert tokenizer.decode(ids, skip_special_tokens=True, keep_image_special=True) == "a<img>dir/é.png</img>b"
+    """``keep_image_special`` keeps ref, box and quad, as the original does, and no image tag."""
+    text = "a<img>dir/é.png</img>b<ref>c</ref><box>(1,2),(3,4)</box><quad>q</quad><|im_end|>"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "adir/é.pngbc(1,2),(3,4)q"
+    kept = tokenizer.decode(ids, skip_special_tokens=True, keep_image_special=True)
+    assert kept == "adir/é.pngb<ref>c</ref><box>(1,2),(3,4)</box><quad>q</quad>"
+    assert tokenizer.decode(ids, keep_image_special=True) == text
+    lone = [tokenizer.image_start_id, tokenizer.image_pad_id, tokenizer.image_end_id]
+    assert tokenizer.decode(lone, skip_special_tokens=True, keep_image_special=True) == ""
+
+
+def test_decoding_one_id_and_bytes_that_are_no_text(tokenizer):
+    half = tokenizer.encode("𒀀")[0]
+    assert tokenizer.decode(tokenizer.encode("user")[0]) == "user"
+    assert (tokenizer.decode(half), tokenizer.decode([half], errors="ignore")) == ("\ufffd", "")
 
 
 def test_path_is_one_id_per_byte(tokenizer):
