@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from mindspore import nn
 
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
+from ms_impl.errors import InputError, quote
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decode import DecoderPool
 from ms_impl.generate.decoding import Answer, StopWords, grow, samplers
 from ms_impl.generate.text import TextStreamer
 
-Turn = tuple[str, str]
+Turn = tuple[str, str | None]
 History = list[Turn]
 Query = str | Sequence[dict[str, Any]]
 
@@ -82,27 +84,37 @@ class GenerationMixin:
         stream: bool | Callable[[str], None] = False,
         seed: int | None = None,
         dataset_dir: str | os.PathLike | None = None,
+        stop_words_ids: StopWords | None = None,
         **changes: Any,
     ) -> tuple[str, History] | Generator[str, None, tuple[str, History]]:
         """One turn of a conversation: the answer, and the history with this turn added.
 
         Args:
-            query: text, or a list such as ``[{"image": path}, {"text": question}]``.
-            history: (query, answer) pairs, oldest first. The raw format of base models has none.
+            query: text, or a list such as ``[{"image": path or PIL image}, {"text": question}]``.
+            history: (query, answer) pairs, oldest first; an answer may be None. The raw format of base models has none.
+                What an earlier answer says of images that cannot be shown is text, with a warning.
             system: the system message; the raw format has none.
             stream: a function gets the pieces of the answer as they come. True returns a generator of them, which
                 itself returns (answer, history). The pieces joined are the answer.
+            stop_words_ids: further token sequences that end the answer, and stay in its text, as in the original.
             changes: generation settings that differ from the model's own, such as ``do_sample=False``.
 
         Raises:
             InputError: as ``generate``, or for an unknown setting.
         """
         generation = self.generation.changed(**changes)
-        stops = stop_sequences(processor, generation)
+        stops, more_stops = stop_sequences(processor, generation), _checked(stop_words_ids)
         query = processor.query_text(query)
-        turn = processor.encode_turn(query, history, system, generation.chat_format, generation.max_window_size)
-        steps = self._steps(processor, [turn], generation, stops, seed, dataset_dir)
-        pieces = _converse(steps, TextStreamer(stops, processor.tokenizer.decode), query, history or ())
+        turn = processor.encode_turn(
+            query,
+            history,
+            system,
+            generation.chat_format,
+            generation.max_window_size,
+            unshowable=lambda path: processor.unshowable(path, dataset_dir),
+        )
+        steps = self._steps(processor, [turn], generation, [*stops, *more_stops], seed, dataset_dir)
+        pieces = _converse(steps, TextStreamer(stops, processor.tokenizer.detokenizer()), query, history or ())
         return pieces if stream is True else _exhaust(pieces, stream or None)
 
     def _steps(
@@ -127,6 +139,17 @@ class GenerationMixin:
 def stop_sequences(processor: Any, generation: GenerationConfig) -> list[list[int]]:
     """All token sequences that end an answer."""
     return processor.stop_words(generation.chat_format) + [[token] for token in generation.eos_token_ids]
+
+
+def _checked(stop_words_ids: Any) -> list[list[int]]:
+    """Stop words of a caller. Raises InputError for what is not a list of token sequences."""
+    try:
+        stops = [[index(token) for token in stop] for stop in stop_words_ids or ()]
+    except TypeError as error:
+        raise InputError(f"stop_words_ids must be a list of lists of token ids, not {quote(stop_words_ids)}") from error
+    if not all(stops):
+        raise InputError("stop_words_ids: a stop word without a token would end every answer; remove it")
+    return stops
 
 
 def _converse(

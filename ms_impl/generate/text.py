@@ -72,6 +72,9 @@ class TextStreamer:
         """How many of the last tokens may be, or are, a stop word."""
         longest = len(self._doubtful)
         lengths = (
-            n for stop in self._stops for n in range(1, min(len(stop), longest) + 1) if ends_with(self._doubtful, stop[:n])
+            n
+            for stop in self._stops
+            for n in range(1, min(len(stop), longest) + 1)
+            if ends_with(self._doubtful, stop[:n])
         )
         return max(lengths, default=0)

@@ -13,17 +13,20 @@ from PIL import Image
 from ms_impl.data.batch import PaddingSide, Sample, collate
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE
-from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path
+from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
+from ms_impl.data.memory_images import MemoryImages
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.prompt import (
     CHATML,
     MAX_WINDOW_SIZE,
     History,
+    Unshowable,
     from_list_format,
     latest_picture,
     make_context,
     stop_words,
+    turns_of,
 )
 from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
 
@@ -44,6 +47,7 @@ class QwenVLProcessor:
             )
         self.tokenizer = tokenizer
         self.config = config
+        self.memory = MemoryImages()
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, config: QwenVLConfig | None = None) -> "QwenVLProcessor":
@@ -67,7 +71,7 @@ class QwenVLProcessor:
         size = self.config.visual.image_size
         values = np.empty((len(paths), 3, size, size), dtype=np.float32)
         for row, path in zip(values, paths):
-            load_pixels(resolve_path(path, dataset_dir), size, mean, std, out=row)
+            self._load_pixels(path, dataset_dir, row, mean, std)
         return values
 
     def encode_prompt(self, text: str) -> dict[str, Any]:
@@ -80,27 +84,50 @@ class QwenVLProcessor:
         history: History | None = None,
         system: str = SYSTEM_MESSAGE,
         max_window_size: int = MAX_WINDOW_SIZE,
+        unshowable: Unshowable | None = None,
     ) -> dict[str, Any]:
         """Sample of a ChatML conversation (chat model) up to where the answer begins; see ``make_context``."""
-        return self._sample(make_context(self.tokenizer, query, history, system, max_window_size))
+        return self._sample(make_context(self.tokenizer, query, history, system, max_window_size, unshowable))
 
     def encode_turn(
-        self, query: str, history: History | None, system: str, chat_format: str, max_window_size: int
+        self,
+        query: str,
+        history: History | None,
+        system: str,
+        chat_format: str,
+        max_window_size: int,
+        unshowable: Unshowable | None = None,
     ) -> dict[str, Any]:
         """Sample of the next turn in ``chat_format``. Raises InputError for a history where the format has none."""
         if chat_format == CHATML:
-            return self.encode_chat(query, history, system, max_window_size)
-        if history:
+            return self.encode_chat(query, history, system, max_window_size, unshowable)
+        if turns_of(history):
             raise InputError(f"the {chat_format} format of base models has no history; start anew or use a chat model")
         return self.encode_prompt(query)
+
+    def unshowable(self, path: str, dataset_dir: str | os.PathLike | None = None) -> str | None:
+        """Why an image cannot be shown to the model; None if it can."""
+        try:
+            self.read_image(path, dataset_dir)
+        except InputError as error:
+            return str(error)
+        return None
 
     def encode_answer(self, text: str, chat_format: str) -> list[int]:
         """Token ids of an answer as it follows a turn's prompt; in the raw format of base models after a space."""
         return self.tokenizer.encode_message(text) if chat_format == CHATML else self.tokenizer.encode(f" {text}")
 
     def query_text(self, query: str | Sequence[Mapping[str, Any]]) -> str:
-        """The text of a query that is text already or in the list format."""
-        return query if isinstance(query, str) else from_list_format(query)
+        """The text of a query that is text already or in the list format.
+
+        An image in memory, ``{"image": PIL image}``, is kept with this processor, and the text has a name for it.
+        """
+        return query if isinstance(query, str) else from_list_format(query, self.memory.keep)
+
+    def read_image(self, path: str, dataset_dir: str | os.PathLike | None = None) -> Image.Image:
+        """The image (RGB) that a prompt mentions: one in memory, or a file. Raises InputError if it cannot be read."""
+        kept = self.memory.get(path)
+        return read_image(resolve_path(path, dataset_dir)) if kept is None else kept
 
     def stop_words(self, chat_format: str) -> list[list[int]]:
         """The token sequences that end an answer; the end of text does in every format."""
@@ -108,11 +135,19 @@ class QwenVLProcessor:
         words = stop_words(self.tokenizer, chat_format)
         return words if end_of_text in words else [*words, end_of_text]
 
-    def draw_boxes(self, history: History, dataset_dir: str | os.PathLike | None = None) -> Image.Image | None:
-        """The latest picture of a conversation with the boxes of its last answer, or None if there is no such thing."""
-        query, answer = history[-1]
-        path = latest_picture(query, history[:-1])
-        return path and draw_boxes(read_image(resolve_path(path, dataset_dir)), answer)
+    def draw_boxes(
+        self, history: History, dataset_dir: str | os.PathLike | None = None, font: str | os.PathLike | None = None
+    ) -> Image.Image | None:
+        """The latest picture of a conversation with the boxes of its last answer; None if there is no such thing.
+
+        ``font`` is a font file for the labels; without it, one that has their characters is looked for.
+        """
+        turns = turns_of(history)
+        if not turns:
+            raise InputError("history: no turn, so no answer whose boxes could be drawn")
+        query, answer = turns[-1]
+        path = latest_picture(query, turns[:-1])
+        return draw_boxes(self.read_image(path, dataset_dir), answer, font) if path and answer else None
 
     def collate(
         self,
@@ -129,11 +164,25 @@ class QwenVLProcessor:
             pad_id=self.tokenizer.pad_id,
             num_queries=self.config.num_queries,
             image_size=size,
-            load_pixels=lambda path, out: load_pixels(resolve_path(path, dataset_dir), size, out=out),
+            load_pixels=lambda path, out: self._load_pixels(path, dataset_dir, out),
             padding_side=padding_side,
             length=length,
             image_slots=image_slots,
         )
+
+    def _load_pixels(
+        self,
+        path: str,
+        dataset_dir: str | os.PathLike | None,
+        out: np.ndarray,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        size = self.config.visual.image_size
+        if (kept := self.memory.get(path)) is None:
+            load_pixels(resolve_path(path, dataset_dir), size, mean, std, out=out)
+        else:
+            to_pixels(kept.resize((size, size), Image.Resampling.BICUBIC), mean, std, out)
 
     def _sample(self, ids: list[int]) -> dict[str, Any]:
         limit = self.config.max_position_embeddings

@@ -1,23 +1,43 @@
-"""Qwen-VL's prompts: ChatML contexts, stop words, list format (``qwen_generation_utils.py`` of the original)."""
+"""Qwen-VL's prompts: ChatML contexts and stop words (``qwen_generation_utils.py`` of the original)."""
 
 from __future__ import annotations
 
 import logging
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, message_ids, opening_ids
-from ms_impl.data.tags import image_tag, split_tags
-from ms_impl.errors import InputError
-from ms_impl.qwenvl.tokenizer import IMAGE_END, IMAGE_START, QwenVLTokenizer
+from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, framed_ids, message_ids, opening_ids
+from ms_impl.data.tags import IMAGE_START, split_tags
+from ms_impl.errors import InputError, listed, quote
+from ms_impl.qwenvl.list_format import from_list_format, to_list_format
+from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
+
+__all__ = ["from_list_format", "latest_picture", "make_context", "stop_words", "to_list_format"]
 
 logger = logging.getLogger(__name__)
 
 MAX_WINDOW_SIZE = 6144  # tokens of system message and history; the released generation_config.json
 CHATML, RAW = "chatml", "raw"
 
-History = Sequence[tuple[str, str]]
+Unshowable = Callable[[str], str | None]
+
+Turn = tuple[str, str | None]
+History = Sequence[Turn]
+
+
+def turns_of(history: Any) -> list[Turn]:
+    """A history's (query, answer) pairs. Raises InputError, naming the turn, for anything else."""
+    expected = "history: expected a list of (query, answer) pairs of text"
+    if history is None:
+        return []
+    if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Sequence):
+        raise InputError(f"{expected}, not {quote(history)}")
+    for number, turn in enumerate(history, start=1):
+        pair = isinstance(turn, Sequence) and not isinstance(turn, (str, bytes)) and len(turn) == 2
+        if not pair or not isinstance(turn[0], str) or not isinstance(turn[1], str | None):
+            raise InputError(f"{expected}; turn {number} is {quote(turn)}. An answer may be None")
+    return [(question, answer) for question, answer in history]
 
 
 def make_context(
@@ -26,22 +46,65 @@ def make_context(
     history: History | None = None,
     system: str = SYSTEM_MESSAGE,
     max_window_size: int = MAX_WINDOW_SIZE,
+    unshowable: Unshowable | None = None,
 ) -> list[int]:
     """Token ids of a ChatML conversation that ends where the assistant's answer to ``query`` begins.
 
-    ``history`` holds (query, response) pairs, oldest first. The oldest are left out, with a warning, as soon as they
-    and the system message would exceed ``max_window_size`` tokens; the query is not counted, as in the original.
+    ``history`` holds (query, answer) pairs, oldest first; where the answer is None, the query stands alone. The oldest
+    are left out, with a warning, as soon as they and the system message would exceed ``max_window_size`` tokens; the
+    query is not counted, as in the original.
+
+    An earlier answer is the model's own, and may speak of ``<img>`` without showing an image: it is then text, with a
+    warning. So it is where ``unshowable`` says of a path why its image cannot be shown.
     """
+    for name, text in {"query": query, "system": system}.items():
+        if not isinstance(text, str):
+            raise InputError(f"{name} must be text, not {quote(text)}")
+    past = turns_of(history)
     opening = message_ids(tokenizer, SYSTEM, system)
-    turns: list[int] = []
-    for kept, (question, answer) in enumerate(reversed(history or ())):
-        turn = message_ids(tokenizer, USER, question) + message_ids(tokenizer, ASSISTANT, answer)
-        if len(opening) + len(turn) + len(turns) > max_window_size:
-            left_out = len(history) - kept
-            logger.warning("left out the oldest %d turns: the window has %d tokens", left_out, max_window_size)
+    later = message_ids(tokenizer, USER, query)
+    turns: list[list[int]] = []  # the newest first
+    room = max_window_size - len(opening)
+    for question, answer in reversed(past):
+        turn = message_ids(tokenizer, USER, question)
+        if answer is not None:
+            turn += framed_ids(tokenizer, ASSISTANT, answer_ids(tokenizer, answer, unshowable))
+        room -= len(turn)
+        if room < 0:
+            _warn_of_left_out(past, len(past) - len(turns), query, max_window_size)
             break
-        turns = turn + turns
-    return opening + turns + message_ids(tokenizer, USER, query) + opening_ids(tokenizer, ASSISTANT)
+        turns.append(turn)
+    return [*opening, *chain.from_iterable(reversed(turns)), *later, *opening_ids(tokenizer, ASSISTANT)]
+
+
+def answer_ids(tokenizer: QwenVLTokenizer, answer: str, unshowable: Unshowable | None = None) -> list[int]:
+    """Token ids of an earlier answer. Where its image mark-up shows no image, it is text, with a warning."""
+    try:
+        ids = tokenizer.encode_message(answer)
+        images = tokenizer.find_images(ids)
+        problem = next(filter(None, (unshowable(image.path) for image in images)), None) if unshowable else None
+    except InputError as error:
+        if IMAGE_START not in answer:
+            raise
+        problem = str(error)
+    if problem is None:
+        return ids
+    logger.warning("an earlier answer mentions %s and shows no image, so it is text (%s)", IMAGE_START, problem)
+    return tokenizer.encode_text(answer)
+
+
+def _warn_of_left_out(past: Sequence[Turn], left_out: int, query: str, window: int) -> None:
+    """Tell of the oldest turns that the window drops, and of images that no later turn shows."""
+    shown = {path for question, _ in [*past[left_out:], (query, None)] for path in _shown(question)}
+    gone = [path for question, _ in past[:left_out] for path in _shown(question) if path not in shown]
+    images = f"; the model no longer sees: {listed(dict.fromkeys(gone), 3)}" if gone else ""
+    logger.warning(
+        "left out the oldest %d turn%s: the window has %d tokens%s", left_out, "s"[: left_out != 1], window, images
+    )
+
+
+def _shown(question: str) -> list[str]:
+    return [path for tag, path in split_tags(question) if tag == "img"]
 
 
 def stop_words(tokenizer: QwenVLTokenizer, chat_format: str) -> list[list[int]]:
@@ -51,37 +114,6 @@ def stop_words(tokenizer: QwenVLTokenizer, chat_format: str) -> list[list[int]]:
     if chat_format == RAW:
         return [tokenizer.encode("Human:"), [tokenizer.eod_id]]
     raise InputError(f"unknown chat format {chat_format!r}; known: {CHATML}, {RAW}")
-
-
-def from_list_format(elements: Sequence[Mapping[str, Any]]) -> str:
-    """Prompt text of elements ``{"image": path}``, ``{"text": …}``, ``{"ref": …, "box": [[x1, y1, x2, y2], …]}``.
-
-    Box coordinates are thousandths of the image's width and height. ``ref`` may be absent.
-    """
-    text, images = "", 0
-    for element in elements:
-        if "image" in element:
-            images += 1
-            text += image_tag(element["image"], images)
-        elif "text" in element:
-            text += element["text"]
-        elif "box" in element:
-            text += f"<ref>{element['ref']}</ref>" if "ref" in element else ""
-            text += "".join("<box>({:d},{:d}),({:d},{:d})</box>".format(*box) for box in element["box"])
-        else:
-            raise InputError(f"list format: an element needs one of image, text, box, but has {sorted(element)}")
-    return text
-
-
-def to_list_format(text: str) -> list[dict[str, str]]:
-    """The way back: text cut into ``{"text": …}``, ``{"image": …}``, ``{"ref": …}``, ``{"box": …}``, ``{"quad": …}``.
-
-    A tag that is never closed is text (an answer may be cut off), but for ``<img>``, which raises InputError.
-    """
-    pieces = split_tags(unicodedata.normalize("NFC", text))
-    if any(tag == "text" and IMAGE_START in content for tag, content in pieces):
-        raise InputError(f"Unclosed image token: {IMAGE_START} without {IMAGE_END}")
-    return [{"image" if tag == "img" else tag: content} for tag, content in pieces]
 
 
 def latest_picture(query: str, history: History | None = None) -> str | None:

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from ms_impl import InputError, load
+from ms_impl.generate.mixin import _converse
+from ms_impl.generate.text import TextStreamer
 
 GREEDY = {"do_sample": False}
 PICTURE = [{"image": "a.png"}, {"text": "What is this?"}]
@@ -132,6 +134,73 @@ def test_the_raw_format_continues_the_prompt_and_knows_no_history(loaded):
         model.chat(processor, "More", history, chat_format="raw")
 
 
+def test_an_image_in_memory_is_asked_about_as_its_file_is(loaded, mini):
+    model, processor = loaded
+    with Image.open(mini / "a.png") as image:
+        query = [{"image": image}, PICTURE[1]]
+        turn = processor.encode_chat(processor.query_text(query))
+        text, history = model.chat(processor, query, **GREEDY)
+    from_file = processor.pixels(["a.png"], mini)
+    assert (processor.pixels(turn["image_paths"]) == from_file).all()
+    assert text == model.chat(processor, PICTURE, dataset_dir=mini, **GREEDY)[0]
+    model.chat(processor, "And now?", history, **GREEDY)
+    framed = [*history, ("Frame it.", "<box>(100,100),(900,900)</box>")]
+    assert processor.draw_boxes(framed).size == image.size
+
+
+def test_images_of_earlier_answers_are_shown_where_they_can_be_and_never_block(loaded, mini, caplog):
+    model, processor = loaded
+
+    def ask(answer: str) -> str:
+        return model.chat(processor, "And now?", [("Draw.", answer)], system="", dataset_dir=mini, **GREEDY)[0]
+
+    shown = ask("<img>a.png</img>")
+    assert not caplog.records and shown != ask("<img>b.png</img>")
+    for answer in ("<img>no.png</img>", "<img>https://x.org/a.png</img>", "<img>../../a.png</img>", "Use <img> tags"):
+        caplog.clear()
+        ask(answer)
+        assert "an earlier answer mentions <img>" in caplog.text
+
+
+def test_the_pieces_of_an_answer_with_an_image_are_the_answer(loaded, mini):
+    """The tokens stand for a model that was trained on images in its answers."""
+    model, processor = loaded
+    tokenizer = processor.tokenizer
+    tokens = [*tokenizer.encode("Here: <img>a.png</img> \n<box>(1,2),(3,4)</box>"), tokenizer.im_end_id]
+    streamer = TextStreamer([[tokenizer.im_end_id]], tokenizer.detokenizer())
+    answer = _converse(iter([{0: token} for token in tokens]), streamer, "Draw.", [])
+    pieces, end = [], None
+    while end is None:
+        try:
+            pieces.append(next(answer))
+        except StopIteration as stop:
+            end = stop.value
+    assert "".join(pieces) == end[0] == "Here: <img>a.png</img> \n<box>(1,2),(3,4)</box>"
+    assert len(pieces) > 5 and "<img>a.png</img>" in " ".join(pieces)
+    turn = processor.encode_chat("And now?", end[1])
+    assert turn["image_paths"] == ["a.png"]
+
+
+def test_stop_words_of_the_caller_end_an_answer_and_stay(loaded):
+    model, processor = loaded
+    tokens = model.generate(
+        processor, [processor.encode_chat("Hello there.", system="")], model.generation.changed(**GREEDY)
+    )
+    end = next(n for n in range(5, 12) if tokens[0][n - 2 : n] not in [tokens[0][k - 2 : k] for k in range(2, n)])
+    stop = tokens[0][end - 2 : end]
+    text, _ = model.chat(processor, "Hello there.", system="", stop_words_ids=[[10**6], stop], **GREEDY)
+    assert text == processor.tokenizer.decode(tokens[0][:end]).strip()
+    numpy_stops = [np.array(stop)]
+    assert model.chat(processor, "Hello there.", system="", stop_words_ids=numpy_stops, **GREEDY)[0] == text
+
+
+@pytest.mark.parametrize("stops", [[[]], 5, [5], ["word"], [[1.5]], [None]])
+def test_what_are_no_stop_words_is_refused(loaded, stops):
+    model, processor = loaded
+    with pytest.raises(InputError, match="^stop_words_ids"):
+        model.chat(processor, "Hi", stop_words_ids=stops)
+
+
 @pytest.mark.parametrize(
     "query, changes, message",
     [
@@ -141,6 +210,9 @@ def test_the_raw_format_continues_the_prompt_and_knows_no_history(loaded):
         ([{"image": "absent.png"}], {}, "absent.png.*does not exist"),
         ([{"sound": "a.wav"}], {}, "sound"),
         ("Hi <img>a.png", {}, "Unclosed"),
+        (None, {}, "expected a list"),
+        ("Hi", {"history": [("Hi", 5)]}, "history: expected"),
+        ("Hi", {"system": None}, "system must be text"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
@@ -161,3 +233,7 @@ def test_boxes_of_an_answer_are_drawn_on_the_latest_picture(loaded, mini):
     assert abs(changed[:, 0].max() - 0.9 * height) < 3 and abs(changed[:, 1].max() - 0.9 * width) < 3
     assert processor.draw_boxes([("No picture.", "<box>(1,1),(2,2)</box>")]) is None
     assert processor.draw_boxes(history[:1], mini) is None
+    assert processor.draw_boxes([asked, ("Once more.", None)], mini) is None
+    for nothing in ([], None):
+        with pytest.raises(InputError, match="no turn"):
+            processor.draw_boxes(nothing)

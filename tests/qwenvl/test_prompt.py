@@ -1,11 +1,11 @@
-"""Prompts equal the original's: ChatML with history and window, stop words, list format both ways."""
+"""Prompts equal the original's: ChatML with history and window, stop words."""
 
 import logging
 
 import pytest
 
 from ms_impl.errors import InputError
-from ms_impl.qwenvl.prompt import from_list_format, latest_picture, make_context, stop_words, to_list_format
+from ms_impl.qwenvl.prompt import latest_picture, make_context, stop_words
 
 
 def test_make_context(tokenizer, tokenizer_cases):
@@ -49,28 +49,67 @@ def test_stop_words(tokenizer, tokenizer_cases):
         stop_words(tokenizer, "xml")
 
 
-def test_from_list_format(tokenizer_cases):
-    for case in tokenizer_cases["from_list_format"]:
-        assert from_list_format(case["in"]) == case["out"]
+@pytest.mark.parametrize("turns", [[("q", None)], [("q", None), ("r", "s")], [("r", "s"), ("q", None)]])
+def test_a_question_without_an_answer_stands_alone(tokenizer, turns):
+    expected = "".join(
+        f"<|im_start|>user\n{question}<|im_end|>\n"
+        + (f"<|im_start|>assistant\n{answer}<|im_end|>\n" if answer is not None else "")
+        for question, answer in turns
+    )
+    context = tokenizer.decode(make_context(tokenizer, "now", turns, "sys"))
+    assert context == (
+        f"<|im_start|>system\nsys<|im_end|>\n{expected}<|im_start|>user\nnow<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
-def test_from_list_format_refuses_unknown_elements():
-    with pytest.raises(InputError, match=r"\['audio'\]"):
-        from_list_format([{"audio": "a.wav"}])
+@pytest.mark.parametrize(
+    "history",
+    [
+        "text", {"q": "a"}, 5, [("q",)], [("q", "a", "b")], [(None, "a")], [("q", 5)], ["qa"], [None], [b"qa"],
+        [{"role": "user", "content": "q"}], [([{"text": "q"}], "a")], [("q", "a"), 7], iter([("q", "a")]),
+    ],
+)  # fmt: skip
+def test_a_history_of_another_form_is_refused(tokenizer, history):
+    with pytest.raises(InputError, match=r"^history: expected a list of \(query, answer\) pairs"):
+        make_context(tokenizer, "q", history)
 
 
-def test_to_list_format(tokenizer_cases):
-    for case in tokenizer_cases["to_list_format"]:
-        assert to_list_format(case["in"]) == case["out"]
+@pytest.mark.parametrize("texts", [(None, "s"), ("q", None), (b"q", "s"), ("q", 5)])
+def test_query_and_system_message_are_text(tokenizer, texts):
+    query, system = texts
+    with pytest.raises(InputError, match="^(query|system) must be text"):
+        make_context(tokenizer, query, [], system)
 
 
-def test_to_list_format_of_an_answer_cut_off():
-    assert to_list_format("<ref>a</ref><box>(1,2),(3") == [{"ref": "a"}, {"text": "<box>(1,2),(3"}]
+UNREADABLE = ["Use <img> tags", "</img><img>", "<img></img>", "<img>a<img>b</img>", f"<img>{'p' * 300}</img>"]
 
 
-def test_to_list_format_of_an_unclosed_image():
-    with pytest.raises(InputError, match="^Unclosed image token"):
-        to_list_format("see <img>a.png")
+@pytest.mark.parametrize("answer", UNREADABLE)
+def test_an_answer_that_only_speaks_of_images_is_text_and_says_so(tokenizer, answer, caplog):
+    ids = make_context(tokenizer, "and?", [("q", f"{answer} <ref>a</ref>")])
+    assert tokenizer.image_start_id not in ids and tokenizer.image_end_id not in ids
+    assert f"assistant\n{answer} <ref>a</ref><|im_end|>" in tokenizer.decode(ids)
+    assert tokenizer.special_tokens["<ref>"] in ids
+    assert "an earlier answer mentions <img> and shows no image" in caplog.text
+    with pytest.raises(InputError):
+        make_context(tokenizer, "and?", [(answer, "a")])
+
+
+def test_an_image_in_an_answer_is_shown_unless_it_cannot_be(tokenizer, caplog):
+    history = [("draw", "<img>a.png</img>")]
+    assert tokenizer.image_start_id in make_context(tokenizer, "and?", history)
+    assert not caplog.records
+    ids = make_context(tokenizer, "and?", history, unshowable=lambda path: f"{path} is not there")
+    assert tokenizer.image_start_id not in ids and "<img>a.png</img>" in tokenizer.decode(ids)
+    assert "a.png is not there" in caplog.text
+
+
+def test_the_warning_of_the_window_names_images_that_are_gone(tokenizer, caplog):
+    history = [("<img>old.png</img> <img>both.png</img>", "1"), ("<img>both.png</img>", "2")]
+    one = len(make_context(tokenizer, "now", history[1:]))
+    make_context(tokenizer, "now", history, max_window_size=one)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f"the window has {one} tokens; the model no longer sees: old.png")
 
 
 def test_latest_picture():
