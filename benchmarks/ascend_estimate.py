@@ -3,8 +3,8 @@
     python benchmarks/ascend_estimate.py --config configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml --devices 16
 
 Prints parameters, memory, work, communication and time of a step of the YAML's own setting, then the best setting for
---devices with the same number of rows a step and device. A setting that does not fit is refused. How memory and
-time are counted stands in ms_impl/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
+--devices with the same number of rows a step and device. A setting that does not fit is refused; whether LoRA would fit
+in its place is said. --options changes settings as it does for run_mindformer.py. How memory and time are counted stands in ms_impl/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from estimate.search import best
 from estimate.speed import Speed, speed
 
 from ms_impl import families
+from ms_impl.cli.arguments import options_of
 from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.main import command
 from ms_impl.cli.schema import check_settings, drop_empty, family_of, lookup
+from ms_impl.cli.settings import override
 from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.estimate.memory import Memory, memory
@@ -75,6 +77,7 @@ def main(given: Sequence[str] | None = None) -> int:
 def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="YAML of a training run")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change or to add")
     parser.add_argument("--devices", type=int, help="to find the best setting for; without it as many as the YAML has")
     parser.add_argument("--dialogue_tokens", type=int, default=512, help="of a mean dialogue, its image's too (512)")
     parser.add_argument("--attention", choices=("flash", "composed"), default="flash")
@@ -88,13 +91,13 @@ def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Print the estimate, or raise InputError."""
     device = device_of(arguments)
-    model, plan = read(arguments.config, arguments.dialogue_tokens, arguments.attention == "flash")
+    model, plan = read(arguments)
     check(model.family, model.config_file, plan)
     parts = model.parts(plan)
     need = memory(parts, plan)
     print_model(parts)
     print(f"\n{arguments.config}: {plan.devices} devices, {plan.describe()}")
-    require_fit(need, plan, device)
+    require_fit(model, need, plan, device)
     print_step(need, speed(parts, plan, device))
     print_best(model, plan, arguments.devices or plan.devices, device)
     print_check(device)
@@ -122,9 +125,11 @@ def device_of(arguments: argparse.Namespace) -> Device:
     return device
 
 
-def read(path: Path, dialogue: int, flash: bool) -> tuple[Model, Plan]:
-    """The model and the way of training that a YAML asks for."""
+def read(arguments: argparse.Namespace) -> tuple[Model, Plan]:
+    """The model and the way of training that the YAML, changed by the options, asks for."""
+    path = arguments.config
     settings = read_yaml(locate(path))
+    override(settings, options_of(arguments.options))
     drop_empty(settings)
     check_settings(settings)
     family = family_of(settings)
@@ -132,17 +137,32 @@ def read(path: Path, dialogue: int, flash: bool) -> tuple[Model, Plan]:
     if not config_file:
         raise InputError(f"{path}: model.model_config.config_file is missing; it has the model's sizes")
     frozen = tuple(group for key, group in FREEZES.items() if lookup(settings, f"model.model_config.{key}"))
-    return Model(family, locate(config_file)), plan_of(settings, frozen, dialogue, flash)
+    plan = plan_of(settings, frozen, arguments.dialogue_tokens, arguments.attention == "flash")
+    return Model(family, locate(config_file)), plan
 
 
-def require_fit(need: Memory, plan: Plan, device: Device) -> None:
+def require_fit(model: Model, need: Memory, plan: Plan, device: Device) -> None:
     """Raise InputError where the peak is more than a device has."""
     if need.peak > device.memory:
         raise InputError(
             f"{plan.describe()} needs {need.peak / 1e9:.1f} GB on a device ({need}), "
             f"which has {device.memory / 1e9:.1f} GB of {device.hbm_gb:.1f} for it; "
-            "divide more, recompute, or take fewer rows a micro-batch"
+            f"divide more, recompute, or take fewer rows a micro-batch{lora_instead(model, plan, device)}"
         )
+
+
+def with_lora(plan: Plan) -> Plan:
+    """The official LoRA setting in place of whole weights, which stay in the compute dtype."""
+    return replace(plan, lora=published.LORA, frozen=(), parameter_bytes=plan.compute_bytes)
+
+
+def lora_instead(model: Model, plan: Plan, device: Device) -> str:
+    """Whether LoRA would fit, as the end of a message; nothing where the plan is one of LoRA already."""
+    if plan.lora:
+        return ""
+    peak = memory(model.parts(with_lora(plan)), with_lora(plan)).peak / 1e9
+    said = "would fit" if peak * 1e9 <= device.memory else "would not fit either"
+    return f"; LoRA (model.model_config.lora) {said}: {peak:.1f} GB"
 
 
 def print_model(parts: Sequence[Trained]) -> None:
@@ -175,7 +195,11 @@ def print_best(model: Model, plan: Plan, devices: int, device: Device) -> None:
     wanted = replace(plan, rows=rows, micro_batches=1, data_parallel=devices, model_parallel=1, stages=1)
     found = best(model.parts, wanted, devices, device, model.allows)
     if found is None:
-        raise InputError(f"--devices {devices}: no setting fits into {device.memory / 1e9:.1f} GB a device")
+        instead = None if plan.lora else best(model.parts, with_lora(wanted), devices, device, model.allows)
+        advice = "" if plan.lora else "; LoRA (model.model_config.lora) does not fit either"
+        if instead:
+            advice = f"; LoRA (model.model_config.lora) does: {instead[0].describe()}, {instead[1].peak / 1e9:.1f} GB"
+        raise InputError(f"--devices {devices}: no setting fits into {device.memory / 1e9:.1f} GB a device{advice}")
     print(f"\nbest for {devices} devices and {wanted.joint_rows} rows a step: {found[0].describe()}")
     print_step(*found[1:])
 

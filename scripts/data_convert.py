@@ -96,7 +96,7 @@ def convert_file(data_path: Path, output_path: Path, converter: Converter, skip_
     faults = []
     with written_aside(output_path) as file:
         lead, separator, end = LINES if output_path.suffix == ".jsonl" else LIST
-        for number, record in enumerate(tqdm(records, unit=" records", desc=data_path.name)):
+        for number, record in enumerate(tqdm(records, unit=" records", desc=data_path.name, disable=None)):
             try:
                 converted = converter.convert(record, records.name(number))
             except InputError as fault:

@@ -107,7 +107,7 @@ def train(tower: nn.Module, pictures: Sequence[Picture], size: int, options: arg
     heads = Heads(tower.proj.shape[1])
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    progress = trange(1, options.steps + 1, desc="vision", mininterval=5)
+    progress = trange(1, options.steps + 1, desc="vision", mininterval=5, disable=None)
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.learning_rate)

@@ -55,3 +55,16 @@ def test_a_moved_name_is_found():
         "ms_impl.train.grad_accumulation.wait_for_rank"
     ]
     assert missing_names("from ms_impl.no_such import x") == ["ms_impl.no_such.x"]
+
+
+def visible_bars(source: str) -> list[int]:
+    """Lines where a progress bar is drawn that does not say when to hide it."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    bars = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("tqdm", "trange")]
+    return [bar.lineno for bar in bars if "disable" not in {keyword.arg for keyword in bar.keywords}]
+
+
+def test_progress_bars_are_hidden_where_output_is_piped():
+    faults = {str(file.relative_to(ROOT)): visible_bars(file.read_text(encoding="utf-8")) for file in python_files()}
+    assert not {file: lines for file, lines in faults.items() if lines}
+    assert visible_bars("for i in tqdm(range(3)):\n    pass") == [1]

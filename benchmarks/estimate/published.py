@@ -15,3 +15,6 @@ PLAN = Plan(
     compute_bytes=2, parameter_bytes=2, frozen=("vision_tower",),
 )  # fmt: skip
 CONFIG_FILE = "configs/qwenvl/qwenvl_9.6b/config.json"
+
+# The original's finetune_lora_single_gpu.sh and finetune.py.
+LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["c_attn", "attn.c_proj", "w1", "w2"]}

@@ -136,7 +136,8 @@ def _named(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
     return [(key, given[key]) for _, key, _, _ in _CHANGES if given[key] is not None]
 
 
-def _options(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def options_of(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of ``--options KEY=VALUE``. Raises InputError for what has another form."""
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
@@ -160,7 +161,7 @@ def _dotted(rest: Sequence[str], settings: Settings) -> Iterator[tuple[str, Any]
 
 def _check(settings: Settings, arguments: argparse.Namespace, rest: Sequence[str], register_path: Path) -> None:
     """Change the settings as the command line says, and check all keys and values. Prints what has no effect."""
-    override(settings, [*_named(arguments), *_options(arguments.options), *_dotted(rest, settings)])
+    override(settings, [*_named(arguments), *options_of(arguments.options), *_dotted(rest, settings)])
     schema.drop_empty(settings)
     run_mode = settings.get("run_mode")
     if run_mode not in RUN_MODES:

@@ -65,7 +65,10 @@ def checker_of(settings: Settings) -> Checker:
 
 def _print_samples(checker: Checker, findings: Findings) -> None:
     (whole,) = findings.lengths.nonzero()
+    coloured = sys.stdout.isatty()
+    if len(whole):
+        print("", check_report.legend(coloured), sep="\n")
     places = np.unique(np.linspace(0, len(whole) - 1, SAMPLES).round().astype(int))
     for index in whole[places[: len(whole)]]:
         sample = checker.sample(int(index))
-        print("", check_report.dialogue(sample, checker.reader.encoder.tokenizer.decode, sys.stdout.isatty()), sep="\n")
+        print("", check_report.dialogue(sample, checker.reader.encoder.tokenizer.decode, coloured), sep="\n")

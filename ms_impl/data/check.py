@@ -129,7 +129,7 @@ def check_all(checker: Checker, workers: int | None = None) -> Findings:
     chunks = [range(start, min(start + _CHUNK, records)) for start in range(0, records, _CHUNK)]
     workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
     parts = []
-    with tqdm(total=records, unit=" records", desc="check") as progress:
+    with tqdm(total=records, unit=" records", desc="check", disable=None) as progress:
         for part in _in_processes(checker, chunks, workers):
             parts.append(part)
             progress.update(len(part.lengths))

@@ -27,7 +27,7 @@ class EncodedDataset:
     Args:
         mixture: the files.
         reader: makes the sample of a conversation.
-        show_progress: draw a progress bar for the pass.
+        show_progress: draw a progress bar for the pass, on a terminal.
 
     Raises InputError for the first record that has a fault, and if no token of an answer is left in any.
     """
@@ -38,7 +38,8 @@ class EncodedDataset:
         self.lengths, self.images = (np.zeros(len(mixture), np.int32) for _ in range(2))
         self.digests = np.zeros((len(mixture), _DIGEST_BYTES), np.uint8)
         unanswered = []
-        for index in tqdm(range(len(mixture)), "reading conversations", disable=not show_progress, delay=2):
+        hidden = None if show_progress else True  # None: unless it is a terminal
+        for index in tqdm(range(len(mixture)), "reading conversations", disable=hidden, delay=2):
             sample = self[index]
             self.lengths[index], self.images[index] = len(sample["input_ids"]), len(sample["image_paths"])
             self.digests[index] = _digest(sample)

@@ -62,6 +62,31 @@ def test_what_does_not_fit_is_refused_with_its_figures(capsys):
     assert error.startswith("error: data 8 ×") and "needs" in error and "28.8 GB of 32.0" in error
 
 
+def test_options_change_settings(capsys):
+    lora = "model.model_config.lora={r: 64, target_modules: [c_attn, attn.c_proj, w1, w2]}"
+    options = ["parallel_config.data_parallel=2", "model.model_config.param_init_type=bfloat16", lora]
+    assert ascend_estimate.main(["--config", str(YAML), "--options", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "2 devices" in printed and "112,197,632" in printed and "best for 2 devices and 8 rows" in printed
+    assert ascend_estimate.main(["--config", str(YAML), "--options", "runner_config.batch_sise=2"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "said"), [("64", "LoRA (model.model_config.lora) would fit: "), ("24", "would not fit either")]
+)
+def test_lora_is_tried_where_a_setting_does_not_fit(memory_gb, said, capsys):
+    one = ["--options", "parallel_config.data_parallel=1"]
+    assert ascend_estimate.main(["--config", str(YAML), *one, "--hbm_gb", memory_gb]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_lora_is_tried_where_no_setting_fits(capsys):
+    assert ascend_estimate.main(["--config", str(YAML), "--devices", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "no setting fits into 61.8 GB a device; LoRA (model.model_config.lora) does: data 1 ×" in error
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--utilisation", "1.5"), ("--tflops", "0"), ("--devices", "0"), ("--dialogue_tokens", "-1")]
 )

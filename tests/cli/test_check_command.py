@@ -43,7 +43,8 @@ def test_a_good_data_set(check, workspace, tmp_path):
     assert ["records", "6"] in lines and ["images", "3"] in lines and ["broken", "0"] in lines
     assert ran.stdout.count("conversations.json: record") == 5  # samples
     assert "What?⟦<|im_end|>\n<|im_start|>⟧assistant\n⟦It is yes<|im_end|>\n⟧" in ran.stdout
-    assert "6/6" in ran.stderr  # the progress bar
+    assert "6/6" not in ran.stderr  # no progress bar where output is piped
+    assert "trained: what stands between ⟦ and ⟧" in ran.stdout
 
 
 def test_broken_records_are_listed(check, workspace, tmp_path):

@@ -228,6 +228,7 @@ def test_trained_tokens_are_marked_or_coloured(checker, tokenizer):
     )
     coloured = check_report.dialogue(sample, tokenizer.decode, coloured=True).partition("\n")[2]
     assert coloured == body.replace("⟦", "\x1b[32m").replace("⟧", "\x1b[0m")
+    assert check_report.legend(coloured=True) == "trained: \x1b[32mgreen\x1b[0m"
 
 
 def test_a_record_cut_off_before_its_answer_is_named(checker):
