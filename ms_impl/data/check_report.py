@@ -74,7 +74,9 @@ def histogram(lengths: np.ndarray) -> str:
 
 def legend(coloured: bool) -> str:
     """What the marks of ``dialogue`` mean."""
-    return f"trained: {_GREEN}green{_PLAIN}" if coloured else f"trained: what stands between {_MARKS[0]} and {_MARKS[1]}"
+    return (
+        f"trained: {_GREEN}green{_PLAIN}" if coloured else f"trained: what stands between {_MARKS[0]} and {_MARKS[1]}"
+    )
 
 
 def dialogue(sample: Sample, decode: Callable[[Sequence[int]], str], coloured: bool) -> str:
