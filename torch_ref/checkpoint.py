@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import pickle
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ms_impl.errors import InputError
+from ms_impl.io import checkpoint
 
-_LAYOUTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+logger = logging.getLogger(__name__)
 
 
 def shards(directory: str | Path) -> list[Path]:
-    """The weight files of a checkpoint directory, in the order of its index."""
-    directory = Path(directory)
-    layout = next((directory / name for name in _LAYOUTS if (directory / name).is_file()), None)
-    if layout is None:
-        raise InputError(f"{directory}: no weights here; expected one of {', '.join(_LAYOUTS)}")
-    if layout.suffix != ".json":
-        return [layout]
-    try:
-        names = json.loads(layout.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [directory / name for name in dict.fromkeys(names)]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{layout}: not a weight index ({error!r})") from error
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise InputError(f"{layout}: names shards that are not there: {', '.join(absent)}")
-    return files
+    """The weight files of a checkpoint directory, in the order of their names; chosen as transformers chooses."""
+    main, choice = checkpoint.find_weights(Path(directory))
+    if choice:
+        logger.warning("%s", choice)
+    return list(checkpoint.shards(main, checkpoint.read_index(main))) if main.suffix == ".json" else [main]
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -47,8 +36,10 @@ def read_shard(path: Path) -> Iterator[tuple[str, Tensor]]:
             if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
                 raise InputError(f"{path}: holds something else than a dictionary of tensors")
             yield from state.items()
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a whole weight file ({error})") from error
+    except InputError:
+        raise
+    except Exception as error:  # torch has no error of its own for a damaged file
+        raise InputError(f"{path}: not a whole weight file ({str(error)[:500]})") from error
 
 
 def load_checkpoint(module: nn.Module, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.io import ms_ckpt, safetensors_files, torch_files
-from ms_impl.io.json_files import read_json
+from ms_impl.io.json_files import check_file, read_json, unreadable
 from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import Tensor
 
-INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+CANDIDATES = (SINGLE_NAME, INDEX_NAME, "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""What transformers looks for in a directory, in its order: the first that is there is taken."""
 
-_IN_DIRECTORY = (INDEX_NAME, SINGLE_NAME, "pytorch_model.bin.index.json", "pytorch_model.bin")  # the first is taken
+_LONGEST_NAME = 255  # bytes of a file name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,30 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         InputError: nothing is there, a shard is absent or cut short, or the index and the shards disagree.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if is_directory:
         return _open_directory(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or directory")
     tensors, layout = _open_file(path)
     return Checkpoint(path, (path,), tensors, layout)
 
 
+def find_weights(directory: Path) -> tuple[Path, str]:
+    """The weights or index of weights that a directory is read from, and, where there are others, which they are.
+
+    Raises InputError where there is none.
+    """
+    there = [name for name in CANDIDATES if (directory / name).is_file()]
+    if not there:
+        raise InputError(f"{directory}: holds no weights; expected one of {', '.join(CANDIDATES)}")
+    others = ", ".join(there[1:])
+    return directory / there[0], f"{directory}: read from {there[0]}; not read: {others}" if others else ""
+
+
 def _open_file(path: Path) -> tuple[Mapping[str, Tensor], Layout | None]:
+    check_file(path)
     if path.suffix == ".ckpt":
         return ms_ckpt.read(path), Layout.MINDSPORE
     if path.suffix == ".bin":
@@ -52,13 +73,13 @@ def _open_file(path: Path) -> tuple[Mapping[str, Tensor], Layout | None]:
         tensors, metadata = safetensors_files.read(path)
         known = {layout.value: layout for layout in Layout}
         return tensors, known.get(metadata.get("format") or "")
-    raise InputError(f"{path}: unknown ending '{path.suffix}'; give a directory, .safetensors, .bin or .ckpt")
+    raise InputError(f"{path}: unknown ending {quote(path.suffix)}; give a directory, .safetensors, .bin or .ckpt")
 
 
 def _open_directory(directory: Path) -> Checkpoint:
-    main = next((directory / name for name in _IN_DIRECTORY if (directory / name).is_file()), None)
-    if main is None:
-        raise InputError(f"{directory}: holds no weights; expected one of {', '.join(_IN_DIRECTORY)}")
+    main, choice = find_weights(directory)
+    if choice:
+        logger.warning("%s", choice)
     if main.suffix != ".json":
         tensors, layout = _open_file(main)
         return Checkpoint(directory, (main,), tensors, layout)
@@ -66,40 +87,57 @@ def _open_directory(directory: Path) -> Checkpoint:
 
 
 def _open_shards(index: Path) -> Checkpoint:
-    placed = _read_index(index)
-    files = tuple(index.parent / name for name in sorted(set(placed.values())))
-    if absent := [file.name for file in files if not file.is_file()]:
-        raise InputError(f"{index}: names shards that are not there: {', '.join(absent)}; download them again")
+    placed = read_index(index)
+    files = shards(index, placed)
     tensors: dict[str, Tensor] = {}
     layouts = set()
+    by_file: dict[str, set[str]] = {}
+    for name, file_name in placed.items():
+        by_file.setdefault(file_name, set()).add(name)
     for file in files:
         held, layout = _open_file(file)
-        _check_shard(index, file, held, placed)
+        _check_shard(index, file, held, by_file[file.name], placed)
         tensors.update(held)
         layouts.add(layout)
-    if len(layouts) > 1:
-        raise InputError(f"{index}: its shards are of different kinds: {', '.join(sorted(map(str, layouts)))}")
-    return Checkpoint(index.parent, files, tensors, layouts.pop())
+    known = layouts - {None}  # a shard need not tell
+    if len(known) > 1:
+        raise InputError(f"{index}: its shards are of different kinds: {', '.join(sorted(map(str, known)))}")
+    return Checkpoint(index.parent, files, tensors, known.pop() if known else None)
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    """File name of each tensor."""
+def read_index(index: Path) -> dict[str, str]:
+    """File name of each tensor, as an index of shards has it.
+
+    Raises InputError where it cannot be read, is none, or names what is not a weight file beside it.
+    """
     placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
-        raise InputError(f"{index}: has no 'weight_map'; it is no index of shards")
+        raise InputError(f"{index}: has no 'weight_map'; it is not an index of shards")
+    ending = Path(index.name.removesuffix(".index.json")).suffix
     for tensor, file in placed.items():
-        if not isinstance(file, str) or file != Path(file).name:
-            raise InputError(f"{index}: places tensor '{tensor}' in {file!r}, which is not a file name")
+        if not isinstance(file, str) or file != Path(file).name or not file.isprintable():
+            raise InputError(f"{index}: places tensor {quote(tensor)} in {quote(file)}, which is not a file name")
+        if not file.endswith(ending) or file == ending or len(file.encode()) > _LONGEST_NAME:
+            raise InputError(f"{index}: places tensor {quote(tensor)} in {quote(file)}, which is not a {ending} file")
     return placed
 
 
-def _check_shard(index: Path, file: Path, held: Mapping[str, Tensor], placed: Mapping[str, str]) -> None:
+def shards(index: Path, placed: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that an index places tensors in. Raises InputError where one is absent."""
+    files = tuple(index.parent / name for name in sorted(set(placed.values())))
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise InputError(f"{index}: names shards that are not there: {listed(absent)}; download them again")
+    return files
+
+
+def _check_shard(
+    index: Path, file: Path, held: Mapping[str, Tensor], promised: set[str], placed: Mapping[str, str]
+) -> None:
     """A shard must hold exactly the tensors that the index places there; so none can stand in two."""
-    promised = {name for name, shard in placed.items() if shard == file.name}
-    faults = [f"{file.name} lacks '{name}'" for name in sorted(promised - held.keys())]
-    faults += [
-        f"{file.name} also holds '{name}'" + (f", which belongs in {placed[name]}" if name in placed else "")
+    lacking = [f"{file.name} lacks {quote(name)}" for name in sorted(promised - held.keys())]
+    also = [
+        f"{file.name} also holds {quote(name)}" + (f", which belongs in {placed[name]}" if name in placed else "")
         for name in sorted(held.keys() - promised)
     ]
-    if faults:
-        raise InputError(f"{index}: does not agree with its shards:\n  " + "\n  ".join(faults))
+    if lacking or also:
+        raise InputError(f"{index}: does not agree with its shards:{itemised(lacking, also)}")

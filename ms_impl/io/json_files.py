@@ -97,7 +97,7 @@ def unreadable(path: str | Path, error: OSError | ValueError) -> InputError:
     """What to raise where opening ``path`` failed."""
     if isinstance(error, OSError):
         if error.errno == errno.ENOENT:
-            return InputError(f"{_shown(path)}: no such file")
+            return InputError(f"{_shown(path)}: no such file or directory")
         if error.errno == errno.ELOOP:
             return InputError(f"{_shown(path)}: its links lead in a circle")
         return InputError(f"{_shown(path)}: cannot be read ({error.strerror or error})")

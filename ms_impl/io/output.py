@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ from typing import Any
 from ms_impl.errors import InputError, quote
 from ms_impl.io import ms_ckpt, safetensors_files
 from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
+from ms_impl.io.checkpoint import CANDIDATES, INDEX_NAME, SINGLE_NAME, Checkpoint
 from ms_impl.io.checkpoint_assets import CONFIG_NAME, is_checkpoint_asset
 from ms_impl.io.rules import Layout
 from ms_impl.io.tensors import Tensor
@@ -62,9 +62,7 @@ class Output:
         path = self.path
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such directory; make it first")
-        files = [file.resolve() for file in source.files]
-        if path in files or any(path in file.parents for file in files):
-            raise InputError(f"{path}: is the input; give another --output_path")
+        _refuse_input(path, source)
         if self.kind is Kind.DIRECTORY:
             _check_replaceable(path)
         free = shutil.disk_usage(path.parent).free
@@ -89,6 +87,28 @@ class Output:
         else:
             with open(path, "wb") as file:
                 ms_ckpt.write(file, tensors, progress)
+
+
+def _refuse_input(path: Path, source: Checkpoint) -> None:
+    """Raise InputError where writing at ``path``, which is no link, would replace the input or part of it.
+
+    What is read may lie behind links, as in a Hugging Face hub cache: the place of every link on the way counts.
+    """
+    places = {place for file in (source.path, *source.files) for place in _on_the_way(file)}
+    if path in places or any(path in place.parents for place in places):
+        raise InputError(f"{path}: is the input; give another --output_path")
+    if path.name in CANDIDATES and source.path.is_dir() and path.parent == source.path.resolve():
+        raise InputError(f"{path}: would be read in place of the input's weights; give another --output_path")
+
+
+def _on_the_way(path: Path) -> Iterator[Path]:
+    """Where a path is before and after following each link, its directory's links being followed."""
+    while True:
+        path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+        yield path
+        if not path.is_symlink():
+            return
+        path = path.parent / path.readlink()
 
 
 def _check_replaceable(directory: Path) -> None:

@@ -188,6 +188,56 @@ def test_a_wrong_output_is_refused(tiny, convert_weight, tmp_path, target, messa
     assert len(content(tiny)) == 61
 
 
+@pytest.fixture
+def snapshot(tiny, tmp_path) -> Path:
+    """The tiny checkpoint as a Hugging Face hub cache has it: a directory of links to files that hashes name."""
+    cache = tmp_path / "models--tiny"
+    blobs, snapshot = cache / "blobs", cache / "snapshots/0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(tiny.iterdir())):
+        file.rename(blobs / f"{number:040x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+    return snapshot
+
+
+@pytest.mark.parametrize("output", [
+    "snapshots/0123/", "snapshots/0123/model.safetensors", "snapshots/", "blobs/", "./", "link/", "way.safetensors",
+    "snapshots/0123/pytorch_model.bin/../model.safetensors",
+])  # fmt: skip
+def test_a_hub_cache_is_not_replaced_by_its_own_conversion(snapshot, convert_weight, output):
+    cache = snapshot.parents[1]
+    (cache / "link").symlink_to("snapshots/0123")
+    (cache / "way.safetensors").symlink_to("snapshots/0123/model.safetensors")
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    for source in (snapshot, cache / "link", cache / "way.safetensors"):
+        arguments = ("--input_path", source, "--output_path", f"{cache}/{output}", "--config", snapshot)
+        status, _, err = convert_weight(*arguments)
+        assert status == 2 and ("is the input" in err or output.startswith("blobs") or "exists and is not" in err), err
+    assert before == {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    assert (snapshot / "model.safetensors").is_symlink()
+
+
+def test_a_hub_cache_is_read(snapshot, convert_weight, tmp_path):
+    assert convert_weight("--input_path", snapshot, "--output_path", f"{tmp_path}/out/")[0] == 0
+    assert content(tmp_path / "out") == content(snapshot)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_an_output_that_would_be_read_in_place_of_the_input_is_refused(tiny, convert_weight):
+    torch.save(load_file(tiny / "model.safetensors"), tiny / "pytorch_model.bin")
+    (tiny / "model.safetensors").unlink()
+    status, _, err = convert_weight("--input_path", tiny, "--output_path", tiny / "model.safetensors")
+    assert status == 2 and "would be read in place of the input's weights" in err
+
+
+def test_an_output_of_links_in_a_circle_is_refused(tiny, convert_weight, tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for output in (tmp_path / "circle", tmp_path / "circle/x.ckpt", "a\0b/"):
+        status, _, err = convert_weight("--input_path", tiny, "--output_path", output)
+        assert status == 2 and err.startswith("error: ") and "Traceback" not in err
+
+
 def test_a_wrong_direction_or_model_is_refused(tiny, convert_weight, tmp_path):
     save_as(tiny, torch.float32)
     ckpt, elsewhere = tmp_path / "x.ckpt", tmp_path / "y.safetensors"

@@ -1,14 +1,18 @@
 """Directories and single files open alike; an index that does not agree with its shards is refused."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import modeling_utils
 
 from ms_impl.errors import InputError
-from ms_impl.io.checkpoint import INDEX_NAME, open_checkpoint
+from ms_impl.io.checkpoint import INDEX_NAME, open_checkpoint, read_index
 from ms_impl.io.rules import Layout
+from torch_ref.checkpoint import read_shard, shards
 
 SHARDS = {
     "model-00001-of-00002.safetensors": {"a": torch.ones(2), "b": torch.ones(3)},
@@ -94,19 +98,104 @@ def test_shards_of_both_layouts_are_refused(sharded):
 @pytest.mark.parametrize("content, message", [
     ("{", "line 1: not JSON"), ("[]", "holds a list"), ("{}", "has no 'weight_map'"),
     ('{"weight_map": {"a": "../outside.safetensors"}}', "places tensor 'a' in '../outside.safetensors'"),
-    ('{"weight_map": {"a": 1}}', "places tensor 'a' in 1"),
+    ('{"weight_map": {"a": 1}}', "places tensor 'a' in 1, which is not a file name"),
+    ('{"weight_map": {"a": ".."}}', "places tensor 'a' in '..', which is not a .safetensors file"),
+    ('{"weight_map": {"a": "x\\u0000.safetensors"}}', "which is not a file name"),
+    ('{"weight_map": {"a": "' + "x" * 300 + '.safetensors"}}', "which is not a .safetensors file"),
+    ('{"weight_map": {"a": "x.bin"}}', "places tensor 'a' in 'x.bin', which is not a .safetensors file"),
+    ('{"weight_map": {"a": "a.safetensors", "a": "b.safetensors"}}', "the key 'a' stands twice"),
+    ('{"weight_map": {"a": ' + "[" * 5000 + "]" * 5000 + "}}", "nested deeper than 64 levels"),
+    ('{"n": ' + "9" * 5000 + "}", "holds a number of 5,000 digits"),
+    ('{"weight_map": [1]}', "has no 'weight_map'"),
 ])  # fmt: skip
 def test_a_wrong_index_is_refused(sharded, content, message):
     (sharded / INDEX_NAME).write_text(content)
-    with pytest.raises(InputError, match=f"{INDEX_NAME}: {message}"):
+    with pytest.raises(InputError, match=f"{INDEX_NAME}: .*{message}"):
         open_checkpoint(sharded)
 
 
 def test_nothing_and_anything_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="absent: no such file or directory"):
         open_checkpoint(tmp_path / "absent")
-    with pytest.raises(InputError, match="holds no weights; expected one of model.safetensors.index.json"):
+    with pytest.raises(
+        InputError, match="holds no weights; expected one of model.safetensors, model.safetensors.index.json"
+    ):
         open_checkpoint(tmp_path)
     (tmp_path / "weights.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match="unknown ending '.gguf'"):
         open_checkpoint(tmp_path / "weights.gguf")
+
+
+def test_messages_of_an_index_that_names_very_many_shards_are_short(sharded):
+    write_index(sharded, {f"t{n}": f"{n:0200d}.safetensors" for n in range(10_000)})
+    with pytest.raises(InputError, match="and 9,992 more") as refusal:
+        open_checkpoint(sharded)
+    assert len(str(refusal.value)) < 2000
+
+
+ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def put(directory, name: str, value: float) -> None:
+    """Weights of one number under one of the names that are looked for."""
+    state = {"a": torch.full((2,), value)}
+    save = torch.save if "bin" in name else save_file
+    if name.endswith(".json"):
+        shard = "shard" + (".bin" if "bin" in name else ".safetensors")
+        save(state, directory / shard)
+        (directory / name).write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard}}))
+    else:
+        save(state, directory / name)
+
+
+@pytest.mark.parametrize("first", range(len(ORDER)))
+def test_candidates_are_taken_in_the_order_of_transformers_and_told(tmp_path, caplog, first):
+    for value, name in enumerate(ORDER[first:], start=first):
+        put(tmp_path, name, value)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.tensors["a"].array().tolist() == [first] * 2
+    told = f"read from {ORDER[first]}; not read: {', '.join(ORDER[first + 1 :])}"
+    assert (told in caplog.text) == (first < len(ORDER) - 1)
+    assert dict(read_shard(shards(tmp_path)[0]))["a"].tolist() == [first] * 2
+
+
+def test_the_order_is_that_of_transformers(tmp_path):
+    for name in ORDER:
+        put(tmp_path, name, 0)
+    for name in ORDER:
+        files, _ = _get_checkpoint_files(tmp_path)
+        taken = [name] if not name.endswith(".json") else set(read_index(tmp_path / name).values())
+        assert {Path(file).name for file in files} == set(taken)
+        (tmp_path / name).unlink()
+
+
+def _get_checkpoint_files(directory):
+    return modeling_utils._get_resolved_checkpoint_files(
+        pretrained_model_name_or_path=str(directory), subfolder="", variant=None, gguf_file=None, from_tf=False,
+        from_flax=False, use_safetensors=None, cache_dir=None, force_download=False, proxies=None,
+        local_files_only=True, token=None, user_agent={}, revision="main", commit_hash=None, is_remote_code=False,
+    )  # fmt: skip
+
+
+def test_a_stale_index_whose_shards_are_gone_does_not_matter(tmp_path):
+    put(tmp_path, "model.safetensors", 1)
+    write_index(tmp_path, {"a": "model-00001-of-00002.safetensors"})
+    assert open_checkpoint(tmp_path).tensors["a"].array().tolist() == [1, 1]
+
+
+def test_a_shard_without_metadata_among_others_is_read(sharded):
+    save_file({"c": torch.ones(4)}, sharded / "model-00002-of-00002.safetensors")
+    checkpoint = open_checkpoint(sharded)
+    assert checkpoint.layout is Layout.HUGGING_FACE and checkpoint.tensors.keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x.ckpt"])
+def test_pipes_and_circles_are_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: not a file, but a pipe"):
+        open_checkpoint(tmp_path / name)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(InputError, match="circle: its links lead in a circle"):
+        open_checkpoint(tmp_path / "circle")
+    with pytest.raises(InputError, match="not a file name"):
+        open_checkpoint("a\0b")

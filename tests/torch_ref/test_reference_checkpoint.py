@@ -71,12 +71,12 @@ def test_an_index_that_names_an_absent_shard_is_refused(sharded):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_what_is_no_index_is_refused(tmp_path, content):
     (tmp_path / INDEX[".bin"]).write_text(content)
-    with pytest.raises(InputError, match="index.json: not a weight index"):
+    with pytest.raises(InputError, match="index.json: "):
         shards(tmp_path)
 
 
 def test_a_directory_without_weights_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no weights here"):
+    with pytest.raises(InputError, match="holds no weights"):
         load_checkpoint(module(), tmp_path)
 
 
