@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import convert_weight, in_memory, tiny  # noqa: F401
+from tiny_checkpoint import convert_weight, in_memory, snapshot, tiny  # noqa: F401
 from tiny_workspace import finetune_arguments, run_mindformer, workspace  # noqa: F401
 
 GOLDEN = Path(__file__).parent / "golden"

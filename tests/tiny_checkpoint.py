@@ -39,3 +39,16 @@ def convert_weight(capsys):
         return status, streams.out, streams.err
 
     return run
+
+
+@pytest.fixture
+def snapshot(tiny, tmp_path) -> Path:
+    """The tiny checkpoint as a Hugging Face hub cache has it: a directory of links to files that hashes name."""
+    cache = tmp_path / "models--tiny"
+    blobs, snapshot = cache / "blobs", cache / "snapshots/0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(tiny.iterdir())):
+        file.rename(blobs / f"{number:040x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+    return snapshot

@@ -188,19 +188,6 @@ def test_a_wrong_output_is_refused(tiny, convert_weight, tmp_path, target, messa
     assert len(content(tiny)) == 61
 
 
-@pytest.fixture
-def snapshot(tiny, tmp_path) -> Path:
-    """The tiny checkpoint as a Hugging Face hub cache has it: a directory of links to files that hashes name."""
-    cache = tmp_path / "models--tiny"
-    blobs, snapshot = cache / "blobs", cache / "snapshots/0123"
-    blobs.mkdir(parents=True)
-    snapshot.mkdir(parents=True)
-    for number, file in enumerate(sorted(tiny.iterdir())):
-        file.rename(blobs / f"{number:040x}")
-        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
-    return snapshot
-
-
 @pytest.mark.parametrize("output", [
     "snapshots/0123/", "snapshots/0123/model.safetensors", "snapshots/", "blobs/", "./", "link/", "way.safetensors",
     "snapshots/0123/pytorch_model.bin/../model.safetensors",

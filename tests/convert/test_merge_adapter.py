@@ -205,3 +205,12 @@ def test_the_command_imports_no_framework_and_may_be_run_again(tiny, adapter, tm
     failed = subprocess.run([*command, "--dtype", "fp64"], capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
     assert subprocess.run(command, cwd=tmp_path).returncode == 0  # and again, over what stands there
+
+
+@pytest.mark.parametrize("output", ["snapshots/0123/", "snapshots/0123/model.safetensors", "snapshots/", "blobs/"])
+def test_a_hub_cache_is_not_replaced_by_what_is_merged_into_it(adapter, snapshot, merge, output):
+    cache = snapshot.parents[1]
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    status, _, err = merge("--input_path", snapshot, "--adapter", adapter, "--output_path", f"{cache}/{output}")
+    assert status == 2 and "is the input" in err
+    assert before == {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
