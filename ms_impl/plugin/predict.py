@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from mindspore import nn
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.errors import InputError
+from ms_impl.evaluate.results import save_lines
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.generate.mixin import Query
+from ms_impl.generate.mixin import Query, stop_sequences
+from ms_impl.generate.text import answer_text
 from ms_impl.io.checkpoint_assets import CHAT_FORMAT, find_generation_config
 from ms_impl.train.ranks import is_first_rank
 
@@ -31,6 +33,20 @@ def generation_settings(checkpoint: Path, config_file: str, changes: Mapping[str
     return settings
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One prompt with its answer. ``text`` is both of them decoded, special tokens too; ``answer`` is the answer alone.
+
+    ``prompt_ids`` and ``answer_ids`` are the tokens, the one that ended the answer among them.
+    """
+
+    prompt: str
+    answer: str
+    text: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+
+
 def answered(
     model: nn.Cell,
     processor: Any,
@@ -38,32 +54,32 @@ def answered(
     generation: GenerationConfig,
     batch_size: int,
     seed: int | None,
-) -> Iterator[str]:
-    """Each prompt with its answer, as one text: all tokens decoded, special ones too.
-
-    Raises InputError naming the prompt, by its number from 1, that cannot be read.
-    """
+) -> Iterator[Answered]:
+    """Answer prompts, in order. Raises InputError naming the prompt, by its number from 1, that cannot be read."""
     turns = [_turn(processor, prompt, generation, f"prompt {n}") for n, prompt in enumerate(prompts, start=1)]
+    stops, decode = stop_sequences(processor, generation), processor.tokenizer.decode
     for start in range(0, len(turns), batch_size):
         batch = turns[start : start + batch_size]
-        for turn, tokens in zip(batch, model.generate(processor, batch, generation, seed=seed)):
-            yield processor.tokenizer.decode([*turn["input_ids"], *tokens])
+        for (query, turn), tokens in zip(
+            batch, model.generate(processor, [t for _, t in batch], generation, seed=seed)
+        ):
+            prompt_ids, answer_ids = (tuple(map(int, ids)) for ids in (turn["input_ids"], tokens))
+            text = decode([*prompt_ids, *answer_ids])
+            yield Answered(query, answer_text(answer_ids, stops, decode), text, prompt_ids, answer_ids)
 
 
-def _turn(processor: Any, prompt: Query, generation: GenerationConfig, name: str) -> Sample:
+def save_answers(answers: Sequence[Answered], path: Path) -> None:
+    """JSONL, a line for each prompt: ``id`` (its number, from 0), ``prompt``, ``answer``, and the tokens of both."""
+    keys = ("prompt", "answer", "prompt_ids", "answer_ids")
+    save_lines(({"id": n, **{key: getattr(each, key) for key in keys}} for n, each in enumerate(answers)), path)
+
+
+def _turn(processor: Any, prompt: Query, generation: GenerationConfig, name: str) -> tuple[str, Sample]:
+    """A prompt's text and its sample."""
     style = generation.chat_format, generation.max_window_size
     try:
-        turn = processor.encode_turn(processor.query_text(prompt), None, SYSTEM_MESSAGE, *style)
+        query = processor.query_text(prompt)
+        turn = processor.encode_turn(query, None, SYSTEM_MESSAGE, *style)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return {**turn, "record": name}
-
-
-def save_result(texts: Sequence[str], path: Path) -> None:
-    """A Python list of strings, as MindFormers writes it; the file appears when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(str(list(texts)), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    return query, {**turn, "record": name}

@@ -8,20 +8,21 @@ from pathlib import Path
 from mindformers.models.build_config import build_model_config
 from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
+from mindformers.tools.utils import get_output_root_path
 from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextGenerationTrainer
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 from mindspore.train.callback import Callback
 
 from ms_impl.evaluate.data_set import DataSet
-from ms_impl.evaluate.results import Result
+from ms_impl.evaluate.results import Result, check_writable
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.learning_rates import name_parameters
-from ms_impl.plugin.predict import answered, generation_settings, save_result
+from ms_impl.plugin.predict import answered, generation_settings, save_answers
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
-from ms_impl.train.ranks import parameters_are_whole, wait_for_ranks
+from ms_impl.train.ranks import is_first_rank, parameters_are_whole, wait_for_ranks
 from ms_impl.weights import load_weights
 
 
@@ -60,13 +61,15 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     def predict(
         self, config: MindFormerConfig, input_data: Sequence[Query], batch_size: int | None = None, **_
     ) -> list[str]:
-        """Answer prompts, print each with its answer, and save all where MindFormers saves them.
+        """Answer prompts, print each with its answer, and save all in ``<output_dir>/predict.jsonl``.
 
         Args:
             input_data: prompts, each text or in list format.
             batch_size: prompts answered at a time.
         """
         self.set_config(config, is_full_config=True)
+        saved = Path(get_output_root_path()) / "predict.jsonl"
+        check_writable([saved])
         checkpoint = Path(config.checkpoint.load_path)
         self._weights = _take_weights(config)
         network = self.create_network().set_train(False)
@@ -77,12 +80,13 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         generation = generation_settings(
             checkpoint, config.model.model_config.config_file, config.model.generation_config or {}
         )
-        texts = []
-        for text in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
-            print(text, flush=True)
-            texts.append(text)
-        save_result(texts, Path(config.save_file or f"{self.task}_result.txt"))
-        return texts
+        answers = []
+        for answer in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
+            print(answer.text, flush=True)
+            answers.append(answer)
+        if is_first_rank():
+            save_answers(answers, saved)
+        return [answer.text for answer in answers]
 
     def evaluate(self, config: MindFormerConfig, dataset: Sequence[DataSet], **_) -> list[Result] | None:
         """Put data sets to a checkpoint: see ``evaluate_checkpoint``."""

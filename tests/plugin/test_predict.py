@@ -1,6 +1,6 @@
 """``--run_mode predict`` through MindFormers' Trainer, and the answering behind it."""
 
-import ast
+import json
 import shutil
 
 import pytest
@@ -39,8 +39,10 @@ def converted(tmp_path_factory, workspace):
     return path
 
 
-def saved(folder) -> list[str]:
-    return ast.literal_eval((folder / "multi_modal_to_text_generation_result.txt").read_text(encoding="utf-8"))
+def saved(folder) -> list[dict]:
+    """The lines of the results; nothing lies beside them in the folder that the command was run in."""
+    assert not list(folder.glob("*.txt"))
+    return [json.loads(line) for line in (folder / "output/predict.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_several_images_and_a_batch_of_prompts_of_different_length(predict, workspace):
@@ -53,18 +55,19 @@ def test_several_images_and_a_batch_of_prompts_of_different_length(predict, work
         "Picture 1: <img>0.png</img>\nPicture 2: <img>1.png</img>\nWhich?",
         "Picture 1: <img>1.png</img>\nPicture 2: <img>0.png</img>\nDescribe the image in English:",
     ]
-    assert len(saved(folder)) == 2
-    for text, prompt in zip(saved(folder), prompts):
-        assert text.startswith(prompt) and len(text) > len(prompt)
-        assert text in run.stdout
+    lines = saved(folder)
+    assert [line["id"] for line in lines] == [0, 1] and [line["prompt"] for line in lines] == prompts
+    for line, prompt in zip(lines, prompts):
+        assert 0 < len(line["answer_ids"]) <= 4 and len(line["prompt_ids"]) > 2 * 16
+        assert line["answer"].strip() == line["answer"] and f"{prompt}{line['answer']}"[: len(prompt) + 1] in run.stdout
 
 
 def test_text_alone_with_a_single_ckpt(predict, workspace, converted):
     vocabulary = ["--processor.tokenizer.vocab_file", workspace / "model/qwen.tiktoken"]
     run, folder = predict("--load_checkpoint", converted, "--predict_data", "Hello", *vocabulary, *GREEDY)
     assert run.returncode == 0, run.stderr
-    (text,) = saved(folder)
-    assert text.startswith("Hello") and len(text) > len("Hello")
+    (line,) = saved(folder)
+    assert line["prompt"] == "Hello" and 0 < len(line["answer_ids"]) <= 4
 
 
 @pytest.fixture(scope="module")
