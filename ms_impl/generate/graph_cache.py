@@ -22,7 +22,7 @@ from mindspore import Tensor, nn
 
 from ms_impl.generate.fingerprint import NotCacheable, fingerprint, form
 from ms_impl.generate.graph_store import GraphStore
-from ms_impl.kernels.build import cache_folder
+from ms_impl.user_cache import cache_folder
 
 SWITCH = "VLM_MINDSPORE_GRAPHS"  # "off": keep none
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
@@ -54,10 +54,10 @@ def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
     with _LOCK:
         slot = _slot() if _wanted() else None
         key = slot and _fingerprint(cell, inputs)
-        if not key:
+        store = _store() if key else None
+        if not store:
             yield
             return
-        store = GraphStore(cache_folder() / "graphs")
         graph = store.read(key)
         with slot.holding(graph) as made, _fewer_warnings():
             yield
@@ -73,6 +73,14 @@ def _wanted() -> bool:
     alone = "MS_ROLE" not in os.environ and ms.get_auto_parallel_context("parallel_mode") == "stand_alone"
     used = ms.get_context("enable_compile_cache") or _ENABLE in os.environ
     return os.environ.get(SWITCH) != "off" and ms.get_context("device_target") == "CPU" and alone and not used
+
+
+def _store() -> GraphStore | None:
+    try:
+        return GraphStore(cache_folder("graphs"))
+    except OSError as error:
+        logger.warning("compiled graphs are not kept, every start compiles anew: %s", error)
+        return None
 
 
 def _fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str | None:

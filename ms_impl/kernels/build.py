@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import logging
@@ -14,11 +15,15 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from ms_impl.user_cache import cache_folder, check_own
+
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 SWITCH = "VLM_MINDSPORE_KERNELS"  # "off": do without
 TIME_OUT = 300  # seconds; a compilation takes some ten
+_SEAL = hashlib.sha256().digest_size
+_EXCERPT = 200  # characters of what a compiler says
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +41,25 @@ def library(name: str) -> Path | None:
         logger.warning("no C++ compiler (%s) was found: %s runs without its kernel, slower", ", ".join(COMPILERS), name)
         return None
     try:
-        return compiled(compiler, name, cache_folder())
+        path = compiled(compiler, name, cache_folder())
+        ctypes.CDLL(str(path))  # what cannot be loaded is not there; the kernel's module gets the same library
+        return path
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        logger.warning("the kernel %s could not be compiled (%s): the plain path is taken, slower", name, reason)
+        message = "the kernel %s could not be compiled or loaded (%s): the plain path is taken, slower"
+        logger.warning(message, name, reason(error))
         return None
 
 
-def cache_folder() -> Path:
-    """Where libraries are kept: in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm_mindspore"
+def reason(error: OSError | subprocess.SubprocessError) -> str:
+    """The first line of what a compiler says, else the error itself."""
+    said = getattr(error, "stderr", None) or ""
+    said = said.decode(errors="replace") if isinstance(said, bytes) else said
+    ended = f"{error.cmd[0]}: exit status {error.returncode}" if hasattr(error, "returncode") else str(error)
+    return (said.strip() or ended).splitlines()[0][:_EXCERPT]
 
 
 def compiled(compiler: str, name: str, folder: Path) -> Path:
-    """The library in ``folder``, compiled unless it is there for these sources, this compiler and this processor.
+    """The library in ``folder``, compiled unless a whole one is there for these sources, compiler and processor.
 
     Of several processes or threads that want it at once, one compiles it and the others wait. It gets its name when it
     is complete, so that where the file system has no locks they do not disturb each other.
@@ -59,19 +69,35 @@ def compiled(compiler: str, name: str, folder: Path) -> Path:
         subprocess.SubprocessError: the compiler fails.
     """
     target = folder / f"{name}-{fingerprint(compiler)}.so"
-    if not target.exists():
+    if not whole(target):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            if not target.exists():
+            if not whole(target):
                 compile_to(target, compiler, name)
     return target
 
 
+def whole(target: Path) -> bool:
+    """Whether a library is there, this user's, and as it was written: behind its code stands the code's digest."""
+    try:
+        check_own(target)
+        content = target.read_bytes()
+    except OSError:
+        return False
+    code, seal = content[:-_SEAL], content[-_SEAL:]
+    return hashlib.sha256(code).digest() == seal
+
+
 def compile_to(target: Path, compiler: str, name: str) -> None:
-    """Compile ``name``.cc aside, and rename the library when it is complete. Raises as ``compiled`` does."""
+    """Compile ``name``.cc aside, seal the library and rename it when it is on the disk. Raises as ``compiled`` does."""
     with tempfile.TemporaryDirectory(dir=target.parent) as partial:
         output = Path(partial) / target.name
         run([compiler, *FLAGS, str(SOURCES / f"{name}.cc"), "-o", str(output)])
+        with open(output, "r+b") as file:
+            file.write(hashlib.sha256(file.read()).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        output.chmod(0o700)
         os.replace(output, target)
 
 
@@ -99,4 +125,5 @@ def fingerprint(compiler: str) -> str:
 
 def run(command: list[str]) -> str:
     """What the command writes on stdout."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_OUT).stdout
+    made = subprocess.run(command, check=True, capture_output=True, errors="replace", timeout=TIME_OUT)
+    return made.stdout
