@@ -28,7 +28,7 @@ def models(mini, tmp_path_factory) -> dict[str, Path]:
     other = {name: value[::-1].copy() for name, value in weights.items()}
     save_file(other, found["weights"] / "model.safetensors", {"format": "pt"})
     config = json.loads((mini / "config.json").read_text())
-    config["layer_norm_epsilon"] = 10.0
+    config["layer_norm_epsilon"] = 1.0
     (found["epsilon"] / "config.json").write_text(json.dumps(config))
     return found
 
