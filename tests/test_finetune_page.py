@@ -65,7 +65,7 @@ def test_the_page_has_the_commands_of_the_whole_way():
 
 def test_a_whole_fine_tune_is_as_good_after_conversion_and_before(walked):
     """The shipped model answers 0.93 of them; trained in ChatML and asked in another format it answers none."""
-    for checkpoint in ("output/hf ", "checkpoint/step_00000002 "):
+    for checkpoint in ("output/hf ", "output/full/checkpoint/step_00000002 "):
         text = printed_by(walked, "eval_tiny_easyvqa", f"--load_checkpoint {checkpoint}")
         assert accuracy(text) >= 0.9
         assert "chat format: chatml" in text
