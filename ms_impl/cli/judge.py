@@ -151,10 +151,9 @@ def _print_steps(settings: Settings, checker: Checker, findings: Findings) -> No
 def _judge_eval_data(settings: Settings) -> None:
     """Read the data sets of ``eval_dataset`` as an evaluation does. Raises InputError for the first that is broken."""
     family = family_of(settings)
-    folder = _beside_weights(settings)
-    generation = GenerationConfig.for_checkpoint(
-        Path(settings.get("load_checkpoint") or folder), Path(lookup(settings, _CONFIG))
-    ).changed(**lookup(settings, "model.generation_config") or {})
+    config_file = Path(lookup(settings, _CONFIG))
+    beside = GenerationConfig.for_checkpoint(Path(settings.get("load_checkpoint") or config_file), config_file)
+    generation = beside.changed(**lookup(settings, "model.generation_config") or {})
     asked = data_sets(settings["eval_dataset"]) if settings.get("eval_dataset") else []
     if not asked:
         return
@@ -170,8 +169,3 @@ def _processor(settings: Settings, family: Family) -> Any:
     config = family.resolve("config").from_file(lookup(settings, _CONFIG))
     section = "processor" if settings.get("processor") else "train_dataset"
     return family.resolve("processor").from_vocabulary(lookup(settings, f"{section}.tokenizer.vocab_file"), config)
-
-
-def _beside_weights(settings: Settings) -> Path:
-    path = Path(settings.get("load_checkpoint") or "")
-    return path if os.path.isdir(path) else path.parent

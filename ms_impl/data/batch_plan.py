@@ -28,10 +28,6 @@ class PlannedData(Protocol):
     def images(self) -> np.ndarray:
         """Their number."""
 
-    @property
-    def digests(self) -> np.ndarray:
-        """Of what each is encoded to: uint8 [n, 16]."""
-
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The dialogues of an epoch, in their own order; one may come several times."""
 
@@ -126,12 +122,15 @@ class BatchPlan:
         start = self._epoch_ends[epoch - 1] if epoch else 0
         return epoch + (row - start) / (self._epoch_ends[epoch] - start)
 
-    def digest(self) -> str:
-        """A name for all rows of the run, in order: sha256 over their dialogues' digests, and where rows begin."""
+    def digest(self, digests: np.ndarray) -> str:
+        """A name for all rows of the run, in order: sha256 over where rows begin and the dialogues in them.
+
+        ``digests`` uint8 [n, 16]: what each dialogue is encoded to.
+        """
         whole = hashlib.sha256(self._starts.tobytes())
         for start in range(0, len(self._members), _DIGESTED_AT_ONCE):
             members = self._members[start : start + _DIGESTED_AT_ONCE]
-            whole.update(np.ascontiguousarray(self._dialogues.digests[members]))
+            whole.update(np.ascontiguousarray(digests[members]))
         return whole.hexdigest()
 
     def records(self, step: int) -> list[str]:

@@ -69,9 +69,10 @@ class TrainingRun:
         Raises AlreadyTrained if that one has no step left to do.
         """
         self._total_steps = dataset.plan.total_steps
-        digests = dataset.feed.dialogues.mixture.digests
+        plan, feed, dialogues = dataset.plan, dataset.feed, dataset.feed.dialogues
+        order, files = plan.digest(dialogues.digests), dialogues.mixture.digests
         self.identity = resume_check.describe(
-            dataset.plan, digests, dataset.feed.weighting, schedule_steps, dataset.pixels, self._settings
+            plan, order, files, feed.weighting, schedule_steps, dataset.pixels, self._settings
         )
         if self.resumed:
             changed = resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))

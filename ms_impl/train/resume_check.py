@@ -43,7 +43,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def describe(
     plan: BatchPlan,
-    digests: Mapping[str, str],
+    order: str,
+    files: Mapping[str, str],
     weighting: str,
     schedule_steps: Sequence[int],
     pixels: Sequence[Any] = (),
@@ -52,14 +53,15 @@ def describe(
     """A run's identity and settings, as state.json keeps them.
 
     Args:
-        digests: the sha256 of each file of records, by its path.
+        order: the digest of the encoded samples in their order.
+        files: the sha256 of each file of records, by its path.
         schedule_steps: the lengths of the learning-rate schedules.
         pixels: what is done to images after they are read.
         kept: what ``settings_of`` says of the YAML.
     """
-    order = {**dataclasses.asdict(plan.settings), "loss_weighting": weighting}
-    settings = {**order, "schedule_steps": list(schedule_steps), "pixels": list(pixels)}
-    identity = {"files": dict(digests), "settings": settings, "total_steps": plan.total_steps, "order": plan.digest()}
+    others = {"loss_weighting": weighting, "schedule_steps": list(schedule_steps), "pixels": list(pixels)}
+    settings = {**dataclasses.asdict(plan.settings), **others}
+    identity = {"files": dict(files), "settings": settings, "total_steps": plan.total_steps, "order": order}
     return json.loads(
         json.dumps({**identity, **(kept or {"data": {}, "free": {}})})
     )  # tuples as lists, as it is read back
