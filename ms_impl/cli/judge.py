@@ -125,11 +125,6 @@ class _Lengths:
     def epoch(self, number: int, seed: int) -> np.ndarray:
         return self.checker.conversations.epoch(number, seed)  # type: ignore[attr-defined]  # a Mixture
 
-    @property
-    def digests(self) -> np.ndarray:
-        """Not needed to count steps."""
-        raise NotImplementedError
-
     def record(self, index: int) -> str:
         return self.checker.conversations.name(index)
 
