@@ -4,7 +4,8 @@
 
 Prints parameters, memory, work, communication and time of a step of the YAML's own setting, then the best setting for
 --devices with the same number of rows a step and device. A setting that does not fit is refused; whether LoRA would fit
-in its place is said. --options changes settings as it does for run_mindformer.py. How memory and time are counted stands in ms_impl/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
+in its place is said. --options changes settings as it does for run_mindformer.py. How memory and time are counted
+stands in ms_impl/estimate; benchmarks/estimate_memory.py holds the memory against measured peaks.
 """
 
 from __future__ import annotations

@@ -135,14 +135,24 @@ def test_parameters_memory_and_steps_are_told(check, workspace):
     assert "of which the headers fit" in ran.stdout and "GB of a device" in ran.stdout
 
 
-def test_the_9_6b_yaml_is_judged_without_a_device_or_weights(judge, workspace):
+@pytest.mark.parametrize(
+    ("config", "counts"),
+    [
+        ("finetune_qwenvl_9.6b_bf16", "parameters    9,656,935,168\ntrained       7,797,379,072  80.7%\n"),
+        ("finetune_qwenvl_9.6b_lora", "parameters    9,769,132,800\ntrained       112,197,632  1.1%\n"),
+        ("finetune_qwenvl_9.6b_lora_8p", "parameters    9,769,132,800\ntrained       112,197,632  1.1%\n"),
+    ],
+)
+def test_the_9_6b_yamls_are_judged_without_a_device_or_weights(judge, workspace, config, counts):
     """The counts are those of the released model; the data are a small file."""
     ran = judge(
-        "finetune_qwenvl_9.6b_bf16", "--train_dataset.tokenizer.vocab_file", workspace / "model/qwen.tiktoken",
+        config, "--train_dataset.tokenizer.vocab_file", workspace / "model/qwen.tiktoken",
         "--train_dataset.data_loader.annotation_file", workspace / "conversations.json",
         "--train_dataset_dir", workspace,
     )  # fmt: skip
-    assert "parameters    9,656,935,168\ntrained       7,797,379,072  80.7%\n" in ran.stdout, ran.stderr
+    assert counts in ran.stdout, ran.stderr
+    assert "more than the" not in ran.stdout  # memory that a device has
+    assert ran.stderr.count("error: ") == 1 and "wrong vocabulary file" in ran.stderr  # the small one given here
 
 
 @pytest.mark.parametrize(
