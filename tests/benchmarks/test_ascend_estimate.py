@@ -158,3 +158,16 @@ def test_the_best_setting_fits_and_keeps_the_joint_batch():
     assert memory(parts_of(plan), plan).peak > DEVICE.memory  # as it stands, it would not fit
     assert best(parts_of, plan, 16, replace(DEVICE, hbm_gb=1), lambda candidate: True) is None
     assert divisors(12) == [1, 2, 3, 4, 6, 12] and step.tokens_per_second > 0
+
+
+@pytest.mark.parametrize("name", ["lora", "lora_8p", "bf16"])
+def test_the_figures_of_the_page_are_printed(name, capsys, monkeypatch):
+    """docs/ascend.md, a block of four lines for each YAML."""
+    monkeypatch.chdir(REPOSITORY)
+    config = f"configs/qwenvl/finetune_qwenvl_9.6b_{name}.yaml"
+    assert ascend_estimate.main(["--config", config]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    page = (REPOSITORY / "docs/ascend.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(page) if line.startswith(f"{config}: "))
+    assert page[start].endswith("rows a rank")
+    assert set(page[start : start + 4]) <= set(printed)
