@@ -16,5 +16,5 @@ PLAN = Plan(
 )  # fmt: skip
 CONFIG_FILE = "configs/qwenvl/qwenvl_9.6b/config.json"
 
-# The original's finetune_lora_single_gpu.sh and finetune.py.
+# The defaults of the original's finetune.py, with which its finetune_lora_*.sh train.
 LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["c_attn", "attn.c_proj", "w1", "w2"]}
