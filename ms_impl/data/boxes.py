@@ -69,8 +69,9 @@ def parse_regions(text: str) -> list[Box]:
     for piece in split_tags(_checked(text)):
         tag, content = piece
         if tag in _CORNERS:
-            numbers = [_coordinate(number) for number in content.replace("(", "").replace(")", "").split(",")]
-            if len(numbers) == 2 * _CORNERS[tag] and None not in numbers:
+            read = [_coordinate(number) for number in content.replace("(", "").replace(")", "").split(",")]
+            numbers = [number for number in read if number is not None]
+            if len(numbers) == len(read) == 2 * _CORNERS[tag]:
                 corners = tuple(zip(numbers[::2], numbers[1::2]))
                 boxes.append(Box(corners, before[1].strip() if before[0] == "ref" else None))
             else:
@@ -93,7 +94,8 @@ def draw_boxes(image: Image.Image, text: str, font: str | os.PathLike | None = N
     if not regions:
         return None
     picture = image.convert("RGB")
-    canvas, refs = ImageDraw.Draw(picture), []
+    canvas = ImageDraw.Draw(picture)
+    refs: list[str | None] = []
     for region in regions:
         if region.ref is not None or not refs:
             ref = region.ref

@@ -114,7 +114,7 @@ def _characters(file: str | None) -> frozenset[int]:
 
 
 def _built_in(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    return ImageFont.load_default(size)  # type: ignore[return-value]
 
 
 def _shown(characters: frozenset[str]) -> str:
