@@ -30,7 +30,7 @@ from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.checkpoint_assets import collect, find_config
-from ms_impl.io.conversion import as_hugging_face, cast_to, convert, refuse_source
+from ms_impl.io.conversion import as_hugging_face, cast_to, convert, weights_of
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Kind, Output
@@ -83,7 +83,7 @@ def prepare(options: argparse.Namespace) -> Job:
     target = Layout.HUGGING_FACE if options.reverse else Layout.MINDSPORE
     family = families.get(options.model)
     output = Output.parse(options.output_path, target)
-    source = open_checkpoint(options.input_path)
+    source = weights_of(open_checkpoint(options.input_path), family, options.source)
     layout = _source_layout(options, family, source, target)
     config_path = find_config(source.path, options.config)
     raw = read_json(config_path)
@@ -101,7 +101,6 @@ def _source_layout(options: argparse.Namespace, family: Family, source: Checkpoi
     """What --source says, or else the layout that --reverse leads from; refuses a source that tells another."""
     if options.source:
         return family.source_weights(options.source).layout
-    refuse_source(source, family)
     if source.layout is target:
         advice = "leave out" if options.reverse else "add"
         raise InputError(f"{source.path}: already is a {target} checkpoint; {advice} --reverse to convert it")

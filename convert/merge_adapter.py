@@ -20,7 +20,7 @@ from ms_impl.adapters.merging import merged_checkpoint
 from ms_impl.cli.main import command
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import chat_format_of, collect, find_config
-from ms_impl.io.conversion import refuse_source
+from ms_impl.io.conversion import weights_of
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
@@ -43,8 +43,7 @@ def prepare(options: argparse.Namespace) -> Job:
     family = families.get(options.model)
     output = Output.parse(options.output_path, Layout.HUGGING_FACE)
     adapter = files.read(options.adapter, family.adapter_prefixes)
-    source = open_checkpoint(options.input_path)
-    refuse_source(source, family)
+    source = weights_of(open_checkpoint(options.input_path), family)
     config_path = find_config(source.path, options.config)
     raw = read_json(config_path)
     check_family(family, raw, config_path)

@@ -7,7 +7,7 @@ configuration, a script) finds it under that name.
 
 from __future__ import annotations
 
-from ms_impl.io.rules import Module, WeightTable, same
+from ms_impl.io.rules import MINDSPORE_COUNTERS, Module, WeightTable, same
 
 WEIGHTS = WeightTable(
     [
@@ -88,5 +88,14 @@ WEIGHTS = WeightTable(
             [same("weight", lambda c: (c.visual.output_dim, c.visual.width))],
             count=lambda c: int(c.visual.has_kv_proj),
         ),
-    ]
+    ],
+    harmless=(
+        *MINDSPORE_COUNTERS,
+        # Buffers that some versions of the original saved: tables of angles, masks.
+        "transformer.rotary_emb.inv_freq",
+        "transformer.h.*.attn.rotary_emb.inv_freq",
+        "transformer.h.*.attn.bias",
+        "transformer.h.*.attn.masked_bias",
+        "transformer.h.*.attn.logn_tensor",
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_impl.errors import InputError, itemised, quote
+from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.dtypes import FLOATS, CastLoss, DType, float_named
 from ms_impl.io.rules import Config, Entry, Layout, Operation
 from ms_impl.io.tensors import CastTensor, Shape, Tensor
+
+logger = logging.getLogger(__name__)
 
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -57,15 +60,33 @@ def load_for_mindspore(
     Raises:
         InputError: the checkpoint is damaged, or does not fit; every fault is listed.
     """
-    checkpoint = open_checkpoint(path)
-    refuse_source(checkpoint, family)
+    checkpoint = weights_of(open_checkpoint(path), family)
     entries = family.resolve("weights").expand(config)
     tensors = convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
     return cast_to(tensors, float_named(dtype, "dtype")) if dtype else tensors
 
 
-def refuse_source(checkpoint: Checkpoint, family: Family) -> None:
-    """Raise InputError for a checkpoint of a layout that has to be named with ``--source``."""
+def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None) -> Checkpoint:
+    """The checkpoint without what its table declares harmless; that is counted in a warning.
+
+    Args:
+        source: the layout that was named with ``--source``.
+
+    Raises:
+        InputError: the checkpoint is of a layout that has to be named.
+    """
+    if not source:
+        _refuse_source(checkpoint, family)
+    table = family.source_weights(source) if source else family.resolve("weights")
+    skipped = [name for name in checkpoint.tensors if table.is_harmless(name)]
+    if not skipped:
+        return checkpoint
+    logger.warning("%s: skipped %d tensors that are no weights: %s", checkpoint.path, len(skipped), listed(skipped))
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if not table.is_harmless(name)}
+    return replace(checkpoint, tensors=kept)
+
+
+def _refuse_source(checkpoint: Checkpoint, family: Family) -> None:
     found = {_LAYER_NUMBER.sub("{}", name) for name in checkpoint.tensors}
     for source in family.sources:
         if found & family.source_weights(source).templates():

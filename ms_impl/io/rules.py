@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,13 @@ Arrays = list[np.ndarray]
 MAX_REPEATS = 10_000  # of one module; more is a wrong number, not a model
 PerConfig = Callable[[Config], tuple[int, ...]]  # a shape, or other sizes, as a function of the configuration
 Sizes = tuple[int, ...] | PerConfig
+
+
+# What MindSpore and MindFormers save of a run beside the weights.
+MINDSPORE_COUNTERS = (
+    "global_step", "step_num", "epoch_num", "batch_num", "learning_rate", "lr", "loss_scale", "scale_sense",
+    "beta1_power", "beta2_power", "current_iterator_step", "last_overflow_iterator_step",
+)  # fmt: skip
 
 
 class Layout(Enum):
@@ -202,10 +210,18 @@ class Module:
 
 @dataclass(frozen=True)
 class WeightTable:
-    """All weights of a family: from Hugging Face's names and layout to those of ``layout``."""
+    """All weights of a family: from Hugging Face's names and layout to those of ``layout``.
+
+    ``harmless`` are patterns of names in either layout that checkpoints may have beside them and that no model needs.
+    """
 
     modules: Sequence[Module]
     layout: Layout = Layout.MINDSPORE
+    harmless: tuple[str, ...] = MINDSPORE_COUNTERS
+
+    def is_harmless(self, name: str) -> bool:
+        """Whether a tensor of that name is no weight, but may stand among them."""
+        return any(fnmatchcase(name, pattern) for pattern in self.harmless)
 
     def expand(self, config: Config) -> list[Entry]:
         """Every tensor of the model that ``config`` describes."""

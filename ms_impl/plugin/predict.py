@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from ms_impl.generate.text import answer_text
 from ms_impl.io.checkpoint_assets import CHAT_FORMAT, find_generation_config
 from ms_impl.train.ranks import is_first_rank
 
+logger = logging.getLogger(__name__)
+
 
 def generation_settings(checkpoint: Path, config_file: str, changes: Mapping[str, Any]) -> GenerationConfig:
     """The settings beside the checkpoint or its config.json, changed by the YAML's ``model.generation_config``.
@@ -30,6 +33,12 @@ def generation_settings(checkpoint: Path, config_file: str, changes: Mapping[str
     if is_first_rank():
         source = "model.generation_config" if CHAT_FORMAT in changes else path or "the defaults"
         print(f"chat format: {settings.chat_format} ({source})", flush=True)
+        if path and CHAT_FORMAT not in changes and path.parent not in (checkpoint, checkpoint.parent):
+            logger.warning(
+                "%s does not tell its chat format, %s is taken from %s; if it is another, set "
+                "model.generation_config.chat_format",
+                checkpoint, settings.chat_format, path,
+            )  # fmt: skip
     return settings
 
 

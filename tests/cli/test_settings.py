@@ -211,6 +211,19 @@ def test_what_is_not_given_stands_beside_the_checkpoint(read, workspace, finetun
     assert settings["train_dataset"]["tokenizer"]["vocab_file"] == f"{workspace}/model/qwen.tiktoken"
 
 
+def test_beside_one_file_of_weights_nothing_stands_and_the_error_names_key_and_cure(workspace, tmp_path):
+    """README's own sequence: converted to one .ckpt, then used."""
+    (tmp_path / "x.ckpt").touch()
+    asked = ["--config", str(PREDICT), "--load_checkpoint", str(tmp_path / "x.ckpt"), "--predict_data", "Hi"]
+    with pytest.raises(InputError) as caught:
+        read_settings([*asked, "--model.model_config.config_file", "configs/qwenvl/qwenvl_9.6b/config.json"])
+    assert "processor.tokenizer.vocab_file: not set" in str(caught.value) and "--output_path DIR/" in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        read_settings([*asked, "--model.model_config.config_file", "null"])
+    assert "model.model_config.config_file: not set" in str(caught.value)
+    assert str(tmp_path) in str(caught.value) and "--output_path DIR/" in str(caught.value)
+
+
 def test_weights_that_are_not_the_models_are_listed(golden_dir, workspace, finetune_arguments):
     weights = ["--load_checkpoint", str(golden_dir / "model.safetensors")]
     vocabulary = ["--train_dataset.tokenizer.vocab_file", f"{workspace}/model/qwen.tiktoken"]

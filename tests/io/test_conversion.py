@@ -65,3 +65,33 @@ def test_a_type_asked_for_is_given(tiny, config, convert_weight, tmp_path):
     expected = load_file(tiny / "model.safetensors")
     for tensor in load_for_mindspore(tmp_path / "x.ckpt", QWENVL, config, dtype="fp32"):
         assert np.array_equal(tensor.array(), expected[tensor.name].bfloat16().float().numpy())
+
+
+def test_what_is_declared_harmless_is_skipped_and_counted(tiny, config, convert_weight, tmp_path, caplog):
+    state = load_file(tiny / "model.safetensors")
+    state["transformer.rotary_emb.inv_freq"] = torch.ones(4)
+    state["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(state, tiny / "model.safetensors")
+    expected = [tensor.name for tensor in load_for_mindspore(tiny, QWENVL, config)]
+    status, out, err = convert_weight("--input_path", tiny, "--output_path", tmp_path / "x.safetensors")
+    assert status == 0 and list(load_file(tmp_path / "x.safetensors").keys()) == sorted(expected)
+    told = "skipped 2 tensors that are no weights: "
+    assert caplog.text.count(told) == 2
+    assert "transformer.rotary_emb.inv_freq" in caplog.text and "transformer.h.0.attn.masked_bias" in caplog.text
+
+
+def test_the_counters_of_a_training_checkpoint_of_mindspore_are_skipped(tiny, config, caplog, tmp_path):
+    named = [
+        {"name": name, "data": mindspore.Tensor(tensor.numpy())}
+        for name, tensor in load_file(tiny / "model.safetensors").items()
+    ]
+    counters = {"epoch_num": 1, "step_num": 2, "loss_scale": 1024.0, "global_step": mindspore.Tensor([7])}
+    mindspore.save_checkpoint(named, str(tmp_path / "x.ckpt"), append_dict=counters)
+    assert len(list(load_for_mindspore(tmp_path / "x.ckpt", QWENVL, config))) == len(named)
+    assert "skipped 4 tensors" in caplog.text
+
+
+def test_no_weight_is_called_harmless(config):
+    for table in (QWENVL.resolve("weights"), *map(QWENVL.source_weights, QWENVL.sources)):
+        for layout in (Layout.HUGGING_FACE, table.layout):
+            assert [name for name in table.shapes(config, layout) if table.is_harmless(name)] == []

@@ -63,8 +63,8 @@ def test_several_images_and_a_batch_of_prompts_of_different_length(predict, work
 
 
 def test_text_alone_with_a_single_ckpt(predict, workspace, converted):
-    vocabulary = ["--processor.tokenizer.vocab_file", workspace / "model/qwen.tiktoken"]
-    run, folder = predict("--load_checkpoint", converted, "--predict_data", "Hello", *vocabulary, *GREEDY)
+    """Vocabulary and chat format are found beside the config.json that is named."""
+    run, folder = predict("--load_checkpoint", converted, "--predict_data", "Hello", *GREEDY)
     assert run.returncode == 0, run.stderr
     (line,) = saved(folder)
     assert line["prompt"] == "Hello" and 0 < len(line["answer_ids"]) <= 4
@@ -109,3 +109,19 @@ def test_the_settings_beside_the_checkpoint_are_changed_by_the_yaml(tmp_path):
     (tmp_path / "generation_config.json").write_text('{"top_p": 0.25, "max_new_tokens": 7}')
     generation = generation_settings(tmp_path / "model.ckpt", "elsewhere/config.json", {"max_new_tokens": 3})
     assert (generation.top_p, generation.max_new_tokens) == (0.25, 3)
+
+
+def test_a_single_file_has_the_chat_format_beside_its_configuration_and_that_is_said(tmp_path, capsys, caplog):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "weights").mkdir()
+    checkpoint, config = tmp_path / "weights/model.ckpt", str(tmp_path / "hub/config.json")
+    (tmp_path / "hub/generation_config.json").write_text('{"chat_format": "chatml"}')
+    assert generation_settings(checkpoint, config, {}).chat_format == "chatml"
+    assert f"chat format: chatml ({tmp_path}/hub/generation_config.json)" in capsys.readouterr().out
+    assert f"{checkpoint} does not tell its chat format" in caplog.text
+    caplog.clear()
+    assert generation_settings(checkpoint, config, {"chat_format": "raw"}).chat_format == "raw"
+    assert "chat format: raw (model.generation_config)" in capsys.readouterr().out and not caplog.text
+    (tmp_path / "hub/generation_config.json").unlink()
+    assert generation_settings(checkpoint, config, {}).chat_format == "raw"
+    assert "prompts are written in chat format 'raw'" in caplog.text
