@@ -39,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("question", nargs="?", help="asked once; without it, questions come from the terminal")
     parser.add_argument("--model", required=True, type=Path, help="checkpoint directory, or one converted file")
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
+    parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     parser.add_argument("--image", action="append", default=[], type=Path, help="an image to ask about; repeatable")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="write the last image with the answer's boxes here")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
@@ -63,7 +64,7 @@ def converse(arguments: argparse.Namespace) -> None:
     gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
-    model, processor = load(arguments.model, config=arguments.config)
+    model, processor = load(arguments.model, config=arguments.config, adapter=arguments.adapter)
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     changes = {"do_sample": False} if arguments.greedy else {}

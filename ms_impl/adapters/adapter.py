@@ -19,13 +19,11 @@ from ms_impl.adapters.merging import MergedTensor
 from ms_impl.adapters.targets import Plan, make_plan
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.lora import DropoutSeeds, LoraLinear, SeededDropout
-from ms_impl.errors import InputError, quote
+from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.dtypes import CastLoss, cast
 from ms_impl.io.tensors import ArrayTensor, Tensor
 from ms_impl.weights import ParameterTensor, set_parameter
-
-_SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 DROPOUT_SEEDS = "lora_dropout_seeds"  # the parameter that holds a batch's seeds
 
@@ -122,12 +120,7 @@ class Adapter:
         """
         self._refuse_merged("replaced")
         stored = files.read(directory, self._family.adapter_prefixes)
-        for setting in _SCALING:
-            found, own = getattr(stored.config, setting), getattr(self.plan.config, setting)
-            if found != own:
-                raise InputError(
-                    f"{directory}: the adapter has {setting} {quote(found)}, the settings of this run say {quote(own)}"
-                )
+        stored.config.check_scaling(self.plan.config, str(directory))
         parameters = self._model.parameters_dict()
         brought = stored.check(self.plan, {name: tuple(values.shape) for name, values in parameters.items()})
         base_check.check(stored.base, self._adapted_weights(), str(stored), "the one loaded")

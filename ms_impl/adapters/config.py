@@ -40,6 +40,7 @@ _HARMLESS = {
     "task_type": None,
 }
 _OFF = (None, False, "", [], {})
+_SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 _NEVER_NULL = ("r", "lora_alpha", "lora_dropout")  # in a file: PEFT computes with them
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,15 @@ class LoraConfig:
         adapter = own.pop("adapter", None)
         inherited = cls.read(Path(_text(adapter, f"{where}: adapter"))).settings() if adapter is not None else {}
         return cls.from_settings({**inherited, **own}, where)
+
+    def check_scaling(self, asked: LoraConfig, where: str) -> None:
+        """Raise InputError where the settings of a run ask for other ranks or scalings than this adapter has."""
+        for setting in _SCALING:
+            found, own = getattr(self, setting), getattr(asked, setting)
+            if found != own:
+                raise InputError(
+                    f"{where}: the adapter has {setting} {quote(found)}, the settings of this run say {quote(own)}"
+                )
 
     def settings(self) -> dict[str, Any]:
         """The attributes by name."""

@@ -19,7 +19,9 @@ from ms_impl.io.json_files import read_json
 from ms_impl.weights import MINDSPORE_DTYPES, load_weights
 
 
-def load(path: str | Path, dtype: str | None = None, config: str | Path | None = None) -> tuple[nn.Cell, Any]:
+def load(
+    path: str | Path, dtype: str | None = None, config: str | Path | None = None, adapter: str | Path | None = None
+) -> tuple[nn.Cell, Any]:
     """Model in eval mode and processor of a checkpoint.
 
     The default settings of ``model.generate`` and ``model.chat`` are those of the checkpoint's generation_config.json.
@@ -30,9 +32,13 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
             Ascend, else fp32.
             The model computes in it, too; but the CPU, which has no bf16 arithmetic, does so in fp32.
         config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
+        adapter: the directory of a LoRA adapter, PEFT's or this project's. It is merged into the weights in memory, as
+            convert/merge_adapter.py does it on disk: the model is that of the merged checkpoint, bit for bit, and
+            decodes as fast.
 
     Raises:
-        InputError: a file is missing or damaged, the family unknown, or the weights do not fit the configuration.
+        InputError: a file is missing or damaged, the family unknown, the weights do not fit the configuration, or the
+            adapter does not fit the weights.
     """
     config_file = find_config(Path(path), Path(config) if config else None)
     family = families.for_config(read_json(config_file), str(config_file))
@@ -41,7 +47,7 @@ def load(path: str | Path, dtype: str | None = None, config: str | Path | None =
     compute = ms.float32 if weights == ms.bfloat16 and not on_ascend() else weights
     with no_init_parameters():
         model = family.resolve("model")(settings, compute, weights)
-    load_weights(model, path, family)
+    load_weights(model, path, family, adapter)
     processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
     model.generation = GenerationConfig.for_checkpoint(Path(path), config_file)
     return model.set_train(False), processor

@@ -60,10 +60,14 @@ def load_for_mindspore(
     Raises:
         InputError: the checkpoint is damaged, or does not fit; every fault is listed.
     """
-    checkpoint = weights_of(open_checkpoint(path), family)
-    entries = family.resolve("weights").expand(config)
-    tensors = convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
+    tensors = for_mindspore(weights_of(open_checkpoint(path), family), family, config)
     return cast_to(tensors, float_named(dtype, "dtype")) if dtype else tensors
+
+
+def for_mindspore(checkpoint: Checkpoint, family: Family, config: Config) -> list[ConvertedTensor]:
+    """As ``load_for_mindspore``, from what ``weights_of`` returned."""
+    entries = family.resolve("weights").expand(config)
+    return convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
 
 
 def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None) -> Checkpoint:

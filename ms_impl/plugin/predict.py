@@ -10,6 +10,7 @@ from typing import Any
 
 from mindspore import nn
 
+from ms_impl.adapters.config import LoraConfig
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.errors import InputError
@@ -54,6 +55,28 @@ class Answered:
     text: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+
+
+def take_adapter(section: dict[str, Any], weights: str | None) -> str | None:
+    """The adapter that the YAML's ``model.model_config`` names, to be merged into the weights as they are read.
+
+    The section has no ``lora`` after it: plain layers answer, in the decoding kernel where there is one.
+
+    Raises:
+        InputError: its ``lora`` names no adapter, or other ranks or scalings than the adapter's, or there are no
+            weights that are read here.
+    """
+    lora = section.pop("lora", None)
+    if not lora:
+        return None
+    where = "model.model_config.lora"
+    if not lora.get("adapter"):
+        raise InputError(f"{where}: give adapter, the directory of a trained one; or leave lora out")
+    if not weights:
+        raise InputError(f"{where}: an adapter is merged into the weights of load_checkpoint, read whole on each rank")
+    path = Path(lora["adapter"])
+    LoraConfig.read(path).check_scaling(LoraConfig.from_section(lora, where), str(path))
+    return str(path)
 
 
 def answered(

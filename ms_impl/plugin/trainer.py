@@ -20,7 +20,7 @@ from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.evaluate import evaluate_checkpoint
 from ms_impl.plugin.learning_rates import name_parameters
-from ms_impl.plugin.predict import answered, generation_settings, save_answers
+from ms_impl.plugin.predict import answered, generation_settings, save_answers, take_adapter
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
 from ms_impl.train.ranks import is_first_rank, parameters_are_whole, wait_for_ranks
 from ms_impl.weights import load_weights
@@ -38,6 +38,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     """
 
     _run: TrainingRun | None = None
+    _merged: str | None = None  # the adapter that answers are given with
 
     def train(self, config: MindFormerConfig, **kwargs) -> None:
         """Train as the YAML says. Raises InputError for a conversation or an image that turns out to be damaged."""
@@ -72,6 +73,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         check_writable([saved])
         checkpoint = Path(config.checkpoint.load_path)
         self._weights = _take_weights(config)
+        self._merged = take_adapter(config.model.model_config, self._weights)
         network = self.create_network().set_train(False)
         tokenizer = build_tokenizer(
             config.processor.tokenizer, default_args={"num_queries": network.config.config.num_queries}
@@ -93,6 +95,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         self.set_config(config, is_full_config=True)
         checkpoint = Path(config.checkpoint.load_path)
         self._weights = _take_weights(config)
+        self._merged = take_adapter(config.model.model_config, self._weights)
         return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network)
 
     def create_train_dataset(self, default_args=None):
@@ -107,7 +110,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         return dataset
 
     def create_network(self, default_args=None) -> nn.Cell:
-        """The YAML's model, with its weights and its adapter read: those to start from, or to go on from."""
+        """The YAML's model, with its weights and its adapter read: those to start from, to go on from, or to answer with."""
         resumed = self._run.resumed if self._run else None
         weights = resumed if resumed and not self.config.model.model_config.lora else self._weights
         if not weights:
@@ -115,7 +118,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         else:
             with no_init_parameters():
                 network = super().create_network(default_args)
-            load_weights(network.network, weights, network.config.family)
+            load_weights(network.network, weights, network.config.family, self._merged)
         if network.adapter and (folder := resumed or network.config.first_adapter):
             network.adapter.load(folder)
         self._model = network

@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import peft
 import pytest
+import torch
 
 from convert.convert_weight import main as convert_weight
+from convert.merge_adapter import main as merge_adapter
 from ms_impl.errors import InputError
-from ms_impl.plugin.predict import answered, generation_settings
+from ms_impl.plugin.predict import answered, generation_settings, take_adapter
+from torch_ref.qwenvl.model import QwenVL as Reference
 
 GREEDY = ["--options", "model.generation_config.max_new_tokens=4", "model.generation_config.do_sample=False"]
 
@@ -125,3 +129,46 @@ def test_a_single_file_has_the_chat_format_beside_its_configuration_and_that_is_
     (tmp_path / "hub/generation_config.json").unlink()
     assert generation_settings(checkpoint, config, {}).chat_format == "raw"
     assert "prompts are written in chat format 'raw'" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def adapter(workspace, tmp_path_factory):
+    """One that PEFT made for the small model."""
+    directory = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(Reference.from_pretrained(workspace / "model"), peft.LoraConfig(target_modules=["w1"]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
+def test_an_adapter_answers_as_merged_into_its_base(predict, workspace, adapter, tmp_path):
+    merged = tmp_path / "merged"
+    given = ["--input_path", str(workspace / "model"), "--adapter", str(adapter), "--output_path", f"{merged}/"]
+    assert merge_adapter(["--model", "qwenvl", *given]) == 0
+    asked = ["--predict_data", "Hello", *GREEDY]
+    named = f"model.model_config.lora={{adapter: {adapter}}}"
+    texts = []
+    for path, options in ((workspace / "model", [named]), (merged, []), (workspace / "model", [])):
+        run, folder = predict("--load_checkpoint", path, *asked, *options)
+        assert run.returncode == 0, run.stderr
+        texts += saved(folder)
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"target_modules": ["w1"]}, "lora: give adapter, the directory of a trained one; or leave lora out"),
+        ({"adapter": True, "r": 4}, "the adapter has r 8, the settings of this run say 4"),
+    ],
+)
+def test_a_lora_section_that_answers_with_something_else_is_refused(adapter, section, message):
+    section = {key: str(adapter) if key == "adapter" else value for key, value in section.items()}
+    with pytest.raises(InputError, match=message):
+        take_adapter({"lora": section}, "weights")
+    with pytest.raises(InputError, match="merged into the weights of load_checkpoint"):
+        take_adapter({"lora": {"adapter": str(adapter)}}, None)

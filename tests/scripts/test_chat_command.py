@@ -75,6 +75,23 @@ def test_a_wrong_vocabulary(model, vocabulary_file, tmp_path):
     assert refused("--model", wrong, "Hi").startswith(f"error: {wrong}/qwen.tiktoken: wrong vocabulary file")
 
 
+def test_an_adapter(model, tmp_path):
+    shapes = {"A": (4, 128), "B": (384, 4)}
+    tensors = {
+        f"base_model.model.transformer.h.0.attn.c_attn.lora_{end}.weight": np.full(shape, 0.5, np.float32)
+        for end, shape in shapes.items()
+    }
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    path = tmp_path / "adapter_config.json"
+    path.write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["c_attn"]}')
+    asked = ("--model", model, "--max_new_tokens", "6", "Hi")
+    with_it, without = chat(*asked, "--adapter", tmp_path), chat(*asked)
+    assert with_it.returncode == 0 and without.returncode == 0
+    assert with_it.stdout != without.stdout
+    path.write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": null, "target_modules": ["c_attn"]}')
+    assert refused(*asked, "--adapter", tmp_path) == f"error: {path}: lora_alpha is null; expected a number"
+
+
 def test_a_missing_model(tmp_path):
     assert refused("--model", tmp_path / "no", "Hi") == f"error: {tmp_path}/no: no such file or directory"
 
