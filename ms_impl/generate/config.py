@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError, listed, quote
-from ms_impl.io.checkpoint_assets import GENERATION_NAME, find_generation_config
+from ms_impl.io.checkpoint_assets import GENERATION_NAME, chat_format_of, find_generation_config
 from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -88,13 +88,20 @@ class GenerationConfig:
             raise InputError(f"{source}: {error}") from error
 
     @classmethod
-    def for_checkpoint(cls, checkpoint: Path, config_path: Path) -> "GenerationConfig":
+    def for_checkpoint(
+        cls, checkpoint: Path, config_path: Path, adapter: str | Path | None = None
+    ) -> "GenerationConfig":
         """Read the generation_config.json beside a checkpoint's weights or its config.json; the defaults if none is.
+
+        The chat format is that of the directory ``adapter``, if it names one: what the adapter was trained in.
 
         A warning says that there is none: weights do not tell their chat format.
         """
+        trained = {"chat_format": name} if adapter and (name := chat_format_of(Path(adapter))) else {}
         if path := find_generation_config(checkpoint, config_path):
-            return cls.from_dict(read_json(path), str(path))
+            return cls.from_dict({**read_json(path), **trained}, str(path))
+        if trained:
+            return cls.from_dict(trained, str(Path(adapter) / GENERATION_NAME))
         default = cls()
         logger.warning(
             "%s: no %s beside it or its %s; prompts are written in chat format '%s'. A chat model needs that file, or "

@@ -49,7 +49,7 @@ def load(
         model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family, adapter)
     processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
-    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file)
+    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter)
     return model.set_train(False), processor
 
 

@@ -38,16 +38,21 @@ _SCORES = "scores.jsonl"
 
 
 def evaluate_checkpoint(
-    config: MindFormerConfig, asked: Sequence[DataSet], checkpoint: Path, create_network: Callable[[], TrainerModel]
+    config: MindFormerConfig,
+    asked: Sequence[DataSet],
+    checkpoint: Path,
+    create_network: Callable[[], TrainerModel],
+    adapter: str | None = None,
 ) -> list[Result] | None:
     """Put data sets to a checkpoint; print and save what comes out (see ``ms_impl.evaluate.evaluation.run``).
 
-    ``create_network`` is called when all records have been checked. Raises InputError naming a record that has a fault.
+    ``create_network`` is called when all records have been checked; it merges the ``adapter``, whose chat format counts
+    before the checkpoint's. Raises InputError naming a record that has a fault.
     """
     _require_whole_parameters()
     section = build_model_config(config.model.model_config)
     model_config, changes = config.model.model_config, config.model.generation_config or {}
-    generation = generation_settings(checkpoint, model_config.config_file, changes)
+    generation = generation_settings(checkpoint, model_config.config_file, changes, adapter)
     evaluations = _prepare(asked, config.processor.tokenizer, section, generation)
     model = create_network().set_train(False).network
     results = run(evaluations, model, weights_digest(model), _folder(), _ranks())

@@ -18,19 +18,24 @@ from ms_impl.evaluate.results import save_lines
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import Query, stop_sequences
 from ms_impl.generate.text import answer_text
-from ms_impl.io.checkpoint_assets import CHAT_FORMAT, find_generation_config
+from ms_impl.io.checkpoint_assets import CHAT_FORMAT, GENERATION_NAME, chat_format_of, find_generation_config
 from ms_impl.train.ranks import is_first_rank
 
 logger = logging.getLogger(__name__)
 
 
-def generation_settings(checkpoint: Path, config_file: str, changes: Mapping[str, Any]) -> GenerationConfig:
+def generation_settings(
+    checkpoint: Path, config_file: str, changes: Mapping[str, Any], adapter: str | None = None
+) -> GenerationConfig:
     """The settings beside the checkpoint or its config.json, changed by the YAML's ``model.generation_config``.
+
+    The chat format is the one that the ``adapter`` was trained in, if it tells.
 
     Says on rank 0 which chat format that makes, and why: another one spoils every answer.
     """
-    path = find_generation_config(checkpoint, Path(config_file))
-    settings = GenerationConfig.for_checkpoint(checkpoint, Path(config_file)).changed(**changes)
+    told = adapter and chat_format_of(Path(adapter))
+    path = Path(adapter) / GENERATION_NAME if told else find_generation_config(checkpoint, Path(config_file))
+    settings = GenerationConfig.for_checkpoint(checkpoint, Path(config_file), adapter).changed(**changes)
     if is_first_rank():
         source = "model.generation_config" if CHAT_FORMAT in changes else path or "the defaults"
         print(f"chat format: {settings.chat_format} ({source})", flush=True)

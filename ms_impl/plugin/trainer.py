@@ -79,9 +79,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
             config.processor.tokenizer, default_args={"num_queries": network.config.config.num_queries}
         )
         processor = network.config.family.resolve("processor")(tokenizer, network.config.config)
-        generation = generation_settings(
-            checkpoint, config.model.model_config.config_file, config.model.generation_config or {}
-        )
+        changes = config.model.generation_config or {}
+        config_file = config.model.model_config.config_file
+        generation = generation_settings(checkpoint, config_file, changes, self._merged)
         answers = []
         for answer in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
             print(answer.text, flush=True)
@@ -96,7 +96,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         checkpoint = Path(config.checkpoint.load_path)
         self._weights = _take_weights(config)
         self._merged = take_adapter(config.model.model_config, self._weights)
-        return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network)
+        return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network, self._merged)
 
     def create_train_dataset(self, default_args=None):
         """The YAML's train_dataset: all steps that are still to be done."""

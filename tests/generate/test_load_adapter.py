@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mindspore as ms
@@ -80,6 +81,18 @@ def test_the_answer_is_that_of_the_merged_checkpoint(base, adapter, merged, mode
     finally:
         ms.set_context(mode=before)
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_the_chat_format_is_the_one_that_the_adapter_was_trained_in(base, adapter, tmp_path):
+    for path in adapter.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert load(base, adapter=tmp_path)[0].generation.chat_format == "chatml"
+    (tmp_path / "generation_config.json").write_text('{"chat_format": "raw", "top_k": 3}')
+    generation = load(base, adapter=tmp_path)[0].generation
+    assert (generation.chat_format, generation.top_k) == ("raw", load(base)[0].generation.top_k)
+    alone = shutil.copytree(base, tmp_path / "alone")
+    (alone / "generation_config.json").unlink()
+    assert load(alone, adapter=tmp_path)[0].generation.chat_format == "raw"
 
 
 def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path):
