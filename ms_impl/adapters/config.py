@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ms_impl.adapters.matching import check_expression
+from ms_impl.adapters import values
 from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import parse_json, read_bytes
 
@@ -20,7 +20,6 @@ ALL_LINEAR = "all-linear"
 _KIND = "LORA"
 _BIAS = "none"
 _TASK = "CAUSAL_LM"
-_MAX_RANK, _MAX_ALPHA, _MAX_LAYER, _MAX_PATTERNS = 1 << 16, 10**6, 10**6, 10_000
 
 # Keys of PEFT's file that change nothing in what a saved adapter computes, with the values that may stand there;
 # None: any. Every other key that is not ours must be off: null, false or empty.
@@ -117,7 +116,7 @@ class LoraConfig:
             raise InputError(f"{path}: bias is {quote(raw['bias'])}; only '{_BIAS}' is implemented")
         for key in raw.keys() - _READERS.keys() - {"peft_type", "bias"}:
             if not _is_harmless(key, raw[key]):
-                raise InputError(f"{path}: {_name(key)} is {quote(raw[key])}, which is not implemented")
+                raise InputError(f"{path}: {values.key_name(key)} is {quote(raw[key])}, which is not implemented")
         if raw.get("fan_in_fan_out"):
             logger.warning("%s: fan_in_fan_out is true, but weights here are [out, in]; ignored, as PEFT does", path)
         for key in _NEVER_NULL:
@@ -130,7 +129,7 @@ class LoraConfig:
         """From a YAML's ``lora`` section: the settings of its ``adapter``, if it names one, and over them its own."""
         own = {key: value for key, value in section.items() if value is not None}
         adapter = own.pop("adapter", None)
-        inherited = cls.read(Path(_text(adapter, f"{where}: adapter"))).settings() if adapter is not None else {}
+        inherited = cls.read(Path(values.text(adapter, f"{where}: adapter"))).settings() if adapter is not None else {}
         return cls.from_settings({**inherited, **own}, where)
 
     def check_scaling(self, asked: LoraConfig, where: str) -> None:
@@ -163,111 +162,25 @@ class LoraConfig:
             raise InputError(f"{where}: layers_pattern needs layers_to_transform, the numbers of the layers")
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where} is {quote(value)}; expected a text")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where} is {quote(value)}; expected true or false")
-    return value
-
-
-def _rank(value: Any, where: str) -> int:
-    if type(value) is not int or not 1 <= value <= _MAX_RANK:
-        raise InputError(f"{where} is {quote(value)}; expected a whole number above 0, at most {_MAX_RANK:,}")
-    return value
-
-
-def _alpha(value: Any, where: str) -> float:
-    if not _is_number(value) or not 0 < value <= _MAX_ALPHA:
-        raise InputError(f"{where} is {quote(value)}; expected a number above 0, at most {_MAX_ALPHA:,}")
-    return value
-
-
-def _dropout(value: Any, where: str) -> float:
-    if not _is_number(value) or not 0 <= value < 1:
-        raise InputError(f"{where} is {quote(value)}; expected a number from 0 to below 1")
-    return value
-
-
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{where} is {quote(value)}; expected a list of names")
-    return tuple(value)
-
-
-def _saved(value: Any, where: str) -> tuple[str, ...]:
-    """Names that PEFT puts into an expression of its own."""
-    for name in (names := _names(value, where)):
-        check_expression(name, where)
-    return names
-
-
-def _names_or_expression(value: Any, where: str) -> tuple[str, ...] | str:
-    if not isinstance(value, str):
-        return _names(value, where)
-    check_expression(value, where)
-    return value
-
-
-def _layers(value: Any, where: str) -> tuple[int, ...]:
-    numbers = value if isinstance(value, list | tuple) else [value]
-    if not all(type(number) is int and 0 <= number <= _MAX_LAYER for number in numbers):
-        raise InputError(f"{where} is {quote(value)}; expected numbers of layers, from 0")
-    return tuple(numbers)
-
-
-def _layers_pattern(value: Any, where: str) -> tuple[str, ...]:
-    names = _names([value] if isinstance(value, str) and value else value or [], where)
-    for name in names:
-        check_expression(name, where)
-    return names
-
-
-def _pattern(read: Callable[[Any, str], Any]) -> Callable[[Any, str], dict[str, Any]]:
-    def reader(value: Any, where: str) -> dict[str, Any]:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
-            raise InputError(f"{where} is {quote(value)}; expected a table of module names")
-        if len(value) > _MAX_PATTERNS:
-            raise InputError(f"{where} has {len(value):,} entries; at most {_MAX_PATTERNS:,} are read")
-        for key in value:
-            check_expression(key, where)
-        return {key: read(entry, f"{where}.{_name(key)}") for key, entry in value.items()}
-
-    return reader
-
-
 # How each attribute is read.
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    "r": _rank,
-    "lora_alpha": _alpha,
-    "lora_dropout": _dropout,
-    "target_modules": _names_or_expression,
-    "exclude_modules": _names_or_expression,
-    "layers_to_transform": _layers,
-    "layers_pattern": _layers_pattern,
-    "use_rslora": _flag,
-    "rank_pattern": _pattern(_rank),
-    "alpha_pattern": _pattern(_alpha),
-    "modules_to_save": _saved,
-    "base_model_name_or_path": _text,
+    "r": values.rank,
+    "lora_alpha": values.alpha,
+    "lora_dropout": values.dropout,
+    "target_modules": values.names_or_expression,
+    "exclude_modules": values.names_or_expression,
+    "layers_to_transform": values.layer_numbers,
+    "layers_pattern": values.layer_names,
+    "use_rslora": values.flag,
+    "rank_pattern": values.pattern_of(values.rank),
+    "alpha_pattern": values.pattern_of(values.alpha),
+    "modules_to_save": values.saved_names,
+    "base_model_name_or_path": values.text,
 }
 assert _READERS.keys() == {attribute.name for attribute in fields(LoraConfig)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_harmless(key: str, value: Any) -> bool:
     if key in _HARMLESS:
         return _HARMLESS[key] is None or value in _HARMLESS[key]
     return value in _OFF
-
-
-def _name(key: str) -> str:
-    """A key as it is, unless it is long or odd."""
-    return key if len(key) <= 80 and key.isprintable() else quote(key)

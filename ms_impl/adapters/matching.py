@@ -74,10 +74,10 @@ def match_all(expressions: Sequence[Expression], names: Sequence[str]) -> list[d
     Raises:
         InputError: the expressions take too long, or one is none where it stands.
     """
-    for expression in expressions:
-        check_expression(str(expression), quote(expression.text))
     plain = {number for number, expression in enumerate(expressions) if _PLAIN.fullmatch(expression.text)}
     others = [expression for number, expression in enumerate(expressions) if number not in plain]
+    for expression in others:
+        check_expression(str(expression), quote(expression.text))
     answers = iter(_matched_elsewhere(others, names) if others else ())
     return [_matched(one, names) if n in plain else next(answers) for n, one in enumerate(expressions)]
 
