@@ -155,7 +155,7 @@ def test_an_adapter_answers_as_merged_into_its_base(predict, workspace, adapter,
     for path, options in ((workspace / "model", [named]), (merged, []), (workspace / "model", [])):
         run, folder = predict("--load_checkpoint", path, *asked, *options)
         assert run.returncode == 0, run.stderr
-        texts += [answer["text"] for answer in saved(folder)]
+        texts += [line["answer_ids"] for line in saved(folder)]
     assert texts[0] == texts[1] != texts[2]
 
 
