@@ -110,7 +110,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         return dataset
 
     def create_network(self, default_args=None) -> nn.Cell:
-        """The YAML's model, with its weights and its adapter read: those to start from, to go on from, or to answer with."""
+        """The YAML's model with weights and adapter: those to start from, to resume from, or to answer with."""
         resumed = self._run.resumed if self._run else None
         weights = resumed if resumed and not self.config.model.model_config.lora else self._weights
         if not weights:
