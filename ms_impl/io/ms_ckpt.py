@@ -108,28 +108,30 @@ def _values(path: Path, data: mmap.mmap) -> Iterator[_Value]:
     end = len(data)
     if data[-_TRAILER_BYTES:].startswith(_TRAILER_MARK):
         end -= _TRAILER_BYTES
-    for number, begin, stop in _fields(data, 0, end):
-        if number != 1:
-            raise ValueError(f"field {number} is unknown")
+    for field, begin, stop in _fields(data, 0, end):
+        if field != (1, _BYTES):
+            raise ValueError(f"field {field[0]} is unknown")
         yield _value(path, data, begin, stop)
 
 
 def _value(path: Path, data: mmap.mmap, begin: int, end: int) -> _Value:
-    fields = {number: (start, stop) for number, start, stop in _fields(data, begin, end)}
-    if not fields.keys() >= {1, 2}:
-        raise ValueError("a value without tag or tensor")
-    tag = _text(data, *fields[1])
+    fields = {field: (start, stop) for field, start, stop in _fields(data, begin, end)}
+    if fields.keys() != {(1, _BYTES), (2, _BYTES)}:
+        raise ValueError("a value with other fields than tag and tensor")
+    tag = _text(data, *fields[1, _BYTES])
     dims: list[int] = []
     type_name, content = "", Piece(path, end, 0)
-    for number, start, stop in _fields(data, *fields[2]):
-        if number == 1:
+    for field, start, stop in _fields(data, *fields[2, _BYTES]):
+        if field in ((1, _VARINT), (1, _BYTES)):
             dims += itertools.islice(_integers(data, start, stop), _MAX_DIMENSIONS + 1)
             if len(dims) > _MAX_DIMENSIONS:
                 raise ValueError(f"a tensor of more than {_MAX_DIMENSIONS} dimensions")
-        elif number == 2:
+        elif field == (2, _BYTES):
             type_name = _text(data, start, stop)
-        elif number == 3:
+        elif field == (3, _BYTES):
             content = Piece(path, start, stop - start)
+        else:
+            raise ValueError(f"field {field[0]} of a tensor is unknown")
     return _Value(tag, tuple(dims), type_name, content)
 
 
@@ -139,8 +141,8 @@ def _text(data: mmap.mmap, begin: int, end: int) -> str:
     return data[begin:end].decode()
 
 
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of each field of the message that lies at [position, end)."""
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """Number and wire type, begin and end of each field of the message that lies at [position, end)."""
     while position < end:
         key, position = _read_varint(data, position, end)
         begin = position
@@ -151,7 +153,7 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
             raise ValueError(f"unexpected byte {key:#x} at {begin - 1}")
         if position > end:
             raise ValueError(f"{position - end:,} bytes are missing")
-        yield key >> 3, begin, position
+        yield (key >> 3, key & 7), begin, position
 
 
 def _integers(data: mmap.mmap, position: int, end: int) -> Iterator[int]:

@@ -19,8 +19,11 @@ _ENTRY, _DIRECTORY, _END, _END_64, _LOCATOR_64 = (b"PK\3\4", b"PK\1\2", b"PK\5\6
 # After the mark: number of this disk and of the directory's, entries here and in all, the directory's size and offset.
 _END_FIELDS, _END_FIELDS_64 = struct.Struct("<4x4H2I"), struct.Struct("<16x2I4Q")
 _END_BYTES, _END_BYTES_64, _LOCATOR_BYTES, _LONGEST_COMMENT = 22, 56, 20, 0xFFFF
+_DIRECTORY_BYTES, _DIRECTORY_LENGTHS = 46, struct.Struct("<28x3H")  # of its entries: name, extra field, comment
+_DIRECTORY_ATTRIBUTE = 0x10
+_LARGEST_DIRECTORY = 32 << 20  # bytes; an entry takes some 100
 _LOCAL_HEADER_BYTES = 30  # of an entry, before its name; the lengths of name and extra field stand at 26 and 28
-_ENCRYPTED = 1  # bit of an entry's flags
+_ENCRYPTED = 1 | 32 | 64 | 8192  # bits of an entry's flags: encrypted in one way or another, or a patch
 _VERSIONS = range(1, 11)  # of the archive, that torch 2.13 reads
 _SMALL = 64  # bytes, of the entries that say how the others are to be read
 _NO_ZIP = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError, OverflowError, struct.error)
@@ -39,12 +42,12 @@ class TorchArchive:
                 "written in torch's old format without zip; load it with torch ≥ 1.6 and torch.save it again"
             )
         try:
+            count = _check_end(path)
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
-            _check_end(path, len(entries))
         except _NO_ZIP as error:
             raise self._fault("cut short or damaged: not a whole zip file; copy or download it again") from error
-        if begin != _ENTRY or all(entry.header_offset for entry in entries):
+        if begin != _ENTRY or len(entries) != count or all(entry.header_offset for entry in entries):
             raise self._fault("damaged: a zip file does not begin like that")
         self._entries = {entry.filename: entry for entry in entries}
         self._root = entries[0].filename.partition("/")[0]
@@ -55,14 +58,19 @@ class TorchArchive:
 
     def _check_entries(self) -> None:
         """Raise InputError unless torch would read an archive of these entries."""
+        size = self._path.stat().st_size
         for name, entry in self._entries.items():
             if not name.startswith(f"{self._root}/"):
                 raise self._fault(
                     f"not one that torch.save wrote: its entries lie in several places, {quote(name)} is one"
                 )
             stored = entry.compress_type == zipfile.ZIP_STORED
-            if entry.volume or stored and entry.compress_size != entry.file_size:
-                raise self._fault(f"damaged: the sizes of entry {quote(name)} do not agree")
+            if entry.flag_bits & _ENCRYPTED:
+                raise self._fault(f"entry {quote(name)} is encrypted; torch.save does not do that: save the file again")
+            beyond = entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size > size
+            directory = entry.is_dir() or entry.external_attr & _DIRECTORY_ATTRIBUTE  # torch reads nothing of such
+            if entry.volume or directory or beyond or stored and entry.compress_size != entry.file_size:
+                raise self._fault(f"damaged: the sizes or kind of entry {quote(name)} do not agree")
         if not self._has("data.pkl") or not self._has("version"):
             raise self._fault("a zip file, but not one that torch.save wrote: it has no data.pkl or no version")
         if self._has("constants.pkl"):
@@ -77,6 +85,7 @@ class TorchArchive:
             raise self._fault(f"of byte order {quote(order)}; only little-endian files are supported")
         if not self._setting(".storage_alignment", b"64").isdigit():
             raise self._fault("damaged: its .storage_alignment is no number")
+        self._setting(".format_version", b"")  # torch reads it, and so it has to be whole
         if not self._setting(".data/serialization_id", b"").isascii():
             raise self._fault("damaged: its serialization_id is no text")
 
@@ -98,8 +107,6 @@ class TorchArchive:
         shown = quote(f"{self._root}/{name}")
         if entry is None:
             raise self._fault(f"damaged: has no entry {shown}")
-        if entry.flag_bits & _ENCRYPTED:
-            raise self._fault(f"entry {shown} is encrypted; torch.save does not do that: save the file again")
         if entry.compress_type != zipfile.ZIP_STORED:
             raise self._fault(f"entry {shown} is compressed; torch.save does not do that: save the file again")
         with open(self._path, "rb") as file:
@@ -120,8 +127,11 @@ class TorchArchive:
         return InputError(f"{self._path}: {reason}")
 
 
-def _check_end(path: Path, entries: int) -> None:
-    """Raise BadZipFile unless the end of the archive tells of one disk and of a directory that is where it says."""
+def _check_end(path: Path) -> int:
+    """How many entries there are.
+
+    Raises BadZipFile unless the end of the archive tells of one disk and of a directory that is where it says.
+    """
     with open(path, "rb") as file:
         size = path.stat().st_size
         start = max(0, size - _END_BYTES - _LONGEST_COMMENT)
@@ -137,7 +147,15 @@ def _check_end(path: Path, entries: int) -> None:
             fields = _END_FIELDS.unpack_from(tail, end)
             end += start
         disk, directory_disk, here, total, nbytes, offset = fields
+        if (disk, directory_disk, here) != (0, 0, total) or offset + nbytes > end or nbytes > _LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile("its end does not agree with its directory")
         file.seek(offset)
-        begins = file.read(len(_DIRECTORY))
-    if (disk, directory_disk, here, total) != (0, 0, entries, entries) or offset + nbytes > end or begins != _DIRECTORY:
-        raise zipfile.BadZipFile("its end does not agree with its directory")
+        directory = file.read(nbytes)
+    at = 0
+    for _ in range(total):
+        if directory[at : at + len(_DIRECTORY)] != _DIRECTORY:
+            raise zipfile.BadZipFile("an entry of its directory does not begin like one")
+        at += _DIRECTORY_BYTES + sum(_DIRECTORY_LENGTHS.unpack_from(directory, at))
+    if at > nbytes:
+        raise zipfile.BadZipFile("an entry of its directory goes on beyond the directory")
+    return total

@@ -286,6 +286,20 @@ def test_an_encrypted_entry_is_refused(saved):
         torch_files.read(saved)
 
 
+@pytest.mark.parametrize("offset, value, message", [
+    (38, 0x10, "kind of entry"),  # the attribute of a directory: torch reads nothing of it
+    (31, 2, "not a whole zip file"), (43, 1, "is not where its directory says|sizes or kind"), (34, 1, "sizes or kind"),
+    (24, 1, "sizes or kind|not a whole"),
+])  # fmt: skip
+def test_a_directory_of_the_archive_that_torch_refuses_is_refused(saved, offset, value, message):
+    data = bytearray(saved.read_bytes())
+    last = data.rindex(b"PK\x01\x02")
+    data[last + offset] ^= value
+    saved.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        torch_files.read(saved)
+
+
 def rewrite(path, skip="", compression=zipfile.ZIP_STORED, cut="") -> None:
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
