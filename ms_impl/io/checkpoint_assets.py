@@ -7,6 +7,7 @@ loading, evaluation and prediction read theirs.
 from __future__ import annotations
 
 import json
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def find_generation_config(checkpoint: Path, config_path: Path) -> Path | None:
     """The generation_config.json of a checkpoint: beside its weights or, failing that, beside its config.json."""
     beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
     found = (place / GENERATION_NAME for place in (beside, config_path.parent))
-    return next((path for path in found if path.exists()), None)
+    return next((path for path in found if os.path.lexists(path)), None)  # a broken link is a mistake, not an absence
 
 
 def chat_format_of(directory: Path) -> str | None:

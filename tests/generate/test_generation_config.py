@@ -82,3 +82,9 @@ def test_beside_the_weights_counts_before_beside_the_configuration(tmp_path, cap
     (tmp_path / "weights/generation_config.json").write_text('{"chat_format": "raw"}')
     assert GenerationConfig.for_checkpoint(weights, config).chat_format == "raw"
     assert not caplog.records
+
+
+def test_a_broken_link_is_not_taken_for_no_file(tmp_path):
+    (tmp_path / "generation_config.json").symlink_to("generation_config.json")
+    with pytest.raises(InputError, match="generation_config.json: its links lead in a circle"):
+        GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
