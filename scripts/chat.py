@@ -3,34 +3,37 @@
     python scripts/chat.py --model DIR --image photo.png "What is in the picture?"
     python scripts/chat.py --model DIR --image photo.png --draw boxed.png "Frame the shape in the picture."
 
-Without a question it reads one after another from the terminal, until an empty line or the end of the input.
+Without a question it reads one after another from the terminal, until an empty line or the end of the input; /help
+lists the commands there, such as /image PATH.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
+from ms_impl.cli.conversation import Conversation, open_image
 from ms_impl.cli.main import command
-from ms_impl.data.boxes import draw_boxes
-from ms_impl.data.images import read_image
+from ms_impl.data.fonts import load_font
 from ms_impl.errors import InputError
-from ms_impl.io.atomic_write import atomic_write
-
-READABLE = 448  # pixels along the shorter side of a drawn picture
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.io.dtypes import float_named
 
 
 @command
 def main() -> int:
     """The command."""
     arguments = parse_arguments()
-    converse(arguments)
+    settings = chat_settings(arguments)
+    images = [open_image(path) for path in arguments.image]
+    conversation = begin(arguments, images, settings)
+    if arguments.question is None:
+        conversation.hold()
+    else:
+        conversation.ask(arguments.question)
     return 0
 
 
@@ -40,96 +43,55 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, type=Path, help="checkpoint directory, or one converted file")
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
     parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
-    parser.add_argument("--image", action="append", default=[], type=Path, help="an image to ask about; repeatable")
+    parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
+    parser.add_argument("--image", action="append", default=[], help="an image file to ask about; repeatable")
+    parser.add_argument("--system", help="the system message of chat models")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="write the last image with the answer's boxes here")
+    parser.add_argument("--font", type=Path, help="font file for the labels of boxes; else one is looked for")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
+    parser.add_argument("--temperature", type=float, help="above 0; the lower, the likelier the tokens drawn")
+    parser.add_argument("--top_p", type=float, help="draw among the likeliest tokens that have this probability")
     parser.add_argument("--seed", type=int, help="makes sampling repeatable")
     parser.add_argument("--max_new_tokens", type=int, help="where an answer is cut off")
     return parser.parse_args()
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Refuse at once what would fail only when the answer is there."""
+def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``model.chat`` takes, and at once an InputError for what would fail only when the answer is there."""
     if arguments.seed is not None and arguments.seed < 0:
         raise InputError(f"--seed: {arguments.seed} is below 0")
     target = arguments.draw
     if target and (target.is_dir() or not target.parent.is_dir()):
         raise InputError(f"--draw: {target} is {'a folder' if target.is_dir() else 'in no folder that exists'}")
+    if arguments.font:
+        load_font(arguments.font, size=10)
+    if arguments.dtype is not None:
+        float_named(arguments.dtype, "--dtype")
+    names = ("temperature", "top_p", "max_new_tokens")
+    changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.greedy and (drawing := [f"--{name}" for name in ("temperature", "top_p") if name in changes]):
+        raise InputError(f"{' and '.join(drawing)} does nothing with --greedy, which draws no token; leave one out")
+    if arguments.greedy or "temperature" in changes or "top_p" in changes:
+        changes["do_sample"] = not arguments.greedy
+    GenerationConfig().changed(**changes)
+    return changes | {"seed": arguments.seed}
 
 
-def converse(arguments: argparse.Namespace) -> None:
-    """Answer each question; the images go with the first."""
-    check(arguments)
-    folder, names = beside_each_other(arguments.image)
+def begin(arguments: argparse.Namespace, images: list[Any], settings: dict[str, Any]) -> Conversation:
+    """Load the model for a conversation."""
     gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
-    model, processor = load(arguments.model, config=arguments.config, adapter=arguments.adapter)
+    model, processor = load(arguments.model, arguments.dtype, config=arguments.config, adapter=arguments.adapter)
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
-    changes = {"do_sample": False} if arguments.greedy else {}
-    if arguments.max_new_tokens is not None:
-        changes["max_new_tokens"] = arguments.max_new_tokens
-    query, history = [{"image": name} for name in names], []
-    for question in questions(arguments.question):
-        _, history = model.chat(
-            processor,
-            [*query, {"text": question}],
-            history,
-            stream=show,
-            seed=arguments.seed,
-            dataset_dir=folder,
-            **changes,
-        )
-        print()
-        query = []
-        if arguments.draw and names:
-            save_picture(draw(arguments.image[-1], history[-1][1]), arguments.draw)
-
-
-def beside_each_other(images: list[Path]) -> tuple[str | None, list[str]]:
-    """The folder that all images lie under, and their paths in it: short ones, for a path takes slots in the prompt."""
-    if not images:
-        return None, []
-    folder = os.path.commonpath([image.resolve().parent for image in images])
-    return folder, [os.path.relpath(image.resolve(), folder) for image in images]
-
-
-def questions(question: str | None) -> Iterator[str]:
-    """The one from the command line, or what is typed until an empty line or the end of the input."""
-    if question is not None:
-        yield question
-        return
-    try:
-        while line := input("> ").strip():
-            yield line
-    except EOFError:
-        print()
-
-
-def show(piece: str) -> None:
-    print(piece, end="", flush=True)
-
-
-def draw(image: Path, answer: str) -> Image.Image | None:
-    """The image with the boxes of the answer, if it has any; a small image is enlarged, for the labels."""
-    picture = read_image(image)
-    factor = max(1, READABLE // min(picture.size))
-    enlarged = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    return draw_boxes(enlarged, answer)
-
-
-def save_picture(picture: Image.Image | None, target: Path) -> None:
-    """Write the picture with the boxes of the last answer, if it has any, as PNG."""
-    if picture is None:
-        print("(no box in the answer)")
-        return
-    try:
-        with atomic_write(target) as partial:
-            picture.save(partial, format="PNG")
-    except OSError as error:
-        raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
-    print(f"drawn: {target}")
+    chat_format = model.generation.chat_format
+    remembers = chat_format != "raw"
+    if arguments.system is not None:
+        if not remembers:
+            raise InputError(f"--system: the {chat_format} format of this base model has no system message")
+        settings = settings | {"system": arguments.system}
+    return Conversation(model, processor, images, settings, remembers, arguments.draw, arguments.font)
 
 
 if __name__ == "__main__":

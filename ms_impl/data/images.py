@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _LEVELS = 256  # of a channel of 8 bits
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:image/", re.IGNORECASE)
+
 
 def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False) -> Path:
     """The file an image tag means: ``dataset_dir`` + path, or an absolute path by itself.
@@ -29,7 +32,7 @@ def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_
     that stays inside has its ``..`` taken out, so that none of them goes up from where a link leads. Prompts are in
     NFC; a file whose name is in NFD, as macOS writes them, is found all the same.
     """
-    if path.lower().startswith(("http://", "https://")):
+    if _URL.match(path):
         raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")
     if dataset_dir is None or allow_outside or os.path.isabs(path):
         return _as_stored(dataset_dir or "", path)

@@ -1,10 +1,16 @@
 """The command that asks a model about images: it answers, or says on stderr what is wrong and exits with 2."""
 
+import fcntl
 import json
-import runpy
+import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +19,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
+from ms_impl.cli.conversation import enlarged, save_picture
 from ms_impl.errors import InputError
 from ms_impl.io.rules import Layout
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
 CHAT = Path(__file__).parents[2] / "scripts/chat.py"
-save_picture = runpy.run_path(str(CHAT))["save_picture"]
 RANKS = 300
 
 
@@ -46,8 +52,8 @@ def model(tmp_path_factory, vocabulary_file) -> Path:
     return directory
 
 
-def chat(*arguments, typed: str = "") -> subprocess.CompletedProcess:
-    command = [sys.executable, CHAT, "--greedy", *map(str, arguments)]
+def chat(*arguments, typed: str = "", greedy: bool = True) -> subprocess.CompletedProcess:
+    command = [sys.executable, CHAT, *["--greedy"][: int(greedy)], *map(str, arguments)]
     return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
 
 
@@ -100,6 +106,13 @@ def test_a_missing_model(tmp_path):
     (("--seed", "-1"), "--seed: -1 is below 0"),
     (("--draw", "full"), "--draw: full is a folder"),
     (("--draw", "no/x.png"), "--draw: no/x.png is in no folder that exists"),
+    (("--image", "https://x.org/a.png"), "image 'https://x.org/a.png' is a URL; download it yourself and give the path of the file"),
+    (("--image", "s3://x/a.png"), "image 's3://x/a.png' is a URL; download it yourself and give the path of the file"),
+    (("--image", "no.png"), "image 'no.png' does not exist"),
+    (("--font", "no.ttf"), "font 'no.ttf' not found"),
+    (("--dtype", "int8"), "--dtype: unknown dtype 'int8'; known: fp16, bf16, fp32, float16, bfloat16, float32"),
+    (("--temperature", "2"), "--temperature does nothing with --greedy, which draws no token; leave one out"),
+    (("--max_new_tokens", "0"), "generation settings: max_new_tokens must be a whole number above 0, not 0"),
 ])  # fmt: skip
 def test_a_wrong_option_is_refused_before_the_model_is_read(tmp_path, monkeypatch, option, message):
     monkeypatch.chdir(tmp_path)
@@ -115,3 +128,123 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="boxed.png/x.png cannot be written"):
         save_picture(Image.new("RGB", (9, 5)), tmp_path / "boxed.png" / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["boxed.png"]
+
+
+def answers(run: subprocess.CompletedProcess) -> list[str]:
+    """What was printed after each prompt."""
+    assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
+    return [said.strip() for said in run.stdout.split("> ")[1:]]
+
+
+def test_a_conversation_through_pipes(model, tmp_path):
+    """A bad question or command ends nothing; /image and /reset do what they say."""
+    typed = "What?\n/imag\n/image no.png\n<img>x\n" + "a b " * 600 + "\n"
+    typed += f"/image '{model}/a.png'\nWhat?\n/reset\nWhat?\n/help\n/usr is what?\n"
+    run = chat("--model", model, "--max_new_tokens", "8", "--draw", tmp_path / "x.png", typed=typed)
+    first, *refused, shown, with_image, forgotten, again, helped, path, end = answers(run)
+    assert refused == [""] * 4 and end == ""
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4 and "unknown command '/imag'" in errors[0] and "'no.png' does not exist" in errors[1]
+    assert "Unclosed" in errors[2] and "tokens" in errors[3]
+    assert shown == "(images that go with the next question: 1 (80×60))"
+    assert forgotten == "(forgotten; no image goes with the next question)"
+    assert first == again != with_image
+    assert "no image to draw on" in first and "no box in the answer" in with_image
+    assert "/image PATH" in helped and path
+
+
+def test_system_message_and_settings_reach_the_model(model):
+    plain = ("--model", model, "--max_new_tokens", "8", "What?")
+    assert chat(*plain).stdout != chat(*plain, "--system", "Speak of birds.").stdout
+    drawn = [chat(*plain, "--temperature", "9", "--top_p", "1", "--seed", seed, greedy=False).stdout for seed in "112"]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert chat(*plain, "--dtype", "float16").stdout == chat(*plain, "--dtype", "fp16").stdout
+
+
+def test_a_base_model_answers_each_question_by_itself(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    said = answers(run := chat("--model", base, "--max_new_tokens", "4", typed="What?\nWhat?\n"))
+    assert said[0] == said[1] and "no history" in run.stderr and "error" not in run.stderr
+    assert "--system" in refused("--model", base, "--system", "Be brief.", "Hi")
+
+
+def test_bytes_that_are_no_text_are_a_question_all_the_same(model):
+    command = [sys.executable, CHAT, "--greedy", "--max_new_tokens", "2", "--model", str(model)]
+    run = subprocess.run(command, input=b"\xff\xfe What?\n", capture_output=True, timeout=120)
+    assert run.returncode == 0 and b"Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("size", [(3, 2), (1, 5000), (448, 448), (60, 80)])
+def test_a_small_image_is_enlarged_within_bounds(size):
+    width, height = enlarged(Image.new("RGB", size)).size
+    assert width / size[0] == height / size[1] >= 1 and width * height <= max(4 * 448 * 448 * 4, size[0] * size[1])
+
+
+class Terminal:
+    """The command on a terminal of its own: what is typed, and what is seen."""
+
+    def __init__(self, *arguments):
+        self.master, slave = pty.openpty()
+        command = [sys.executable, str(CHAT), "--greedy", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=self._control
+        )
+        os.close(slave)
+        self.seen = ""
+
+    @staticmethod
+    def _control() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def wait_for(self, pattern: str, seconds: float = 120) -> str:
+        """Everything up to what matches; it is then read."""
+        deadline = time.monotonic() + seconds
+        while not (match := re.search(pattern, self.seen)):
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self.master], [], [], 0.5)[0]:
+                self.seen += os.read(self.master, 65536).decode(errors="replace")
+        read, self.seen = self.seen[: match.end()], self.seen[match.end() :]
+        return read
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@pytest.fixture
+def terminal():
+    opened = []
+
+    def start(*arguments) -> Terminal:
+        opened.append(Terminal(*arguments))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.process.kill()
+        each.process.wait()
+        os.close(each.master)
+
+
+def test_arrow_keys_edit_the_line(model, terminal):
+    shell = terminal("--model", model, "--max_new_tokens", "2")
+    shell.wait_for("> ")
+    shell.type("/hlp\x1b[D\x1b[De\r")
+    assert "unknown" not in shell.wait_for(r"/reset .*\n(.*\n)*> ")
+    shell.type("\x1b[A\r")  # the line before
+    shell.wait_for(r"/reset .*\n(.*\n)*> ")
+    shell.type("\x04")
+    assert shell.process.wait(30) == 0
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_command(model, terminal):
+    shell = terminal("--model", model, "--max_new_tokens", "430")
+    shell.wait_for("> ")
+    shell.type("Hi\r")
+    shell.wait_for("Hi\r?\n[^>]{2}")  # the answer has begun
+    shell.type("\x03")
+    assert " …" in shell.wait_for("\n(\x1b\\[[^h]*h)?> ")
+    shell.type("/help\r")
+    shell.wait_for(r"/reset .*\n(.*\n)*> ")
+    shell.type("\x03")
+    assert shell.process.wait(30) == 130
