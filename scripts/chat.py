@@ -13,23 +13,22 @@ import argparse
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ms_impl.cli.conversation import Conversation, open_image
+from ms_impl.cli.interrupts import Interrupts
 from ms_impl.cli.main import command
-from ms_impl.data.fonts import load_font
 from ms_impl.errors import InputError
-from ms_impl.generate.config import GenerationConfig
-from ms_impl.io.dtypes import float_named
+
+if TYPE_CHECKING:
+    from ms_impl.cli.conversation import Conversation
 
 
 @command
 def main() -> int:
     """The command."""
     arguments = parse_arguments()
-    settings = chat_settings(arguments)
-    images = [open_image(path) for path in arguments.image]
-    conversation = begin(arguments, images, settings)
+    interrupts = Interrupts()  # before numpy, which starts threads, is imported
+    conversation = begin(arguments, chat_settings(arguments), interrupts)
     if arguments.question is None:
         conversation.hold()
     else:
@@ -58,6 +57,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What ``model.chat`` takes, and at once an InputError for what would fail only when the answer is there."""
+    from ms_impl.data.fonts import load_font
+    from ms_impl.generate.config import GenerationConfig
+    from ms_impl.io.dtypes import float_named
+
     if arguments.seed is not None and arguments.seed < 0:
         raise InputError(f"--seed: {arguments.seed} is below 0")
     target = arguments.draw
@@ -77,8 +80,11 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes | {"seed": arguments.seed}
 
 
-def begin(arguments: argparse.Namespace, images: list[Any], settings: dict[str, Any]) -> Conversation:
-    """Load the model for a conversation."""
+def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: Interrupts) -> Conversation:
+    """Read the images and the model for a conversation."""
+    from ms_impl.cli.conversation import Conversation, open_image
+
+    images = [open_image(path) for path in arguments.image]
     gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
@@ -91,7 +97,7 @@ def begin(arguments: argparse.Namespace, images: list[Any], settings: dict[str, 
         if not remembers:
             raise InputError(f"--system: the {chat_format} format of this base model has no system message")
         settings = settings | {"system": arguments.system}
-    return Conversation(model, processor, images, settings, remembers, arguments.draw, arguments.font)
+    return Conversation(model, processor, images, settings, interrupts, remembers, arguments.draw, arguments.font)
 
 
 if __name__ == "__main__":

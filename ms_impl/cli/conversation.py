@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ms_impl.cli.interrupts import Interrupts
 from ms_impl.data.boxes import draw_boxes
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.errors import InputError, quote
@@ -42,6 +42,7 @@ class Conversation:
     Args:
         images: shown with the first question; in a format without history, with each.
         settings: what ``model.chat`` takes beside query and history.
+        interrupts: where Ctrl-C is told.
         remembers: whether the chat format has a history; without one, each question stands alone.
         target: where the latest image with the boxes of each answer is written.
     """
@@ -50,6 +51,7 @@ class Conversation:
     processor: Any
     images: list[Image.Image]
     settings: dict[str, Any]
+    interrupts: Interrupts
     remembers: bool = True
     target: Path | None = None
     font: Path | None = None
@@ -63,12 +65,12 @@ class Conversation:
         """Take questions and commands from stdin until an empty line or its end. A bad one is told, and no more."""
         if not self.remembers:
             _note("This chat format, of base models, has no history: each question stands alone.")
-        for line in _lines():
+        for line in self._lines():
             try:
                 if command := _COMMAND.fullmatch(line):
                     self._obey(command[1], (command[2] or "").strip())
                 else:
-                    with _interrupts_noted() as interrupted:
+                    with self.interrupts.noted() as interrupted:
                         self.ask(line, interrupted)
             except InputError as error:
                 _note(f"error: {error}")
@@ -96,6 +98,25 @@ class Conversation:
         self.waiting = self.waiting if not self.remembers else []
         if self.target:
             self._draw(self.target)
+
+    def _lines(self) -> Iterator[str]:
+        """What is typed, with the arrow keys and a memory of lines where the terminal has them."""
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            with suppress(ImportError):
+                import readline  # noqa: F401 - being there, it serves input()
+            print("/help lists the commands.")
+        while True:
+            try:
+                with self.interrupts.at_once():
+                    line = input("> ").strip()
+            except EOFError:
+                print()
+                return
+            if not line:
+                return
+            yield line
 
     def _obey(self, name: str, rest: str) -> None:
         if name == "help":
@@ -138,38 +159,6 @@ def save_picture(image: Image.Image | None, target: Path) -> None:
     except OSError as error:
         raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
     print(f"drawn: {target}")
-
-
-def _lines() -> Iterator[str]:
-    """What is typed, with the arrow keys and a memory of lines where the terminal has them."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        with suppress(ImportError):
-            import readline  # noqa: F401 - being there, it serves input()
-        print("/help lists the commands.")
-    try:
-        while line := input("> ").strip():
-            yield line
-    except EOFError:
-        print()
-
-
-@contextmanager
-def _interrupts_noted() -> Iterator[list[bool]]:
-    """Within, the first Ctrl-C is noted in the list; the next ends the program, as it does outside."""
-    noted: list[bool] = []
-
-    def note(number: int, frame: Any) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _counted(images: list[Image.Image]) -> str:

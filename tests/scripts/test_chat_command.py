@@ -130,27 +130,31 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["boxed.png"]
 
 
-def answers(run: subprocess.CompletedProcess) -> list[str]:
-    """What was printed after each prompt."""
+def said(run: subprocess.CompletedProcess) -> list[str]:
+    """What was printed, by line, without the prompts before it."""
     assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
-    return [said.strip() for said in run.stdout.split("> ")[1:]]
+    return [re.sub("^(> )*", "", line) for line in run.stdout.splitlines()]
 
 
 def test_a_conversation_through_pipes(model, tmp_path):
     """A bad question or command ends nothing; /image and /reset do what they say."""
     typed = "What?\n/imag\n/image no.png\n<img>x\n" + "a b " * 600 + "\n"
-    typed += f"/image '{model}/a.png'\nWhat?\n/reset\nWhat?\n/help\n/usr is what?\n"
-    run = chat("--model", model, "--max_new_tokens", "8", "--draw", tmp_path / "x.png", typed=typed)
-    first, *refused, shown, with_image, forgotten, again, helped, path, end = answers(run)
-    assert refused == [""] * 4 and end == ""
+    typed += f"/image '{model}/a.png'\nWhat?\n/reset\nWhat?\n/help\n"
+    run = chat("--model", model, "--max_new_tokens", "4", "--draw", tmp_path / "x.png", typed=typed)
+    first, no_image, shown, with_image, no_box, forgotten, again, _, *helped = said(run)
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 4 and "unknown command '/imag'" in errors[0] and "'no.png' does not exist" in errors[1]
     assert "Unclosed" in errors[2] and "tokens" in errors[3]
     assert shown == "(images that go with the next question: 1 (80×60))"
     assert forgotten == "(forgotten; no image goes with the next question)"
     assert first == again != with_image
-    assert "no image to draw on" in first and "no box in the answer" in with_image
-    assert "/image PATH" in helped and path
+    assert no_image == "(no image to draw on)" and no_box == "(no box in the answer)"
+    assert helped[0].startswith("/image PATH")
+
+
+def test_what_begins_with_a_path_is_a_question(model):
+    run = chat("--model", model, "--max_new_tokens", "4", typed="/usr/bin is what?\n")
+    assert said(run)[0] and "error" not in run.stderr
 
 
 def test_system_message_and_settings_reach_the_model(model):
@@ -164,8 +168,8 @@ def test_system_message_and_settings_reach_the_model(model):
 def test_a_base_model_answers_each_question_by_itself(model, tmp_path):
     base = shutil.copytree(model, tmp_path / "base")
     (base / "generation_config.json").unlink()
-    said = answers(run := chat("--model", base, "--max_new_tokens", "4", typed="What?\nWhat?\n"))
-    assert said[0] == said[1] and "no history" in run.stderr and "error" not in run.stderr
+    run = chat("--model", base, "--max_new_tokens", "4", typed="What?\nWhat?\n")
+    assert len(set(said(run)[:2])) == 1 and "no history" in run.stderr and "error" not in run.stderr
     assert "--system" in refused("--model", base, "--system", "Be brief.", "Hi")
 
 
@@ -203,7 +207,10 @@ class Terminal:
         while not (match := re.search(pattern, self.seen)):
             assert time.monotonic() < deadline, self.seen
             if select.select([self.master], [], [], 0.5)[0]:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
+                try:
+                    self.seen += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(f"ended with {self.process.wait()}: {self.seen}") from None
         read, self.seen = self.seen[: match.end()], self.seen[match.end() :]
         return read
 
@@ -237,13 +244,18 @@ def test_arrow_keys_edit_the_line(model, terminal):
     assert shell.process.wait(30) == 0
 
 
-def test_ctrl_c_ends_the_answer_and_not_the_command(model, terminal):
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_ends_the_answer_and_not_the_command(model, terminal, begun):
     shell = terminal("--model", model, "--max_new_tokens", "430")
     shell.wait_for("> ")
     shell.type("Hi\r")
-    shell.wait_for("Hi\r?\n[^>]{2}")  # the answer has begun
+    shell.wait_for(r"Hi\r?\n")
+    if begun:
+        shell.wait_for(r"[^\x1b\s]{3} ?[^\x1b\s]{3}")
+    else:
+        time.sleep(0.1)  # the question is being encoded, or the first graph compiled
     shell.type("\x03")
-    assert " …" in shell.wait_for("\n(\x1b\\[[^h]*h)?> ")
+    shell.wait_for(r" …\r?\n(\x1b\S*)?> ")
     shell.type("/help\r")
     shell.wait_for(r"/reset .*\n(.*\n)*> ")
     shell.type("\x03")
