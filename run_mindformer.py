@@ -1,5 +1,6 @@
 """Train, fine-tune and predict with MindFormers' command line: ``python run_mindformer.py --help``."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main() -> int:
     save_reports_in(Path(settings.get("output_dir") or "output") / "log")
     for line in settle_ranks(bool(settings.get("use_parallel"))):
         print(line, flush=True)
+    os.environ.setdefault("GLOG_v", "3")  # of MindSpore's own log errors alone; it is read at the import
     from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 
     run(settings)

@@ -30,14 +30,15 @@ step() {
 }
 
 fine_tune() {
-    local log=$OUT/finetune.txt
+    local log=$OUT/finetune.txt port
+    port=$(python -c 'import socket; probe = socket.socket(); probe.bind(("127.0.0.1", 0)); print(probe.getsockname()[1])')
     echo "(all that it prints goes to $log)"
     bash scripts/msrun_launcher.sh "run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml \
         --run_mode finetune --use_parallel True --load_checkpoint $OUT/fresh --output_dir $OUT/finetune \
         --train_dataset.data_loader.annotation_file $OUT/easyvqa/train.json --train_dataset_dir $PICTURES \
         --train_dataset.packing True --train_dataset.modal_to_text_transform.max_length 512 \
         --callbacks '[{type: MFLossMonitor}, {type: LossRecorder}, {type: CheckpointMonitor}]' \
-        --num_samples 480 --epochs 1 --batch_size 4" 2 8118 "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
+        --num_samples 480 --epochs 1 --batch_size 4" 2 "$port" "$OUT/finetune/msrun_log" True 300 >"$log" 2>&1 ||
         { tail -n 40 "$log"; return 1; }
     grep '^step ' "$log" | sed -n -e '1p' -e '$p'
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"

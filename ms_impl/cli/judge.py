@@ -81,8 +81,7 @@ def _print_model(settings: Settings) -> None:
     plan = plan_of(settings, frozen, _TOKENS, flash=on_ascend)
     parts = model_parts(family, config_file, plan)
     numbers, trained = sum(part.numbers for part in parts), sum(part.trained for part in parts)
-    print(f"{'parameters':<14}{numbers:,}")
-    print(f"{'trained':<14}{trained:,}  {trained / numbers:.1%}")
+    print(f"{'parameters':<14}{numbers:,}, of which {trained:,} ({trained / numbers:.1%}) are trained")
     need = memory(parts, plan)
     print(f"{'memory':<14}{need.peak / 1e9:.2f} GB of a device, on paper ({need})")
     if on_ascend and need.peak > Device().memory:
@@ -105,13 +104,23 @@ def _print_weights(settings: Settings) -> None:
 
 def _judge_training_data(settings: Settings) -> bool:
     """Whether a record is broken. Prints what is in the data, and the steps that they make."""
+    _require_image_size(settings)
+    if settings.get("do_eval"):
+        _judge_eval_data(settings)
     plan_monitor(settings)
     checker, findings = check_data(settings)
-    if settings.get("eval_dataset"):
-        _judge_eval_data(settings)
     if not findings.faults:
         _print_steps(settings, checker, findings)
     return bool(findings.faults)
+
+
+def _require_image_size(settings: Settings) -> None:
+    """Raise InputError where the YAML's image_size is not the model's own."""
+    given = lookup(settings, "train_dataset.modal_to_text_transform.model_transform_template.image_size")
+    config = family_of(settings).resolve("config").from_file(lookup(settings, _CONFIG))
+    size = getattr(getattr(config, "visual", None), "image_size", given)
+    if given not in (None, size):
+        raise InputError(f"image_size is {given}, but the model's configuration says {size}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.mindformers_keys import LR_ALIASES, LR_SCHEDULES
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.resources import locate
 
 Rule = Callable[[Mapping[str, Any]], Iterator[str]]
 
@@ -76,7 +77,8 @@ def _lora(settings: Mapping[str, Any]) -> Iterator[str]:
     section = _section(settings, "model", "model_config").get("lora")
     try:
         if section:
-            LoraConfig.from_section(section, "model.model_config.lora")
+            adapter = {"adapter": str(locate(section["adapter"]))} if section.get("adapter") else {}
+            LoraConfig.from_section({**section, **adapter}, "model.model_config.lora")
     except InputError as error:
         yield str(error)
 

@@ -26,6 +26,7 @@ _ON_CPU = {
 _NOT_ON_CPU = ("parallel.parallel_optimizer_config", "context.ascend_config", "context.jit_config")
 _CONFIG_KEY = "model.model_config.config_file"
 _DTYPE_KEYS = ("model.model_config.compute_dtype", "model.model_config.param_init_type")
+_ADAPTER = "model.model_config.lora.adapter"
 _TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 
 
@@ -58,12 +59,14 @@ def complete(settings: Settings) -> None:
     folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
     given = lookup(settings, _CONFIG_KEY)
     config_file = _existing(_CONFIG_KEY, given) if given else folder / "config.json"
-    if not config_file.exists():
+    if not os.path.exists(config_file):
         raise InputError(
-            f"{_CONFIG_KEY}: not set, and {folder} holds no config.json; set it to that of the model, or convert the "
+            f"{_CONFIG_KEY}: not set, and {listed([folder])} holds no config.json; set it to that of the model, or convert the "
             "weights into a directory (--output_path DIR/), which has it beside them"
         )
     override(settings, [(_CONFIG_KEY, str(config_file))])
+    if adapter := lookup(settings, _ADAPTER):
+        override(settings, [(_ADAPTER, str(locate(adapter)))])
     for section in ("train_dataset", "processor"):
         if settings.get(section):
             key = f"{section}.tokenizer.vocab_file"

@@ -14,6 +14,7 @@ from ms_impl.errors import InputError
 
 _GROUPED_BATCHES = 50  # group_by_length sorts so many batches at a time: enough to be even, few enough to stay mixed
 _DIGESTED_AT_ONCE = 1 << 20
+_MOST_MEMBERS = 50_000_000  # of a whole run; the plan keeps some hundred bytes of each while it is made
 _BUCKETS = 4  # how many row lengths there are then; a static graph is compiled for each
 
 
@@ -67,6 +68,7 @@ class BatchPlan:
         self._dialogues = dialogues
         self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)
         self._check_images()
+        self._check_number()
         epochs = [self._epoch_rows(epoch) for epoch in range(settings.epochs)]
         self._epoch_ends = np.cumsum([len(rows) for rows in epochs])
         rows = [row for epoch in epochs for row in epoch]
@@ -136,6 +138,14 @@ class BatchPlan:
     def records(self, step: int) -> list[str]:
         """The names of all dialogues in a step, those of every rank."""
         return [self._dialogues.record(int(index)) for row in self.rows(step) for index in row]
+
+    def _check_number(self) -> None:
+        planned = self.settings.epochs * len(self._dialogues.epoch(0, self.settings.seed))
+        if planned > _MOST_MEMBERS:
+            raise InputError(
+                f"{self.settings.epochs:,} epochs are {planned:,} conversations, of which a plan takes at most "
+                f"{_MOST_MEMBERS:,}; lower epochs, repeat or the files' weights"
+            )
 
     def _check_images(self) -> None:
         if slots := self.settings.image_slots:

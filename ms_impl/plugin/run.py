@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 from pathlib import Path
 
 import mindspore
@@ -20,7 +21,7 @@ from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.launch.run_lock import lock_run
 from ms_impl.plugin.graceful_stop import install as note_stop_signals
-from ms_impl.plugin.patches import patch_for_cpu, silence_settings
+from ms_impl.plugin.patches import log_to_files, patch_for_cpu, silence_settings
 from ms_impl.resources import locate
 from ms_impl.train.ranks import any_rank, is_first_rank, parameters_are_whole
 
@@ -41,7 +42,9 @@ def run(settings: Settings) -> None:
     settings_report = _report(settings, Path(settings.pop("config_path")))  # MindFormers will change them
     warn_of_kept_graphs(settings)
     output = Path(settings.get("output_dir") or "output")
-    os.environ.setdefault("LOG_MF_PATH", str(output / "log"))
+    log = log_to_files(os.environ.setdefault("LOG_MF_PATH", str(output / "log")))
+    if not role or os.environ.get("RANK_ID") == "0":
+        print(f"MindFormers' log: {log}", file=sys.stderr, flush=True)
     os.environ.setdefault("OM_MODULES_CACHE", str(output / "modules"))  # where MindFormers copies the register files
     if device == "CPU":
         patch_for_cpu()

@@ -110,3 +110,8 @@ def test_too_few_rows_for_one_step_are_an_error():
     with pytest.raises(InputError, match="202 rows of dialogues do not fill one batch of 300"):
         plan(rows_per_step=300)
     assert plan(rows_per_step=300, drop_remainder=False).total_steps == 1
+
+
+def test_more_epochs_than_a_plan_can_hold_are_refused_at_once():
+    with pytest.raises(InputError, match="1,000,000,000 epochs are 101,000,000,000 conversations"):
+        plan(epochs=10**9)

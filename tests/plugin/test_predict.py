@@ -72,6 +72,10 @@ def test_text_alone_with_a_single_ckpt(predict, workspace, converted):
     assert run.returncode == 0, run.stderr
     (line,) = saved(folder)
     assert line["prompt"] == "Hello" and 0 < len(line["answer_ids"]) <= 4
+    others = [line for line in run.stdout.splitlines() if not line.startswith(("on CPU: ", "chat format: "))]
+    assert others[0].startswith("Hello")  # the answer, and nothing before it; what MindFormers says is in its log
+    assert run.stderr.startswith("MindFormers' log: output/log/rank_0/info.log\n") and "INFO" not in run.stderr
+    assert "mindformers/trainer" in (folder / "output/log/rank_0/info.log").read_text()
 
 
 @pytest.fixture(scope="module")
