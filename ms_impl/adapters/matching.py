@@ -17,7 +17,7 @@ CPU_SECONDS, SECONDS, MEMORY_BYTES = 3, 8, 1 << 29  # of the process that matche
 
 _PLAIN = re.compile(r"[\w.\-]*")
 
-# Reads [[whole, expression], …] and names; writes for each expression [[number of a name that it matches, group], …].
+# Reads [[whole, expression], …] and names; writes [[number of a name that it matches, group], …] for each expression.
 _CHILD = f"""
 import json, re, resource, sys, warnings
 resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS + 1}))

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ms_impl.errors import InputError
 
@@ -73,6 +75,21 @@ def test_data_sets_are_answered_scored_and_shown(one_process):
     assert scores["choices"]["accuracy"] == pytest.approx(chosen.count("b") / 7)
     table = [line.split() for line in run.stdout.splitlines() if line.startswith(("questions", "choices"))]
     assert [row[:3] for row in table] == [["questions", "exact_match", "7"], ["choices", "multiple_choice", "7"]]
+
+
+def test_an_adapter_that_the_settings_name_answers(one_process, run_mindformer, arguments, tmp_path):
+    tensors = {
+        f"base_model.model.transformer.h.0.mlp.w1.lora_{end}.weight": np.random.default_rng(0).normal(size=shape)
+        for end, shape in (("A", (4, 128)), ("B", (64, 4)))
+    }
+    tensors = {name: values.astype(np.float32) for name, values in tensors.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["w1"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    run = run_mindformer(tmp_path, *arguments(TWO[0]), f"model.model_config.lora={{adapter: {tmp_path}}}")
+    assert run.returncode == 0, run.stderr
+    found, base = (results(folder, "questions") for folder in (tmp_path / "output/eval", one_process[1]))
+    assert [line["answer"] for line in found] != [line["answer"] for line in base]
 
 
 def test_two_ranks_lose_and_repeat_nothing(one_process, tmp_path, arguments):
