@@ -11,6 +11,7 @@ from ms_impl.cli.keys import DTYPES
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
+from ms_impl.io.checkpoint import find_weights
 from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.resources import locate
 
@@ -60,6 +61,8 @@ def complete(settings: Settings) -> None:
     given = lookup(settings, _CONFIG_KEY)
     config_file = _existing(_CONFIG_KEY, given) if given else folder / "config.json"
     if not os.path.exists(config_file):
+        if (folder / "adapter_config.json").is_file():
+            find_weights(folder)
         raise InputError(
             f"{_CONFIG_KEY}: not set, and {listed([folder])} holds no config.json; set it to that of the model, or convert the "
             "weights into a directory (--output_path DIR/), which has it beside them"

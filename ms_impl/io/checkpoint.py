@@ -57,6 +57,8 @@ def find_weights(directory: Path) -> tuple[Path, str]:
     Raises InputError where there is none.
     """
     there = [name for name in CANDIDATES if (directory / name).is_file()]
+    if not there and (directory / "adapter_config.json").is_file():
+        raise InputError(f"{directory}: holds an adapter; merge it into its base first (convert/merge_adapter.py)")
     if not there:
         raise InputError(f"{directory}: holds no weights; expected one of {', '.join(CANDIDATES)}")
     others = ", ".join(there[1:])

@@ -86,8 +86,9 @@ def verify(folder: Path) -> None:
             raise InputError(f"{file}: not found; the checkpoint is damaged")
         if _sha256(file) != wanted:
             raise InputError(f"{file}: its checksum is not the manifest's; the checkpoint is damaged")
-    if type(read_state(folder).get("step")) is not int:
-        raise InputError(f"{folder / STATE}: does not tell the step; the checkpoint is damaged")
+    step, named = read_state(folder).get("step"), _NAME.fullmatch(folder.name)
+    if type(step) is not int or not 0 < step < 10**15 or (named and step != int(named[1])):
+        raise InputError(f"{folder / STATE}: its step is {quote(step)}; the checkpoint is damaged")
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
+from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.json_files import parse_json
 
 
 class LossLog:
@@ -22,11 +23,10 @@ class LossLog:
     def __init__(self, path: Path, resumed_after: int = 0):
         kept = [step for step in read_losses(path) if step["step"] <= resumed_after] if path.exists() else []
         self._path = path
-        partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-            os.replace(partial, path)
+            with atomic_write(path) as aside:
+                aside.write_text("".join(map(_line, kept)), encoding="utf-8")
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._not_written(error) from error
@@ -51,9 +51,9 @@ def read_losses(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: str | Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines. A last line without an end, as a killed run may leave it, is passed over.
+    """The records of a file of JSON lines. A last line without an end, as a killed run may leave it, is skipped.
 
-    Raises InputError naming the file, or its line that is not a record with such ``keys``.
+    Raises InputError naming the file, or its line that is not a record with such ``keys``, or whose step is no number.
     """
     path = Path(path)
     try:
@@ -71,9 +71,14 @@ def _line(values: dict[str, Any]) -> str:
 
 def _record(line: str, keys: Sequence[str], source: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source}: not JSON ({error.msg})") from error
-    if not isinstance(record, dict) or not set(keys) <= record.keys():
+        record = parse_json(line, source)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{source}: ").removeprefix("line 1: ")
+        raise InputError(
+            f"{source}: {reason if reason.startswith('not JSON') else f'not a record ({reason})'}"
+        ) from error
+    if not set(keys) <= record.keys():
         raise InputError(f"{source}: not a record with {' and '.join(map(repr, keys))}")
+    if "step" in keys and type(record["step"]) is not int:
+        raise InputError(f"{source}: 'step' is {quote(record['step'])}, not a whole number")
     return record

@@ -32,6 +32,7 @@ _OF_NO_MATTER = (
 )  # fmt: skip
 _ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
 _TOLD = 10  # differences, in a message
+_LONGEST_KEY = 150  # characters
 _SHAPE = {"files": dict, "settings": dict, "total_steps": int}  # of a state.json
 
 
@@ -78,18 +79,18 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
     for key, kind in _SHAPE.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{source}: its state.json has no '{key}'; the checkpoint is damaged")
+    data, free = (saved[key] if isinstance(saved.get(key), dict) else {} for key in ("data", "free"))
     _check_files(run["files"], saved["files"], source)
     changed = _differences(run["settings"], {"pixels": run["settings"]["pixels"], **saved["settings"]}, _KEYS)
     if "order" in saved and run["order"] != saved["order"]:
-        data = _differences(run["data"], saved.get("data") or {})
-        changed += data or ([] if changed else ["the samples as they are encoded"])
+        changed += _differences(run["data"], data) or ([] if changed else ["the samples as they are encoded"])
     if changed:
         told = "; ".join(changed[:_TOLD]) + (f" and {len(changed) - _TOLD} more" if len(changed) > _TOLD else "")
         raise InputError(f"{source}: cannot be resumed, since settings of the run differ: {told}. {_ADVICE}")
     if run["total_steps"] != saved["total_steps"]:
-        lengths = f"{saved['total_steps']} steps, this one has {run['total_steps']}"
+        lengths = f"{quote(saved['total_steps'])} steps, this one has {run['total_steps']}"
         raise InputError(f"{source}: the run was one of {lengths}. {_ADVICE}")
-    return _differences({**run["data"], **run["free"]}, {**(saved.get("data") or {}), **(saved.get("free") or {})})
+    return _differences({**run["data"], **run["free"]}, {**data, **free})
 
 
 def _check_files(run: Mapping[str, str], saved: Mapping[str, str], source: str) -> None:
@@ -105,7 +106,9 @@ def _differences(now: Mapping[str, Any], before: Mapping[str, Any], names: Mappi
         return []
     keys = [*now, *(key for key in before if key not in now)]
     differ = [key for key in keys if now.get(key) != before.get(key)]
-    return [f"{names.get(key, key)}: {_shown(before.get(key))} → {_shown(now.get(key))}" for key in differ]
+    return [
+        f"{names.get(key, key[:_LONGEST_KEY])}: {_shown(before.get(key))} → {_shown(now.get(key))}" for key in differ
+    ]
 
 
 def _shown(value: Any) -> str:

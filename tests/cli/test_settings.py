@@ -224,6 +224,14 @@ def test_beside_one_file_of_weights_nothing_stands_and_the_error_names_key_and_c
     assert str(tmp_path) in str(caught.value) and "--output_path DIR/" in str(caught.value)
 
 
+def test_an_adapter_in_the_place_of_weights_is_told(tmp_path):
+    """As the checkpoint of a LoRA run is one."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    asked = ["--config", str(PREDICT), "--load_checkpoint", str(tmp_path), "--predict_data", "Hi"]
+    with pytest.raises(InputError, match=f"{tmp_path}: holds an adapter; merge it into its base first"):
+        read_settings([*asked, "--model.model_config.config_file", "null"])
+
+
 def test_weights_that_are_not_the_models_are_listed(golden_dir, workspace, finetune_arguments):
     weights = ["--load_checkpoint", str(golden_dir / "model.safetensors")]
     vocabulary = ["--train_dataset.tokenizer.vocab_file", f"{workspace}/model/qwen.tiktoken"]
