@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,12 +39,12 @@ from tqdm import trange
 from ms_impl.cli.main import command
 from ms_impl.data.images import to_pixels
 from ms_impl.io.atomic_write import atomic_write
+from ms_impl.io.checkpoint_assets import CONFIG_NAME, collect
 from torch_ref.qwenvl.model import QwenVL
 
 NAMES = (*KINDS, "shape")  # what a shape may be called
 EDGES = 65  # places of an edge: pixels of easy-VQA's pictures, both ends included
 WARM_UP = 100
-COMPANIONS = ("config.json", "generation_config.json", "qwen.tiktoken")
 
 
 class Heads(nn.Module):
@@ -140,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train(model.transformer.visual, pictures, model.config.visual.image_size, options)
     with atomic_write(options.output_path) as folder:
         folder.mkdir(parents=True)
-        for name in COMPANIONS:
-            shutil.copy(options.model / name, folder / name)
+        for name, content in collect(options.model, options.model / CONFIG_NAME).items():
+            (folder / name).write_bytes(content)
         save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
     return 0
 

@@ -65,6 +65,7 @@ def run(settings: Settings) -> None:
     build_context(config)
     trainer = Trainer(config)
     if config.run_mode == "predict":
+        _lock(output, "predict")
         trainer.predict(
             predict_checkpoint=config.load_checkpoint,
             input_data=config.input_data,
