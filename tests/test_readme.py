@@ -45,6 +45,12 @@ def test_the_python_lines_run(page, run, tmp_path):
     assert (tmp_path / "boxed.png").stat().st_size > 0
 
 
+def test_the_batch_of_the_interface_page_runs(run):
+    (code,) = [text for language, text in blocks("docs/interface.md") if language == "python"]
+    color, shape, box = run(sys.executable, "-c", code).splitlines()[-3:]
+    assert (color, shape) == ("green", "circle") and box.startswith("<ref>the green circle</ref><box>(")
+
+
 def test_the_small_model_answers_as_shown(run):
     (command,) = [text for language, text in blocks(ENGLISH) if "predict_tiny" in text]
     (shown,) = [text for _, text in blocks(ENGLISH) if text.startswith("<|im_start|>system")]
