@@ -119,6 +119,8 @@ def _schedule(where: str, schedule: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.warmup_ratio: is missing; {name} needs it or warmup_steps"
     if schedule.get("warmup_epochs") and "warmup_ratio" not in schedule:
         yield f"{where}.warmup_ratio: is missing; warmup_epochs needs it"
+    if name == "WarmUpStableDecayLR" and not {"decay_start_steps", "decay_start_ratio"} & set(schedule):
+        yield f"{where}.decay_start_ratio: is missing; {name} needs it or decay_start_steps"
     end, rate = schedule.get("lr_end", 1e-7), schedule.get("learning_rate")
     if name == "PolynomialWithWarmUpLR" and rate is not None and rate <= end:
         yield f"{where}.lr_end: {end:g} must be below learning_rate, {rate:g}"

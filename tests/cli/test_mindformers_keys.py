@@ -6,6 +6,7 @@ import pytest
 
 from ms_impl.cli import mindformers_keys as declared
 from ms_impl.cli.keys import SETTINGS
+from ms_impl.cli.relations import _schedule
 
 # Made by the run, not by a YAML.
 _OBJECTS = {"params", "parameters", "cls", "network", "optimizer", "self", "kwargs", "config", "accumulation", "_"}
@@ -47,6 +48,16 @@ def test_optimizers_take_just_these(registry, name):
 def test_schedules_take_just_these(registry, name):
     taken = arguments(registry["lr"][name]) - _OBJECTS - {"auto_prefix", "flags"}
     assert set(declared.LR_SCHEDULES[name]) | _OF_TRAINER == taken | _OF_TRAINER
+
+
+@pytest.mark.parametrize("name", sorted(declared.LR_SCHEDULES))
+def test_a_schedule_that_passes_the_check_can_be_made(registry, name):
+    from mindformers.core.lr import build_lr
+
+    values = {"learning_rate": 1e-3, "base_lr": 1e-3, "t_max": 5, "t_0": 5, "warmup_steps": 1, "decay_start_steps": 5}
+    schedule = {"type": name} | {key: value for key, value in values.items() if key in declared.LR_SCHEDULES[name]}
+    assert list(_schedule("lr_schedule", schedule)) == []
+    build_lr(schedule | {"total_steps": 10})
 
 
 @pytest.mark.parametrize("name", sorted(declared.LOSS_SCALES))
