@@ -64,8 +64,8 @@ def complete(settings: Settings) -> None:
         if (folder / "adapter_config.json").is_file():
             find_weights(folder)
         raise InputError(
-            f"{_CONFIG_KEY}: not set, and {listed([folder])} holds no config.json; set it to that of the model, or convert the "
-            "weights into a directory (--output_path DIR/), which has it beside them"
+            f"{_CONFIG_KEY}: not set, and {listed([folder])} holds no config.json; set it to that of the model, "
+            "or convert the weights into a directory (--output_path DIR/), which has it beside them"
         )
     override(settings, [(_CONFIG_KEY, str(config_file))])
     if adapter := lookup(settings, _ADAPTER):

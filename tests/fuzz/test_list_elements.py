@@ -69,7 +69,7 @@ def as_the_original(elements) -> str:
         else:
             text += f"<ref>{each['ref']}</ref>" if "ref" in each else ""
             for numbers in each["box"]:
-                text += "<box>(%d,%d),(%d,%d)</box>" % tuple(numbers)  # noqa: UP031
+                text += "<box>(%d,%d),(%d,%d)</box>" % tuple(numbers)
     return text
 
 
