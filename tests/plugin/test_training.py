@@ -168,7 +168,8 @@ def test_another_learning_rate_is_taken_and_told(one_process, run_mindformer, fi
     assert run.returncode == 0, run.stderr
     assert "changed since it was saved: lr_schedule.learning_rate: 0.001 → 0.0005" in run.stdout
     before, after = (read_losses(folder / "losses/rank_0.jsonl")[-1] for folder in (one_process[1], output))
-    assert after["lr"] == pytest.approx(before["lr"] / 2) and after["loss"] == before["loss"]
+    # Not quite half: both end at the same lr_end.
+    assert after["lr"] == pytest.approx(before["lr"] / 2, rel=1e-2) and after["loss"] == before["loss"]
 
 
 def test_workers_that_would_train_alone_are_refused(finetune_arguments, tmp_path):
