@@ -253,10 +253,11 @@ def test_ctrl_c_ends_the_answer_and_not_the_command(model, terminal, begun):
     if begun:
         shell.wait_for(r"[^\x1b\s]{3} ?[^\x1b\s]{3}")
     else:
-        time.sleep(0.1)  # the question is being encoded, or the first graph compiled
+        time.sleep(0.03)  # the question is being encoded, or the first graph compiled
     shell.type("\x03")
     shell.wait_for(r" …\r?\n(\x1b\S*)?> ")
     shell.type("/help\r")
     shell.wait_for(r"/reset .*\n(.*\n)*> ")
+    time.sleep(0.3)  # as a person: CPython hears no signal between writing the prompt and waiting for a key
     shell.type("\x03")
     assert shell.process.wait(30) == 130
