@@ -1,0 +1,102 @@
+"""What the shared rooms ask of a family's template: the host's side of a model, in numpy.
+
+A template turns conversations with media into ids, labels, positions, columns and arrays, and answers back into text.
+No other part of the house knows a prompt's format, a special token, or how an image becomes an array.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ms_impl.data.records import Conversation
+from ms_impl.data.sample import MediaKind, Outline, Placed, Sample, Sizes
+
+Turn = tuple[str, str | None]  # a query and its answer
+Query = str | Sequence[Mapping[str, Any]]  # text, or elements such as {"image": path} and {"text": …}
+
+
+class TokenPolicy(Protocol):
+    """Decides over an answer's tokens before they are sampled."""
+
+    def forced(self, generated: Sequence[int]) -> int | None:
+        """The token that must follow those generated so far; None: sample it."""
+
+
+class Template(Protocol):
+    """A family's template. It must be picklable: processes get copies of it.
+
+    ``kinds`` are the media that its model takes, in the order of the model's arguments. ``position_axes`` is 1, or the
+    number of rows of its positions. ``padding_shifts_positions`` tells whether a row padded on the left counts its
+    positions from the padding's first column (Qwen-VL) or from its own (the others). ``needs`` names the sizes that add
+    up over the conversations of a row, ``tokens`` first; ``largest_of`` those that are the maximum over a run.
+    ``counts`` says how often a conversation was changed in encoding, by kind, ``examples`` the first of each kind.
+    """
+
+    kinds: ClassVar[tuple[MediaKind, ...]]
+    position_axes: ClassVar[int]
+    padding_shifts_positions: ClassVar[bool]
+    needs: ClassVar[tuple[str, ...]]
+    largest_of: ClassVar[tuple[str, ...]]
+    options: type  # a frozen dataclass: what a YAML's template section may say, with its defaults
+
+    tokenizer: Any
+    config: Any
+    max_length: int
+    counts: Counter[str]
+    examples: dict[str, str]
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, config: Any = None, **options: Any) -> Template:
+        """From the files of a checkpoint directory. Raises InputError for an unknown option or a wrong file."""
+
+    # From a record to arrays.
+
+    def sample(self, conversation: Conversation) -> Sample:
+        """The whole sample of a conversation, media probed and not decoded. Raises InputError naming the record."""
+
+    def cut(self, sample: Sample, max_length: int) -> Sample:
+        """A sample of at most ``max_length`` tokens. Raises InputError where that would cut a medium in two."""
+
+    def largest(self, outline: Outline) -> Mapping[str, int]:
+        """The sizes of ``largest_of`` that this sample asks for."""
+
+    def need(self, outline: Outline, sizes: Sizes) -> Mapping[str, int]:
+        """The sizes of ``needs`` that this sample takes; ``sizes`` has those of ``largest_of`` for the run."""
+
+    def load(self, media: Sequence[Placed], out: Mapping[str, np.ndarray], offset: int = 0) -> None:
+        """Read the media of one row into its arrays, and their columns, moved by ``offset``, beside them.
+
+        ``out`` has the arrays of all kinds without the batch axis, filled with padding. Raises InputError naming the
+        medium's record.
+        """
+
+    # A conversation with a model.
+
+    def encode_turn(
+        self, query: Query, history: Sequence[Turn] | None, system: str | None, generation: Any, **where: Any
+    ) -> Sample:
+        """The sample of the next turn up to where the answer begins, in the chat format of ``generation``."""
+
+    def encode_answer(self, text: str, chat_format: str) -> list[int]:
+        """Token ids of an answer as it follows a turn's prompt."""
+
+    def stop_words(self, chat_format: str) -> list[list[int]]:
+        """The token sequences that end an answer."""
+
+    def policy(self, sample: Sample, generation: Any) -> TokenPolicy | None:
+        """What decides over the tokens of the answer to ``sample``; None: sampling alone."""
+
+    def query_text(self, query: Query) -> str:
+        """A query as histories keep it."""
+
+    def draw_boxes(
+        self, history: Sequence[Turn], dataset_dir: str | os.PathLike | None = None, font: str | Path | None = None
+    ) -> Image.Image | None:
+        """The last image of a conversation with the boxes of its last answer; None if there is no such thing."""

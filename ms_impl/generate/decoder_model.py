@@ -1,0 +1,84 @@
+"""What decoding asks of a family's model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+Rotary = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # cos, sin, q_scale
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Rows of a weight matrix [out, in], and its bias; ``first`` is the row that they begin with (a packed matrix)."""
+
+    weight: Parameter
+    bias: Parameter | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class DecoderLayerParts:
+    """One pre-norm decoder layer by its parameters, for kernels. RMS norms; a gated MLP, silu(gate) · up."""
+
+    ln_1: Parameter
+    q: Projection
+    k: Projection
+    v: Projection
+    o: Projection
+    ln_2: Parameter
+    gate: Projection
+    up: Projection
+    down: Projection
+    q_norm: Parameter | None = None
+    k_norm: Parameter | None = None
+
+
+@dataclass(frozen=True)
+class DecoderParts:
+    """A decoder by its parameters: what a kernel needs to make one step of any family's."""
+
+    embedding: Parameter  # [vocab, width]
+    layers: Sequence[DecoderLayerParts]
+    norm: Parameter
+    head: Parameter  # [vocab, width]; the embedding itself where they are tied
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+
+
+class DecoderModel(Protocol):
+    """A model with a decoder that ``ms_impl.generate`` can drive. Nothing of a request is kept on it.
+
+    For every ``MediaKind`` of its template it has the method that the kind's ``encode`` names.
+    """
+
+    config: Any  # max_position_embeddings, vocab_size
+    compute_dtype: ms.Type
+
+    def embed(self, input_ids: Tensor, media: tuple[tuple[Tensor, Tensor], ...] = ()) -> Tensor:
+        """Token embeddings [B, T, D]; for each (features [B · units, F, D], columns int32 [B, units, F]) the features
+        stand at their columns. Column T is none."""
+
+    def rotary(self, position_ids: np.ndarray, length: int) -> Rotary:
+        """For positions int32 [B, T] or [B, axes, T] of a prompt of ``length`` columns: cos and sin, float32
+        [B, 1, T, head_dim], and what queries are multiplied by, float32 [B, 1, T, 1] or None."""
+
+    def new_cache(self, batch: int, length: int) -> nn.CellList:
+        """An empty cache of ``length`` columns for every layer."""
+
+    def step(
+        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
+        cache: nn.CellList, last: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Run the ``columns`` int32 [T] of hidden [B, T, D] through a cache of S columns; logits [B, vocab] after the
+        one of T that ``last`` int32 [1] names. ``segment_ids`` int32 [B, S]: 0 is hidden."""
+
+    def decoder_parts(self) -> DecoderParts | None:
+        """The decoder by its parameters; None: it is decoded by its own graph alone."""
