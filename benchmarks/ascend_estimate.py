@@ -22,7 +22,6 @@ from estimate.speed import Speed, speed
 
 from ms_impl import families
 from ms_impl.cli.arguments import options_of
-from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.main import command
 from ms_impl.cli.schema import check_settings, drop_empty, family_of, lookup
 from ms_impl.cli.settings import override
@@ -137,7 +136,7 @@ def read(arguments: argparse.Namespace) -> tuple[Model, Plan]:
     config_file = lookup(settings, "model.model_config.config_file")
     if not config_file:
         raise InputError(f"{path}: model.model_config.config_file is missing; it has the model's sizes")
-    frozen = tuple(group for key, group in FREEZES.items() if lookup(settings, f"model.model_config.{key}"))
+    frozen = family.frozen_groups(lookup(settings, "model.model_config"))
     plan = plan_of(settings, frozen, arguments.dialogue_tokens, arguments.attention == "flash")
     return Model(family, locate(config_file)), plan
 

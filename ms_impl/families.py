@@ -1,48 +1,99 @@
 """The registry of model families: one record each, and nothing else in the project knows them by name.
 
-Classes are named as ``module:attribute`` and imported on first use, so that reading a record costs no framework import.
+A family's record is ``FAMILY`` in ``ms_impl/<family>/family.py``; ``ms_impl.register`` adds those from outside. Classes
+are named as ``module:attribute`` and imported on first use, so that reading a record costs no framework import.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from ms_impl.errors import InputError, quote
+from ms_impl.errors import InputError, listed, quote
+
+GROUPS = ("language_model", "vision_tower", "aligner", "generator")  # as fine-tuners speak
+FREEZE_KEYS = {
+    "freeze_llm": ("language_model",),
+    "freeze_vit": ("vision_tower",),
+    "freeze_aligner": ("aligner",),
+}
 
 
 @dataclass(frozen=True)
 class Family:
     """What the project needs to know of one model family.
 
-    ``groups`` maps the words fine-tuners use (``language_model``, ``vision_tower``, ``aligner``, ``generator``) to
-    patterns on Hugging Face parameter names; the first group that matches a name owns it. ``sources`` are the
-    conversion tables of layouts that are only read, by the names that ``--source`` has for them. ``embeddings`` are
-    patterns on the paths of embedding modules, ``output_head`` is the path of the last linear layer;
-    ``adapter_prefixes`` stand before a module's path in the files of adapters, the first that fits is taken.
+    Recognition: a config.json is of this family if its ``model_type``, where it has one, is one of ``model_types``, and
+    it has all keys of one of the sets of ``config_keys``. ``architectures`` decide where several families fit. A family
+    without ``model_types`` is found by its name alone.
+
+    Attributes:
+        arch: the YAML's name of the model; ``<arch>Config``, ``<arch>ContentTransformTemplate`` and ``<arch>Tokenizer``
+            are those of its other classes.
+        weights: the declared conversion table.
+        groups: patterns on Hugging Face parameter names by module group; the first group that matches a name owns it.
+            ``generator`` is never trained.
+        freeze_keys: keys of the YAML's model_config, and the module groups that each freezes.
+        selectors: a function of the configuration that returns patterns on parameter names by the words that name them
+            in grouped_lr_schedule, beside the groups. "": none.
+        training: the YAML of the repository that has every key of a training run. "": none.
+        sources: conversion tables of layouts that are only read, by the names that ``--source`` has for them.
+        embeddings: patterns on the paths of embedding modules.
+        output_head: the path of the last linear layer.
+        adapter_prefixes: what stands before a module's path in files of adapters; the first that fits is taken.
+        vocabulary: patterns of file names, any of which says that a directory has the files of the tokenizer; the file
+            found is the YAML's ``tokenizer.vocab_file``.
+        saved_files: patterns of further files that belong beside the weights.
+        generation: settings of generation where the checkpoint's generation_config.json is silent.
+        estimate: the module that describes the model on paper (``parts`` and ``check``). "": none.
+        requires: what to ``pip install`` for the template, by the name of the module that it imports.
     """
 
     name: str
-    model_types: tuple[str, ...]  # config.json's "model_type"
-    config_keys: tuple[str, ...]  # keys a config.json of this family always has
+    arch: str
+    model_types: tuple[str, ...]
+    config_keys: tuple[tuple[str, ...], ...]
     config: str
     model: str
-    reference: str
-    processor: str
-    weights: str  # the declared conversion table
+    template: str
+    weights: str
     groups: Mapping[str, tuple[str, ...]]
-    training: str  # the YAML of the repository that has every key of a training run
+    architectures: tuple[str, ...] = ()
+    reference: str = ""
+    training: str = ""
+    freeze_keys: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(FREEZE_KEYS))
+    selectors: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
     output_head: str = "lm_head"
     adapter_prefixes: tuple[str, ...] = ("base_model.model.",)  # PEFT's wrappers around the model
+    vocabulary: tuple[str, ...] = ("tokenizer.json", "vocab.json", "*.tiktoken")
+    saved_files: tuple[str, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    estimate: str = ""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""  # until ``template`` has taken its place everywhere
 
     def resolve(self, field: str) -> Any:
-        """Import and return the object that ``field`` names."""
+        """Import and return the object that ``field`` names.
+
+        Raises InputError with the command that installs it where the template lacks a package.
+        """
+        if field == "template":
+            self.check_packages()
         return _imported(getattr(self, field))
+
+    def check_packages(self) -> None:
+        """Raise InputError unless all that ``requires`` names is installed."""
+        missing = [package for module, package in self.requires.items() if importlib.util.find_spec(module) is None]
+        if missing:
+            command = " ".join(f"'{package}'" for package in missing)
+            raise InputError(f"{self.name} needs packages that are not installed: pip install {command}")
 
     def source_weights(self, source: str) -> Any:
         """The conversion table of one of ``sources``."""
@@ -53,8 +104,15 @@ class Family:
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a parsed config.json describes a model of this family."""
+        if not self.model_types:
+            return False
         model_type = config.get("model_type")
-        return (model_type is None or model_type in self.model_types) and all(k in config for k in self.config_keys)
+        has_keys = any(all(key in config for key in keys) for keys in self.config_keys)
+        return (model_type is None or model_type in self.model_types) and has_keys
+
+    def selector_patterns(self, config: Any) -> Mapping[str, tuple[str, ...]]:
+        """Patterns on parameter names by the family's own words for them."""
+        return _imported(self.selectors)(config) if self.selectors else {}
 
     def group_of(self, parameter: str) -> str:
         """The module group that owns a parameter name."""
@@ -62,6 +120,10 @@ class Family:
             if any(fnmatchcase(parameter, pattern) for pattern in patterns):
                 return group
         raise InputError(f"parameter '{parameter}' belongs to no module group of family '{self.name}'")
+
+    def frozen_groups(self, section: Mapping[str, Any]) -> tuple[str, ...]:
+        """The module groups that a YAML's model_config freezes, by ``freeze_keys``."""
+        return tuple(group for key, groups in self.freeze_keys.items() if section.get(key) for group in groups)
 
     def frozen_names(self, names: Iterable[str], frozen_groups: Iterable[str]) -> set[str]:
         """Those of ``names`` that lie in one of ``frozen_groups``."""
@@ -79,60 +141,58 @@ def _imported(reference: str) -> Any:
 
 
 _FAMILIES: dict[str, Family] = {}
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def register(family: Family) -> Family:
     """Add a family. Registering the same record twice is harmless; another record of the same name is an error."""
-    if _FAMILIES.setdefault(family.name, family) != family:
+    if all_families().setdefault(family.name, family) != family:
         raise ValueError(f"a different family named '{family.name}' is already registered")
     return family
 
 
+def all_families() -> dict[str, Family]:
+    """Every family by its name: on first use those of the directories beside this file."""
+    if not _FAMILIES:
+        for file in sorted(_PACKAGE.glob("*/family.py")):
+            family = importlib.import_module(f"ms_impl.{file.parent.name}.family").FAMILY
+            _FAMILIES[family.name] = family
+    return _FAMILIES
+
+
 def get(name: str) -> Family:
     """The family of that name (the ``--model`` of the commands)."""
-    if name not in _FAMILIES:
-        raise InputError(f"unknown model '{name}'; known: {', '.join(sorted(_FAMILIES))}")
-    return _FAMILIES[name]
+    if name not in all_families():
+        raise InputError(f"unknown model {quote(name)}; known: {', '.join(names())}")
+    return all_families()[name]
 
 
 def names() -> list[str]:
     """The names of all families, sorted."""
-    return sorted(_FAMILIES)
+    return sorted(all_families())
 
 
 def sources() -> list[str]:
     """What ``--source`` of the conversion may say, for one family or another, sorted."""
-    return sorted({source for family in _FAMILIES.values() for source in family.sources})
+    return sorted({source for family in all_families().values() for source in family.sources})
 
 
-def for_config(config: Mapping[str, Any], source: str) -> Family:
-    """The family that a parsed config.json belongs to. ``source`` is the file named in the error."""
-    for family in _FAMILIES.values():
-        if family.matches(config):
-            return family
-    raise InputError(
-        f"{source}: no known model family has model_type={quote(config.get('model_type'))}, "
-        f"architectures={quote(config.get('architectures'))}; known: {', '.join(sorted(_FAMILIES))}"
-    )
+def for_config(config: Mapping[str, Any], source: str, name: str | None = None) -> Family:
+    """The family of ``name``, or else the one that a parsed config.json belongs to.
 
-
-register(
-    Family(
-        name="qwenvl",
-        model_types=("qwen",),
-        config_keys=("visual", "kv_channels", "intermediate_size", "seq_length"),
-        config="ms_impl.qwenvl.config:QwenVLConfig",
-        model="ms_impl.qwenvl.model:QwenVL",
-        reference="torch_ref.qwenvl.model:QwenVL",
-        processor="ms_impl.qwenvl.processor:QwenVLProcessor",
-        weights="convert.qwenvl:WEIGHTS",
-        groups={
-            "aligner": ("transformer.visual.attn_pool.*",),
-            "vision_tower": ("transformer.visual.*",),
-            "language_model": ("transformer.wte.*", "transformer.h.*", "transformer.ln_f.*", "lm_head.*"),
-        },
-        training="configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml",
-        sources={"mindformers-1.5": "convert.qwenvl_mindformers:WEIGHTS"},
-        embeddings=("transformer.wte",),
-    )
-)
+    ``source`` is the file named in the error.
+    """
+    if name:
+        return get(name)
+    found = [family for family in all_families().values() if family.matches(config)]
+    if len(found) > 1:
+        named = set(config.get("architectures") or ())
+        found = [family for family in found if named & set(family.architectures)] or found
+    if len(found) > 1:
+        raise InputError(f"{source}: fits several families, {listed(f.name for f in found)}; name one (--model_type)")
+    if not found:
+        raise InputError(
+            f"{source}: no known model family has model_type={quote(config.get('model_type'))}, "
+            f"architectures={quote(config.get('architectures'))}; known: {', '.join(names())}"
+        )
+    return found[0]

@@ -61,14 +61,13 @@ TOY_WEIGHTS = WeightTable(
 TOY = Family(
     name="toy",
     model_types=("toy_vlm",),
-    config_keys=("depth",),
+    arch="Toy",
+    config_keys=(("depth",),),
     config=f"{__name__}:ToyConfig",
     model=f"{__name__}:NoModel",
-    reference=f"{__name__}:NoModel",
-    processor=f"{__name__}:NoProcessor",
+    template=f"{__name__}:NoTemplate",
     weights=f"{__name__}:TOY_WEIGHTS",
     groups={"aligner": ("embed.*",), "language_model": ("model.*",)},
-    training="toy.yaml",
 )
 
 CONFIG = ToyConfig(width=12, heads=3, ffn=5, depth=2)
@@ -158,6 +157,43 @@ def test_the_registry_finds_families_by_name_and_by_configuration(toy):
         families.for_config({"model_type": "toy_vlm"}, "c.json")  # without a key that the family always has
     with pytest.raises(InputError, match="unknown model 'toi'; known: qwenvl, toy"):
         families.get("toi")
+
+
+def test_a_name_given_wins_over_recognition(toy):
+    qwenvl = {"model_type": "qwen", "visual": {}, "kv_channels": 1, "intermediate_size": 1, "seq_length": 1}
+    assert families.for_config(qwenvl, "config.json").name == "qwenvl"
+    assert families.for_config(qwenvl, "config.json", name="toy") is toy
+
+
+def test_architectures_decide_where_several_families_fit(toy):
+    other = families.register(replace(TOY, name="other", architectures=("OtherVLM",)))
+    config = {"model_type": "toy_vlm", "depth": 2}
+    assert families.for_config({**config, "architectures": ["OtherVLM"]}, "c.json") is other
+    with pytest.raises(InputError, match="c.json: fits several families, toy, other; name one"):
+        families.for_config(config, "c.json")
+
+
+def test_a_family_without_model_types_is_found_by_its_name_alone(toy):
+    derived = families.register(replace(TOY, name="derived", model_types=()))
+    assert families.for_config({"model_type": "toy_vlm", "depth": 2}, "c.json") is toy
+    assert families.for_config({"depth": 2}, "c.json", name="derived") is derived
+
+
+def test_one_of_several_sets_of_keys_is_enough():
+    family = replace(TOY, config_keys=(("thinker",), ("depth", "width")))
+    assert family.matches({"thinker": {}}) and family.matches({"depth": 1, "width": 2})
+    assert not family.matches({"depth": 1})
+
+
+def test_a_package_that_lacks_is_named_with_the_command_that_installs_it():
+    family = replace(TOY, requires={"json": "json", "no_such_package": "no-such>=1.2"})
+    with pytest.raises(InputError, match="toy needs packages that are not installed: pip install 'no-such>=1.2'$"):
+        family.resolve("template")
+    assert family.resolve("config") is ToyConfig
+
+
+def test_keys_of_a_yaml_freeze_module_groups(toy):
+    assert toy.frozen_groups({"freeze_llm": True, "freeze_aligner": False, "lora": None}) == ("language_model",)
 
 
 def test_a_name_is_registered_once(toy):

@@ -18,7 +18,6 @@ import numpy as np
 
 from ms_impl.cli.check import check_data
 from ms_impl.cli.eval_settings import data_sets, plan_monitor
-from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.plan import plan_settings
 from ms_impl.cli.relations import cuts_model, ranks_of
 from ms_impl.cli.schema import Settings, family_of, lookup
@@ -76,7 +75,7 @@ def _print_model(settings: Settings) -> None:
     """Parameters and memory. Raises InputError where nothing can be trained, or the model cannot be cut."""
     family, config_file = family_of(settings), Path(lookup(settings, _CONFIG))
     section = lookup(settings, "model.model_config")
-    frozen = tuple(group for key, group in FREEZES.items() if section.get(key))
+    frozen = family.frozen_groups(section)
     on_ascend = lookup(settings, "context.device_target") != "CPU"
     plan = plan_of(settings, frozen, _TOKENS, flash=on_ascend)
     parts = model_parts(family, config_file, plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ms_impl import families
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.cli import mindformers_keys as mindformers
 from ms_impl.cli.kinds import Either, Flag, Idle, Kind, ListOf, Named, Number, Section, Text, Whole
@@ -11,11 +12,10 @@ from ms_impl.evaluate.metrics import METRICS
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 
-FREEZES = {"freeze_vision": "vision_tower", "freeze_resampler": "aligner", "freeze_llm": "language_model"}
-
 DTYPES = {name: dtype.mindspore.lower() for name, dtype in FLOAT_SPELLINGS.items()}  # MindFormers' spelling of each
 _DTYPE = Text(tuple(DTYPES), word="type")
 
+_FREEZE_KEYS = [key for family in families.all_families().values() for key in family.freeze_keys]
 _CLASS = {"type": Text(empty=False), "auto_register": Text()}
 _TOKENIZER = Section({**_CLASS, "vocab_file": Text(empty=False)})
 _LOADER = Text(("BaseMultiModalDataLoader",), word="type")
@@ -38,7 +38,7 @@ MODEL = Section({
     "model_config": Section({
         **_CLASS,
         "config_file": Text(empty=False),
-        **dict.fromkeys(FREEZES, Flag()),
+        **dict.fromkeys(_FREEZE_KEYS, Flag()),
         "compute_dtype": _DTYPE,
         "param_init_type": _DTYPE,
         "lora": LORA,

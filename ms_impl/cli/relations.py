@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.cli.keys import FREEZES
 from ms_impl.cli.mindformers_keys import LR_ALIASES, LR_SCHEDULES
 from ms_impl.errors import InputError
+from ms_impl.families import Family
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.resources import locate
 
-Rule = Callable[[Mapping[str, Any]], Iterator[str]]
+Rule = Callable[[Mapping[str, Any], Family], Iterator[str]]
 
 PIXEL_STEPS = ["BatchToTensor", "BatchNormalize"]
 NAMED_COLUMNS = ("input_ids", "images", "image_context_pos", "labels")  # those of the old port; others follow from them
@@ -24,11 +24,11 @@ _WITHOUT_WARM_UP = {"CosineWithWarmUpLR", "CosineAnnealingLR", "CosineAnnealingW
 _TRAINING = ("train", "finetune")
 
 
-def relations(settings: Mapping[str, Any]) -> Iterator[str]:
+def relations(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     """A line for each demand that is not met."""
     rules = _ALWAYS + (_OF_TRAINING if settings["run_mode"] in _TRAINING else _OF_ANSWERING)
     for rule in rules:
-        yield from rule(settings)
+        yield from rule(settings, family)
 
 
 def cuts_model(settings: Mapping[str, Any]) -> bool:
@@ -51,7 +51,7 @@ def _section(settings: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return settings
 
 
-def _ranks(settings: Mapping[str, Any]) -> Iterator[str]:
+def _ranks(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     if not cuts_model(settings):
         return
     parallel, ranks = _section(settings, "parallel_config"), ranks_of(settings)
@@ -67,13 +67,17 @@ def _ranks(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"parallel_config.micro_batch_num: {micro} must be at least pipeline_stage, {stages}"
 
 
-def _trained(settings: Mapping[str, Any]) -> Iterator[str]:
+def _trained(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     section = _section(settings, "model", "model_config")
-    if not section.get("lora") and all(section.get(key) for key in FREEZES):
-        yield f"model.model_config: {', '.join(FREEZES)} are all True: nothing is left to train"
+    keys = [key for key in family.freeze_keys if section.get(key)]
+    foreign = [key for key in section if key.startswith("freeze_") and key not in family.freeze_keys]
+    yield from (f"model.model_config.{key}: {family.name} has {', '.join(family.freeze_keys)}" for key in foreign)
+    left = set(family.groups) - {"generator"} - set(family.frozen_groups(section))
+    if not section.get("lora") and not left:
+        yield f"model.model_config: {', '.join(keys)} are all True: nothing is left to train"
 
 
-def _lora(settings: Mapping[str, Any]) -> Iterator[str]:
+def _lora(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     section = _section(settings, "model", "model_config").get("lora")
     try:
         if section:
@@ -83,7 +87,7 @@ def _lora(settings: Mapping[str, Any]) -> Iterator[str]:
         yield str(error)
 
 
-def _generation(settings: Mapping[str, Any]) -> Iterator[str]:
+def _generation(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     section = _section(settings, "model", "generation_config")
     try:
         given: dict[str, Any] = {
@@ -94,7 +98,7 @@ def _generation(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"model.generation_config: {error}"
 
 
-def _schedules(settings: Mapping[str, Any]) -> Iterator[str]:
+def _schedules(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     grouped = _section(settings, "grouped_lr_schedule")
     named = {"lr_schedule": settings.get("lr_schedule"), "grouped_lr_schedule.default": grouped.get("default")}
     groups = grouped.get("grouped", [])
@@ -126,7 +130,7 @@ def _schedule(where: str, schedule: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.lr_end: {end:g} must be below learning_rate, {rate:g}"
 
 
-def _data(settings: Mapping[str, Any]) -> Iterator[str]:
+def _data(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     data = _section(settings, "train_dataset")
     steps = data["modal_content_transforms"]
     normalised = [step.get("type") for step in steps] == PIXEL_STEPS and {"mean", "std"} <= steps[1].keys()
@@ -145,21 +149,21 @@ def _data(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "train_dataset_task.dataset_config: differs from train_dataset, which is what is read; leave it out"
 
 
-def _callbacks(settings: Mapping[str, Any]) -> Iterator[str]:
+def _callbacks(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     types = [callback["type"] for callback in settings.get("callbacks", [])]
     for name in ("CheckpointMonitor", "LossRecorder", "MFLossMonitor"):
         if types.count(name) > 1:
             yield f"callbacks: has {types.count(name)} of type {name}; keep one"
 
 
-def _not_supported(settings: Mapping[str, Any]) -> Iterator[str]:
+def _not_supported(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     if _section(settings, "recompute_config").get("select_recompute"):
         yield "recompute_config.select_recompute: is not supported; recompute: True does all layers"
     if _section(settings, "optimizer").get("use_fused"):
         yield "optimizer.use_fused: is not supported; take the key out"
 
 
-def _jit_level(settings: Mapping[str, Any]) -> Iterator[str]:
+def _jit_level(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     """MindFormers 1.9.0, core/context/build_context.py, refuses these where nothing is trained."""
     context = _section(settings, "context")
     if context.get("device_target") == "CPU":

@@ -20,8 +20,8 @@ _MOST_FAULTS = 12  # that are listed
 
 
 def architectures() -> dict[str, families.Family]:
-    """Families by the name that ``model.arch.type`` has for them: their model's class name."""
-    return {family.model.rpartition(":")[2]: family for family in map(families.get, families.names())}
+    """Families by the name that ``model.arch.type`` has for them."""
+    return {family.arch: family for family in families.all_families().values()}
 
 
 def family_of(settings: Settings) -> families.Family:
@@ -54,7 +54,7 @@ def check_settings(settings: Settings) -> list[str]:
         if lookup(settings, key) is None:
             findings.wrong(key, "is missing")
     if not findings.faults:
-        findings.faults += relations(settings)
+        findings.faults += relations(settings, family_of(settings))
     raise_all(findings.faults)
     return findings.idle
 

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import make_plan
+from ms_impl.errors import InputError
 from ms_impl.estimate.plan import Plan
 from ms_impl.estimate.shape import Part
 from ms_impl.families import Family
@@ -81,7 +82,9 @@ def check(family: Family, config_file: Path, plan: Plan) -> None:
 
 def _description(family: Family) -> ModuleType:
     """The family's own page of the estimate: ``parts`` and ``check``."""
-    return importlib.import_module(f"ms_impl.{family.name}.estimate")
+    if not family.estimate:
+        raise InputError(f"family '{family.name}' is not described on paper; its record names no estimate")
+    return importlib.import_module(family.estimate)
 
 
 def _trained(

@@ -11,7 +11,6 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.cli.keys import FREEZES
 from ms_impl.errors import InputError
 from ms_impl.io.dtypes import float_named
 from ms_impl.weights import MINDSPORE_DTYPES
@@ -39,12 +38,13 @@ class ModelSection:
         self.config = self.family.resolve("config").from_file(config_file)
         self.compute_dtype = _dtype("compute_dtype", compute_dtype)
         self.param_dtype = _dtype("param_init_type", param_init_type)
-        self.frozen_groups = tuple(group for key, group in FREEZES.items() if others.pop(key, False))
+        self.frozen_groups = self.family.frozen_groups(others)
         self.lora = lora and LoraConfig.from_section(lora, "model.model_config.lora")
         self.first_adapter = lora and lora.get("adapter")
         self._rows = rows
         for name, value in others.items():
-            setattr(self, name, value)
+            if name not in self.family.freeze_keys:
+                setattr(self, name, value)
 
     def build(self) -> tuple[nn.Cell, Adapter | None]:
         """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
