@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ms_impl.errors import InputError, quote
-from ms_impl.io.json_files import read_json
-from ms_impl.io.typed_fields import real, take, truth, whole
+from ms_impl.config import (
+    MAX_FFN_WIDTH,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    ConfigSection,
+    real,
+    section,
+    truth,
+    whole,
+)
 
 RESAMPLER_HEAD_DIM = 128  # visual.py of the original: num_heads = output_dim // 128
-MAX_LAYERS = 1024
 
-_MAX_VOCABULARY = 1 << 24
-_MAX_WIDTH = 1 << 17
 _MAX_GRID = 256  # patches along a side
 _MAX_TABLE_BYTES = 1 << 30  # of the rotary tables, which a model makes when it is built
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(ConfigSection):
     """The ``visual`` section of config.json. Sizes in pixels or in features."""
 
-    heads: int = whole(1, 1024)
+    heads: int = whole(1, MAX_HEADS)
     image_size: int = whole(1, 4096)
-    image_start_id: int = whole(0, _MAX_VOCABULARY)
+    image_start_id: int = whole(0, MAX_VOCABULARY)
     layers: int = whole(1, MAX_LAYERS)
     mlp_ratio: float = real(0.01, 64)
-    output_dim: int = whole(RESAMPLER_HEAD_DIM, _MAX_WIDTH)
+    output_dim: int = whole(RESAMPLER_HEAD_DIM, MAX_WIDTH)
     patch_size: int = whole(1, 1024)
-    width: int = whole(1, _MAX_WIDTH)
+    width: int = whole(1, MAX_WIDTH)
     n_queries: int = whole(1, 1 << 16, 256)
     n_positions: int = whole(1, 1 << 16, 256)  # rows of positional_embedding before it is resized to the patch grid
 
@@ -60,22 +66,28 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
-class QwenVLConfig:
+class QwenVLConfig(ConfigSection):
     """Qwen-VL as in ``configuration_qwen.py`` of the original.
 
     ``intermediate_size`` is twice the width of the feed-forward layer, as in the released file; use ``ffn_size``.
     """
 
-    vocab_size: int = whole(3, _MAX_VOCABULARY)
-    hidden_size: int = whole(1, _MAX_WIDTH)
+    MODEL: ClassVar[str] = "Qwen-VL"
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "no_bias": True, "rotary_pct": 1.0, "tie_word_embeddings": False, "scale_attn_weights": True,
+        "emb_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
+    }  # fmt: skip
+
+    vocab_size: int = whole(3, MAX_VOCABULARY)
+    hidden_size: int = whole(1, MAX_WIDTH)
     num_hidden_layers: int = whole(1, MAX_LAYERS)
-    num_attention_heads: int = whole(1, 1024)
+    num_attention_heads: int = whole(1, MAX_HEADS)
     kv_channels: int = whole(4, 4096)  # the NTK base divides by kv_channels - 2
-    intermediate_size: int = whole(2, 1 << 22)
-    seq_length: int = whole(1, 1 << 20)
-    visual: VisionConfig
+    intermediate_size: int = whole(2, MAX_FFN_WIDTH)
+    seq_length: int = whole(1, MAX_POSITIONS)
+    visual: VisionConfig = section(VisionConfig)
     layer_norm_epsilon: float = real(0, 1, 1e-6)
-    max_position_embeddings: int = whole(1, 1 << 20, 8192)
+    max_position_embeddings: int = whole(1, MAX_POSITIONS, 8192)
     rotary_emb_base: float = real(1, 1e12, 10000.0)
     use_dynamic_ntk: bool = truth(True)
     use_logn_attn: bool = truth(True)
@@ -111,57 +123,25 @@ class QwenVLConfig:
         doublings = math.ceil(math.log2(self.max_position_embeddings / self.seq_length)) if self.use_dynamic_ntk else 0
         return (max(doublings, 0) + 1) * 2 * self.max_position_embeddings * self.kv_channels * 4
 
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any], source: str = "config") -> "QwenVLConfig":
-        """Read a parsed config.json; keys that do not change what the model computes are passed over."""
-        visual = raw.get("visual")
-        if not isinstance(visual, dict):
-            raise InputError(f"{source}: 'visual' is no table; this is not the configuration of a Qwen-VL model")
-        vision = VisionConfig(**take(VisionConfig, visual, f"{source}: visual"))
-        config = cls(**take(cls, {**raw, "visual": vision}, source))
-        _check(config, raw, source)
-        return config
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "QwenVLConfig":
-        """Read a config.json, or the one inside a directory."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        return cls.from_dict(read_json(path), str(path))
-
     def to_dict(self) -> dict[str, Any]:
         """As Hugging Face's config.json writes it."""
-        return {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", **dataclasses.asdict(self), **_FIXED}
+        return {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", **super().to_dict()}
 
-
-# What this implementation computes; a checkpoint that says otherwise is refused rather than miscomputed.
-_FIXED = {
-    "no_bias": True, "rotary_pct": 1.0, "tie_word_embeddings": False, "scale_attn_weights": True,
-    "emb_dropout_prob": 0.0, "attn_dropout_prob": 0.0,
-}  # fmt: skip
-
-
-def _check(config: QwenVLConfig, raw: dict[str, Any], source: str) -> None:
-    for key, value in _FIXED.items():
-        found = raw.get(key, value)
-        if found != value or isinstance(found, bool) != isinstance(value, bool):
-            raise InputError(f"{source}: {key}={quote(found)} is not implemented; Qwen-VL has {value!r}")
-    visual = config.visual
-    rules = {
-        "kv_channels × num_attention_heads must equal hidden_size": config.projection_size == config.hidden_size,
-        "visual.output_dim must equal hidden_size": visual.output_dim == config.hidden_size,
-        f"visual.output_dim must be a multiple of {RESAMPLER_HEAD_DIM}": visual.output_dim % RESAMPLER_HEAD_DIM == 0,
-        "visual.width must be a multiple of visual.heads": visual.width % visual.heads == 0,
-        "visual.image_size must be a multiple of visual.patch_size": visual.image_size % visual.patch_size == 0,
-        "visual.n_queries must be a square": math.isqrt(visual.n_queries) ** 2 == visual.n_queries,
-        "visual.n_positions must be a square": math.isqrt(visual.n_positions) ** 2 == visual.n_positions,
-        "visual.image_start_id + 2 must be below vocab_size": visual.image_start_id + 2 < config.vocab_size,
-        "kv_channels must be even": config.kv_channels % 2 == 0,
-        "visual.mlp_ratio × visual.width must be 1 or more": visual.mlp_width >= 1,
-        f"visual.image_size may be {_MAX_GRID} × visual.patch_size at most": visual.grid <= _MAX_GRID,
-        "max_position_embeddings is too large for kv_channels and seq_length: the rotary tables take over 1 GB":
-            config.rotary_table_bytes <= _MAX_TABLE_BYTES,
-    }  # fmt: skip
-    broken = [rule for rule, holds in rules.items() if not holds]
-    if broken:
-        raise InputError(f"{source}: {'; '.join(broken)}")
+    def rules(self) -> Mapping[str, bool]:
+        visual = self.visual
+        return {
+            "kv_channels × num_attention_heads must equal hidden_size": self.projection_size == self.hidden_size,
+            "visual.output_dim must equal hidden_size": visual.output_dim == self.hidden_size,
+            f"visual.output_dim must be a multiple of {RESAMPLER_HEAD_DIM}":
+                visual.output_dim % RESAMPLER_HEAD_DIM == 0,
+            "visual.width must be a multiple of visual.heads": visual.width % visual.heads == 0,
+            "visual.image_size must be a multiple of visual.patch_size": visual.image_size % visual.patch_size == 0,
+            "visual.n_queries must be a square": math.isqrt(visual.n_queries) ** 2 == visual.n_queries,
+            "visual.n_positions must be a square": math.isqrt(visual.n_positions) ** 2 == visual.n_positions,
+            "visual.image_start_id + 2 must be below vocab_size": visual.image_start_id + 2 < self.vocab_size,
+            "kv_channels must be even": self.kv_channels % 2 == 0,
+            "visual.mlp_ratio × visual.width must be 1 or more": visual.mlp_width >= 1,
+            f"visual.image_size may be {_MAX_GRID} × visual.patch_size at most": visual.grid <= _MAX_GRID,
+            "max_position_embeddings is too large for kv_channels and seq_length: the rotary tables take over 1 GB":
+                self.rotary_table_bytes <= _MAX_TABLE_BYTES,
+        }  # fmt: skip

@@ -48,7 +48,7 @@ def test_a_value_of_another_type_or_out_of_range_is_named(raw, key, value, shown
 
 
 @pytest.mark.parametrize("key, value, message", [
-    ("visual", None, "'visual' is no table"), ("visual", [], "'visual' is no table"),
+    ("visual", None, "visual must be a table, not null"), ("visual", [], "visual must be a table"),
     ("no_bias", False, "no_bias=False is not implemented"), ("no_bias", 1, "no_bias=1 is not implemented"),
     ("rotary_pct", "1.0", "rotary_pct='1.0' is not implemented"),
     ("visual.heads", 5, "visual.width must be a multiple of visual.heads"),
