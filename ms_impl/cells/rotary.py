@@ -42,8 +42,50 @@ def axis_of_pairs(dim: int, sections: Sequence[int] | None) -> np.ndarray:
     return np.repeat(np.arange(len(sections), dtype=np.int32), sections)
 
 
-class RotaryAngles(nn.Cell):
-    """cos and sin of positions, computed in the graph in fp32: no table as long as the model's context.
+def sectioned_turns(dim: int, base: float, sections: Sequence[int] | None) -> np.ndarray:
+    """The angle by which each pair turns from one position to the next on each axis: float32 [axes, dim / 2].
+
+    ``sections``: see ``axis_of_pairs``.
+    """
+    axes = axis_of_pairs(dim, sections)
+    turns = np.zeros((axes.max() + 1, dim // 2), np.float32)
+    turns[axes, np.arange(dim // 2)] = inverse_frequencies(dim, base)
+    return turns
+
+
+def host_angles(position_ids: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What ``RotaryAngles`` computes, on the host: int [B, T] or [B, axes, T] → float32 [B, 1, T, dim], twice."""
+    if position_ids.ndim == 2:
+        position_ids = np.repeat(position_ids[:, None], len(turns), 1)
+    angles = position_ids.swapaxes(1, 2).astype(np.float32) @ turns
+    angles = np.concatenate((angles, angles), -1)[:, None]
+    return np.cos(angles), np.sin(angles)
+
+
+class Angles(nn.Cell):
+    """cos and sin of positions on several axes, computed in the graph in fp32.
+
+    Args:
+        turns: float32 [axes, dim / 2], the angle by which each pair turns from one position to the next on each axis.
+            Of a pair that belongs to one axis the others are 0, so that positions · turns sums exactly one product.
+    """
+
+    def __init__(self, turns: np.ndarray):
+        super().__init__()
+        self.turns = Tensor(turns)
+        self.axes = len(turns)
+        self.matmul = ops.MatMul()
+
+    def of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """int positions [B, T, axes] → cos and sin, fp32 [B, 1, T, dim], in NeoX's order (two equal halves)."""
+        batch, length, axes = rows.shape
+        angles = self.matmul(rows.astype(ms.float32).reshape(-1, axes), self.turns)
+        angles = ops.concat((angles, angles), -1).reshape(batch, 1, length, -1)
+        return ops.cos(angles), ops.sin(angles)
+
+
+class RotaryAngles(Angles):
+    """cos and sin of a decoder's positions: no table as long as the model's context.
 
     Args:
         dim: of a head.
@@ -51,24 +93,26 @@ class RotaryAngles(nn.Cell):
     """
 
     def __init__(self, dim: int, base: float, sections: Sequence[int] | None = None):
-        super().__init__()
-        frequencies, axes = inverse_frequencies(dim, base), axis_of_pairs(dim, sections)
-        # One row an axis, 0 where a pair belongs to another: positions · turns sums exactly one product a pair.
-        turns = np.zeros((axes.max() + 1, dim // 2), np.float32)
-        turns[axes, np.arange(dim // 2)] = frequencies
-        self.turns = Tensor(turns)
-        self.axes = len(turns)
-        self.matmul = ops.MatMul()
+        super().__init__(sectioned_turns(dim, base, sections))
 
     def construct(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """int [B, T], or [B, axes, T] → cos and sin, fp32 [B, 1, T, dim], in NeoX's order (two equal halves)."""
         if position_ids.ndim == 2:
             position_ids = ops.tile(position_ids.expand_dims(1), (1, self.axes, 1))
-        batch, axes, length = position_ids.shape
-        rows = position_ids.astype(ms.float32).swapaxes(1, 2).reshape(-1, axes)
-        angles = self.matmul(rows, self.turns)
-        angles = ops.concat((angles, angles), -1).reshape(batch, 1, length, -1)
-        return ops.cos(angles), ops.sin(angles)
+        return self.of_rows(position_ids.swapaxes(1, 2))
+
+
+class PlaneAngles(Angles):
+    """cos and sin of places in a plane: the first half of the pairs turns by the row, the second by the column."""
+
+    def __init__(self, dim: int, base: float = 10000.0):
+        frequencies = inverse_frequencies(dim // 2, base)
+        zeros = np.zeros_like(frequencies)
+        super().__init__(np.stack((np.concatenate((frequencies, zeros)), np.concatenate((zeros, frequencies)))))
+
+    def construct(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """int (row, column) [N, L, 2] → cos and sin, fp32 [N, 1, L, dim], in NeoX's order (two equal halves)."""
+        return self.of_rows(places)
 
 
 class ComposedRotation(nn.Cell):

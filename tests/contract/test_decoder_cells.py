@@ -12,13 +12,9 @@ from mindspore import Tensor, nn
 from omni import Omni
 from ovis import ATOM, INDICATORS, Ovis
 
-from ms_impl.cells.attention import attention, visible_keys
-from ms_impl.cells.decoder import DecoderLayer, DecoderShape
-from ms_impl.cells.kv_cache import LayerCache
-from ms_impl.cells.linear import Embedding, Linear, linear
-from ms_impl.cells.media_features import merge_features
-from ms_impl.cells.norms import RMSNorm
-from ms_impl.cells.rotary import RotaryAngles
+from ms_impl.cells.causal_decoder import CausalDecoder
+from ms_impl.cells.decoder import DecoderShape
+from ms_impl.cells.linear import Linear, linear
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # rms(difference) / rms(golden); seen: 2.0e-6 and 1.9e-3, where rounding a number once is 3e-8 and 2.4e-4.
@@ -26,27 +22,16 @@ TOLERANCE = {ms.float32: 1e-5, ms.float16: 5e-3}
 
 
 class Decoder(nn.Cell):
-    """Embedding, layers, norm and head of a causal language model, tied or not."""
+    """A causal language model by the shared decoder, its head tied or not."""
 
     def __init__(self, shape: DecoderShape, layers: int, vocabulary: int, base: float, sections, tied: bool, dtype):
         super().__init__()
-        self.embed_tokens = Embedding(vocabulary, shape.hidden_size, dtype)
-        self.layers = nn.CellList([DecoderLayer(shape, dtype) for _ in range(layers)])
-        self.norm = RMSNorm(shape.hidden_size, shape.eps, dtype)
+        self.model = CausalDecoder(shape, layers, vocabulary, base, sections, dtype, dtype)
         self.lm_head = None if tied else Linear(shape.hidden_size, vocabulary, bias=False, dtype=dtype)
-        self.angles = RotaryAngles(shape.head_dim, base, sections)
-        self.attention = attention(shape.heads, shape.head_dim)
-        self.heads, self.dtype = shape.heads, dtype
 
     def construct(self, input_ids, position_ids, segment_ids, features, columns):
-        hidden = merge_features(self.embed_tokens(input_ids).astype(self.dtype), features, columns)
-        queries = ms.ops.arange(input_ids.shape[1]).astype(ms.int32)
-        mask = self.attention.mask(visible_keys(segment_ids, queries), self.heads, self.dtype)
-        cos, sin = self.angles(position_ids)
-        for layer in self.layers:
-            hidden = layer(hidden, mask, cos, sin)
-        hidden = self.norm(hidden)
-        return linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
+        hidden = self.model(self.model.embed(input_ids, ((features, columns),)), segment_ids, position_ids)
+        return linear(hidden, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
 
 def omni_decoder(omni: Omni, dtype, sections=None) -> Decoder:
@@ -60,7 +45,7 @@ def omni_decoder(omni: Omni, dtype, sections=None) -> Decoder:
     model = Decoder(
         shape, text["num_hidden_layers"], text["vocab_size"], text["rope_theta"], sections, False, dtype
     ).set_train(False)
-    return filled(model, omni.weights, "model.", {"lm_head.weight": "lm_head.weight"})
+    return filled(model, omni.weights, "")
 
 
 def ovis_decoder(ovis: Ovis, dtype) -> Decoder:
@@ -72,13 +57,13 @@ def ovis_decoder(ovis: Ovis, dtype) -> Decoder:
     model = Decoder(
         shape, text["num_hidden_layers"], text["vocab_size"], text["rope_theta"], None, True, dtype
     ).set_train(False)
-    return filled(model, ovis.weights, "llm.model.", {})
+    return filled(model, ovis.weights, "llm.")
 
 
-def filled(model: Decoder, weights, prefix: str, elsewhere: dict[str, str]) -> Decoder:
+def filled(model: Decoder, weights, prefix: str) -> Decoder:
     """The model with the checkpoint's weights: every parameter has Hugging Face's name below ``prefix``."""
     for name, parameter in model.parameters_dict().items():
-        values = weights[elsewhere.get(name, prefix + name)]
+        values = weights[prefix + name]
         assert values.shape == parameter.shape, name
         parameter.set_data(Tensor(values.astype(np.float32)).astype(parameter.dtype))
     return model
@@ -87,7 +72,7 @@ def filled(model: Decoder, weights, prefix: str, elsewhere: dict[str, str]) -> D
 def run(model: Decoder, ids, positions, segments, features, columns, dtype) -> np.ndarray:
     """One sequence as a batch of one; logits [T, vocabulary]."""
     if not len(columns):  # an absent feature: column T
-        features, columns = np.zeros((1, model.embed_tokens.weight.shape[1])), np.array([len(ids)])
+        features, columns = np.zeros((1, model.model.embed_tokens.weight.shape[1])), np.array([len(ids)])
     batch = [np.asarray(array)[None].astype(np.int32) for array in (ids, positions, segments)]
     merged = Tensor(features[None].astype(np.float32)).astype(dtype), Tensor(columns[None].astype(np.int32))
     return model(*map(Tensor, batch), *merged).asnumpy().astype(np.float64)[0]
@@ -172,7 +157,7 @@ def test_a_row_of_a_batch_has_the_bits_of_the_row_alone(omni, mode):
     other = np.random.default_rng(0).permutation(ids)
     rows = [(row, np.tile(np.arange(len(ids)), (3, 1)), np.ones_like(ids)) for row in (ids, other)]
     batch = [Tensor(np.stack(part).astype(np.int32)) for part in zip(*rows)]
-    width = model.embed_tokens.weight.shape[1]
+    width = model.model.embed_tokens.weight.shape[1]
     absent = Tensor(np.zeros((2, 1, width), np.float32)), Tensor(np.full((2, 1), len(ids), np.int32))
     together = model(*batch, *absent).asnumpy()
     for number, row in enumerate(rows):
@@ -181,18 +166,15 @@ def test_a_row_of_a_batch_has_the_bits_of_the_row_alone(omni, mode):
 
 
 class Cached(nn.Cell):
-    """One layer by its cache, some columns at a time."""
+    """A decoder by its cache, some columns at a time."""
 
-    def __init__(self, layer: DecoderLayer, shape: DecoderShape, length: int):
-        super().__init__()
-        self.layer = layer
-        self.cache = LayerCache(1, shape.kv_heads, length, shape.head_dim, ms.float32)
-        self.attention = attention(shape.heads, shape.head_dim)
-        self.heads = shape.heads
+    def __init__(self, decoder: CausalDecoder, length: int):
+        super().__init__(auto_prefix=False)
+        self.decoder = decoder
+        self.cache = decoder.new_cache(1, length)
 
     def construct(self, x, segment_ids, columns, cos, sin):
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.heads, ms.float32)
-        return self.layer(x, mask, cos, sin, self.cache, columns)
+        return self.decoder.step(x, segment_ids, columns, cos, sin, self.cache)
 
 
 @pytest.mark.parametrize("options", [{"qkv_bias": True}, {"qk_norm": True}], ids=["bias", "qk_norm"])
@@ -200,17 +182,17 @@ def test_cached_is_uncached(options):
     ms.set_context(mode=ms.GRAPH_MODE)
     shape, length = DecoderShape(32, 48, 4, 2, 16, **options), 10
     rng = np.random.default_rng(0)
-    layer = DecoderLayer(shape, ms.float32)
-    for parameter in layer.get_parameters():
+    decoder = CausalDecoder(shape, 2, 8, 1e4, (2, 3, 3), ms.float32, ms.float32)
+    for parameter in decoder.get_parameters():
         parameter.set_data(Tensor(rng.normal(0, 0.2, parameter.shape).astype(np.float32)))
     x = rng.normal(0, 1, (1, length, 32)).astype(np.float32)
-    cos, sin = (turn.asnumpy() for turn in RotaryAngles(16, 1e4)(Tensor(np.arange(length, dtype=np.int32)[None])))
-    whole, parts = Cached(layer, shape, length), Cached(layer, shape, length)
-    expected = whole(Tensor(x), *columns_of(range(length), length), Tensor(cos), Tensor(sin)).asnumpy()
+    positions = rng.integers(0, 99, (1, 3, length)).astype(np.int32)
+    expected = decoder(Tensor(x), None, Tensor(positions)).asnumpy()
+    parts, turns = Cached(decoder, length), decoder.rotary(positions)
     for start, end in ((0, 7), (7, 8), (8, 9), (9, 10)):
-        turns = Tensor(cos[:, :, start:end]), Tensor(sin[:, :, start:end])
-        found = parts(Tensor(x[:, start:end]), *columns_of(range(start, end), length), *turns).asnumpy()
-        np.testing.assert_allclose(found, expected[:, start:end], rtol=0, atol=2e-6)
+        cos, sin = (Tensor(turn[:, :, start:end]) for turn in turns)
+        found = parts(Tensor(x[:, start:end]), *columns_of(range(start, end), length), cos, sin).asnumpy()
+        np.testing.assert_allclose(found, expected[:, start:end], rtol=0, atol=5e-6)
 
 
 def columns_of(columns: range, length: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,43 @@
+"""Attention of encoders: nothing is causal, keys have as many heads as queries, rotation where there is one."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_impl.cells.attention import attention
+from ms_impl.cells.rotary import rotation
+
+
+class EncoderAttention(nn.Cell):
+    """What stands between an encoder layer's projections, whose names differ from family to family.
+
+    Args:
+        rotary: whether queries and keys are rotated.
+    """
+
+    def __init__(self, heads: int, head_dim: int, rotary: bool = True):
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.to_heads = ops.Transpose()
+        self.from_heads = ops.Transpose()
+        self.attention = attention(heads, head_dim)
+        self.rotate = rotation() if rotary else None
+
+    def mask(self, visible: Tensor, dtype: ms.Type) -> Tensor:
+        """What ``construct`` takes as mask, made once for all layers from bool [N, 1, L, L]."""
+        return self.attention.mask(visible, self.heads, dtype)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[N, L, heads · head_dim] → [N, heads, L, head_dim]."""
+        return self.to_heads(x.reshape(*x.shape[:2], self.heads, self.head_dim), (0, 2, 1, 3))
+
+    def construct(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cos: Tensor | None = None, sin: Tensor | None = None
+    ) -> Tensor:
+        """Projected q, k, v [N, L, heads · head_dim] → the same shape; cos and sin fp32 [N, 1, L, head_dim]."""
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        if self.rotate is not None:
+            q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+        return self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3)).reshape(*q.shape[:1], q.shape[2], -1)
