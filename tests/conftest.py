@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+_seconds: Counter[str] = Counter()  # by folder: fixtures, tests, and what comes after
+
+
+def pytest_runtest_logreport(report):
+    folder = report.nodeid.split("::")[0].removeprefix("tests/").split("/")[0]
+    _seconds[folder] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("minutes by folder")
+    for folder, seconds in _seconds.most_common():
+        if seconds >= 1:
+            terminalreporter.write_line(f"{seconds / 60:6.1f}  {folder}")
 
 
 @pytest.fixture(scope="session")
