@@ -17,6 +17,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--fuzz", type=int, help="cases of each surface of tests/fuzz, in place of a short run")
     parser.addoption("--fuzz-seed", type=int, help="seed of the first case")
+    parser.addoption("--cases", type=Path, default=GOLDEN / "qwen2_5_omni_processor.json", help="processor's cases")
     golden = GOLDEN / "qwenvl_tiny"
     parser.addoption("--golden", type=Path, default=golden, help="folder of golden vectors to prove against")
 

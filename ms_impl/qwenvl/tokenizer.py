@@ -5,8 +5,6 @@ The vocabulary may be the released one or its first ranks only: the special toke
 
 from __future__ import annotations
 
-import base64
-import binascii
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import tiktoken
 
+from ms_impl.data.bpe import QWEN_WORDS, read_ranks
 from ms_impl.data.chatml import ImageSlots
 from ms_impl.data.tags import IMAGE_END, IMAGE_START, shorten, split_images
 from ms_impl.errors import InputError
@@ -32,18 +31,6 @@ SPECIAL_TOKENS = (
     *IMAGE_TAGS,
 )
 
-# How text is cut into words before byte-pair encoding; digits stand alone (``tokenization_qwen.py``, PAT_STR).
-_WORDS = "|".join(
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",
-        r"\p{N}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -60,9 +47,11 @@ class QwenVLTokenizer:
     def __init__(self, vocab_file: str | Path, num_queries: int):
         self.vocab_file = str(vocab_file)
         self.num_queries = num_queries
-        ranks = _read_ranks(Path(vocab_file))
+        ranks = read_ranks(Path(vocab_file))
         self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
-        self._bpe = tiktoken.Encoding("qwen", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens)
+        self._bpe = tiktoken.Encoding(
+            "qwen", pat_str=QWEN_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
+        )
         self._grounding_ids = frozenset(self.special_tokens[tag] for tag in GROUNDING_TAGS)
         self.eod_id = self.special_tokens[END_OF_TEXT]
         self.pad_id = self.eod_id
@@ -178,35 +167,3 @@ class QwenVLTokenizer:
         if any(not 0 <= slot < BYTES for slot in path) or any(slot != self.image_pad_id for slot in padding):
             return None
         return bytes(path)
-
-
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    """The tokens of a rank file, in order of rank."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: the vocabulary file cannot be read ({error.strerror})") from error
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if line:
-            _add_rank(ranks, line, f"{path}: line {number}")
-    missing = [byte for byte in range(BYTES) if bytes([byte]) not in ranks]
-    if missing:
-        raise InputError(
-            f"{path}: line {len(lines)}: the file ends after {len(ranks)} tokens, without a token for each of the "
-            f"{BYTES} bytes ({len(missing)} missing); it is not a whole vocabulary file"
-        )
-    return ranks
-
-
-def _add_rank(ranks: dict[bytes, int], line: bytes, source: str) -> None:
-    try:
-        token, rank = line.split()
-        token, rank = base64.b64decode(token, validate=True), int(rank)
-    except (ValueError, binascii.Error) as error:
-        raise InputError(f"{source}: not a base64 token and its rank: {shorten(line.decode('latin-1'))!r}") from error
-    if rank != len(ranks):
-        raise InputError(f"{source}: rank {rank} where {len(ranks)} is due; ranks count up from 0 without gaps")
-    if token in ranks:
-        raise InputError(f"{source}: the token {token!r} already has rank {ranks[token]}")
-    ranks[token] = rank
