@@ -1,7 +1,7 @@
 """Byte-pair encoding with a released vocabulary, whichever of its files a checkpoint has.
 
 - ``tokenizer.json``, or ``vocab.json`` and ``merges.txt`` (Hugging Face): read by the library ``tokenizers``;
-- ``*.tiktoken``, lines of base64 token and rank (Qwen's first release): read by the library ``tiktoken``.
+- ``*.tiktoken``, lines of base64 token and rank: read by the library ``tiktoken``.
 
 Special tokens are found here, in front of the library, so that a caller may say which of them count in a text.
 """
@@ -28,8 +28,8 @@ from ms_impl.io.json_files import read_bytes, read_json
 
 BYTES = 256
 
-# How Qwen's models cut text into words before byte-pair encoding; digits stand alone.
-QWEN_WORDS = "|".join(
+# How text is cut into words before byte-pair encoding, where no file says it; digits stand alone.
+WORDS = "|".join(
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
         r"[^\r\n\p{L}\p{N}]?\p{L}+",
@@ -77,7 +77,7 @@ class BytePairs:
         self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
 
     @classmethod
-    def from_pretrained(cls, directory: Path, special: Mapping[str, bool], words: str = QWEN_WORDS) -> BytePairs:
+    def from_pretrained(cls, directory: Path, special: Mapping[str, bool], words: str = WORDS) -> BytePairs:
         """Of a checkpoint directory. ``special``: the tokens that follow the vocabulary where no file has their ids,
         in order, and whether each is a control token. ``words``: how text is cut, where no file says it.
 
@@ -97,7 +97,7 @@ class BytePairs:
         )
 
     @classmethod
-    def from_ranks(cls, path: Path, special: Mapping[str, bool], words: str = QWEN_WORDS) -> BytePairs:
+    def from_ranks(cls, path: Path, special: Mapping[str, bool], words: str = WORDS) -> BytePairs:
         """Of a ``*.tiktoken`` file."""
         ranks = read_ranks(path)
         return cls(_Ranks(ranks, words), _numbered(special, len(ranks)), str(path))

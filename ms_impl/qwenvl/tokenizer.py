@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tiktoken
 
-from ms_impl.data.bpe import QWEN_WORDS, read_ranks
+from ms_impl.data.bpe import WORDS, read_ranks
 from ms_impl.data.chatml import ImageSlots
 from ms_impl.data.tags import IMAGE_END, IMAGE_START, shorten, split_images
 from ms_impl.errors import InputError
@@ -50,7 +50,7 @@ class QwenVLTokenizer:
         ranks = read_ranks(Path(vocab_file))
         self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
         self._bpe = tiktoken.Encoding(
-            "qwen", pat_str=QWEN_WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
+            "qwen", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
         )
         self._grounding_ids = frozenset(self.special_tokens[tag] for tag in GROUNDING_TAGS)
         self.eod_id = self.special_tokens[END_OF_TEXT]
