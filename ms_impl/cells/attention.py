@@ -20,11 +20,15 @@ def visible_keys(segment_ids: Tensor, columns: Tensor) -> Tensor:
 
     Args:
         segment_ids: int [B, S]; 0 is padding, other numbers tell the dialogues of a row apart.
-        columns: int [T], the column in the row at which each query stands; keys further right are hidden.
+        columns: int [T], or [B, T], the column in the row at which each query stands; keys further right are hidden.
     """
-    keys = ops.arange(segment_ids.shape[1])
-    causal = keys.reshape(1, -1) <= columns.reshape(-1, 1)
-    own = ops.gather(segment_ids, columns, 1)
+    keys = ops.arange(segment_ids.shape[1]).astype(columns.dtype)
+    if columns.ndim == 1:
+        causal = keys.reshape(1, -1) <= columns.reshape(-1, 1)
+        own = ops.gather(segment_ids, columns, 1)
+    else:
+        causal = keys.reshape(1, 1, -1) <= columns.expand_dims(-1)
+        own = ops.gather_elements(segment_ids, 1, columns)
     same = own.expand_dims(-1) == segment_ids.expand_dims(1)
     real = (segment_ids != 0).expand_dims(1)
     return ops.logical_and(ops.logical_and(same, real), causal).expand_dims(1)

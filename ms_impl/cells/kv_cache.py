@@ -8,6 +8,13 @@ from mindspore import Tensor, nn, ops
 from ms_impl.cells.linear import parameter
 
 
+def take_column(x: Tensor, columns: Tensor) -> Tensor:
+    """One column of each row: x [B, T, D], int columns [B] → [B, D]."""
+    batch, length, width = x.shape
+    index = ops.arange(batch).astype(ms.int32) * length + columns
+    return ops.gather(x.reshape(-1, width), index, 0)
+
+
 class LayerCache(nn.Cell):
     """Keys and values [B, heads, length, head_dim], allocated once and overwritten in place."""
 
@@ -22,10 +29,14 @@ class LayerCache(nn.Cell):
         self.write = ops.ScatterNdUpdate()
 
     def construct(self, k: Tensor, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v [B, heads, T, head_dim] at the int ``columns`` [T]; return the whole cache."""
-        rows, count = self.keys.shape[0], columns.shape[0]
+        """Write k and v [B, heads, T, head_dim] at the int ``columns``, [T] or each row's own [B, T]; the whole cache."""
+        batch, heads, _, _ = self.shape
+        rows, count = batch * heads, columns.shape[-1]
         row = ops.tile(ops.arange(rows).reshape(-1, 1), (1, count))
-        column = ops.tile(columns.reshape(1, -1), (rows, 1))
+        if columns.ndim == 1:
+            column = ops.tile(columns.reshape(1, -1), (rows, 1))
+        else:
+            column = ops.tile(columns.reshape(batch, 1, count), (1, heads, 1)).reshape(rows, count)
         index = ops.stack((row.astype(ms.int32), column.astype(ms.int32)), -1)
         self.write(self.keys, index, k.reshape(rows, count, -1))
         self.write(self.values, index, v.reshape(rows, count, -1))

@@ -26,7 +26,10 @@ class TokenPolicy(Protocol):
     """Decides over an answer's tokens before they are sampled."""
 
     def forced(self, generated: Sequence[int]) -> int | None:
-        """The token that must follow those generated so far; None: sample it."""
+        """The token that must follow those generated so far; None: sample it. Forced ones count as generated."""
+
+    def penalised(self, prompt: Sequence[int], generated: Sequence[int]) -> Sequence[int]:
+        """The tokens that the repetition penalty covers; without a policy ``[*prompt, *generated]``."""
 
 
 class Template(Protocol):

@@ -56,6 +56,9 @@ class DecoderParts:
 class DecoderModel(Protocol):
     """A model with a decoder that ``ms_impl.generate`` can drive. Nothing of a request is kept on it.
 
+    Each row of a batch has columns of its own in the cache, so that where a row stands, and with that the bits of its
+    logits, does not depend on the rows beside it: rows are padded on the right, unless padding shifts their positions.
+
     For every ``MediaKind`` of its template it has the method that the kind's ``encode`` names.
     """
 
@@ -67,8 +70,9 @@ class DecoderModel(Protocol):
         stand at their columns. Column T is none."""
 
     def rotary(self, position_ids: np.ndarray, length: int) -> Rotary:
-        """For positions int32 [B, T] or [B, axes, T] of a prompt of ``length`` columns: cos and sin, float32
-        [B, 1, T, head_dim], and what queries are multiplied by, float32 [B, 1, T, 1] or None."""
+        """For positions int32 [B, T], the same on every axis, or [B, axes, T], after or in a prompt of ``length``
+        columns: cos and sin, float32 [B, 1, T, head_dim], and what queries are multiplied by, float32 [B, 1, T, 1] or
+        None. A row's numbers do not depend on the other rows."""
 
     def new_cache(self, batch: int, length: int) -> nn.CellList:
         """An empty cache of ``length`` columns for every layer."""
@@ -77,8 +81,9 @@ class DecoderModel(Protocol):
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
         cache: nn.CellList, last: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Run the ``columns`` int32 [T] of hidden [B, T, D] through a cache of S columns; logits [B, vocab] after the
-        one of T that ``last`` int32 [1] names. ``segment_ids`` int32 [B, S]: 0 is hidden."""
+        """Run hidden [B, T, D] through a cache of S columns, of which ``columns`` int32 [B, T] are written; logits
+        [B, vocab] after that of a row's T which ``last`` int32 [B] names (``ms_impl.cells.kv_cache.take_column``).
+        ``segment_ids`` int32 [B, S]: 0 is hidden. cos, sin and q_scale as ``rotary`` gives them."""
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None: it is decoded by its own graph alone."""
