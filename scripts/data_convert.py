@@ -27,10 +27,12 @@ from ms_impl.cli.main import command
 from ms_impl.data.chatml import ASSISTANT, USER
 from ms_impl.data.conversations import ConversationFormat, messages, require_alternation
 from ms_impl.data.files import RecordFile
-from ms_impl.data.records import PLACEHOLDER, Conversation, parse_record
+from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS
+from ms_impl.data.records import Conversation, parse_record
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
 
+IMAGE_PLACEHOLDER = PLACEHOLDERS[IMAGE]
 LLAVA = ConversationFormat(user_role_name="human", assistant_role_name="gpt")
 PICTURES = "train2014"  # the folder below --image_location
 SHOWN = 5  # faults that are printed
@@ -67,18 +69,18 @@ class Converter:
 
     def _placed(self, conversation: Conversation) -> Conversation:
         """The conversation with its image before the first question, and with that image's path in COCO."""
-        if not conversation.images:
+        if not conversation.media:
             return conversation
         first, *others = conversation.turns
-        if len(conversation.images) > 1 or PLACEHOLDER not in first.text:
-            raise InputError(f"a second {PLACEHOLDER}, or one that is not in the first turn")
-        (image,) = conversation.images
+        if len(conversation.media) > 1 or IMAGE_PLACEHOLDER not in first.text:
+            raise InputError(f"a second {IMAGE_PLACEHOLDER}, or one that is not in the first turn")
+        image = str(conversation.media[0].source)
         path = f"{PICTURES}/COCO_{PICTURES}_{image}"
         if os.path.basename(image) != image or not (self.image_location / path).is_file():
             raise InputError(f"there is no image file '{path}' in '{self.image_location}'")
-        words = " ".join(part.strip() for part in first.text.split(PLACEHOLDER) if part.strip())
-        first = replace(first, text=f"{PLACEHOLDER}\n{words}")
-        return replace(conversation, turns=(first, *others), images=(path,))
+        words = " ".join(part.strip() for part in first.text.split(IMAGE_PLACEHOLDER) if part.strip())
+        first = replace(first, text=f"{IMAGE_PLACEHOLDER}\n{words}")
+        return replace(conversation, turns=(first, *others), media=(replace(conversation.media[0], source=path),))
 
 
 def _check_text(conversation: Conversation) -> None:

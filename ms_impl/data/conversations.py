@@ -11,9 +11,10 @@ import numpy as np
 
 from ms_impl.data.batch import IGNORED, Sample
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER, ChatTokenizer, message_ids, opening_ids
-from ms_impl.data.records import PLACEHOLDER, Conversation
+from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, Medium, require_kinds
+from ms_impl.data.records import Conversation
 from ms_impl.data.tags import image_tag, shorten, split_tags
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 
 _NUMBER = re.compile(r"-?\d+")
 _MOST = 999  # of a coordinate
@@ -68,7 +69,9 @@ def messages(conversation: Conversation, style: ConversationFormat) -> tuple[str
     roles = style.roles(conversation.standard_roles)
     prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
     system = style.system_message if conversation.system is None else conversation.system
-    system, *texts = _with_images([system, *(turn.text for turn in conversation.turns)], conversation.images)
+    whole = [system, *(turn.text for turn in conversation.turns)]
+    _require_known(conversation, whole)
+    system, *texts = _with_images(whole, conversation.media)
     result = []
     for number, (turn, text) in enumerate(zip(conversation.turns, texts)):
         if turn.role not in roles:
@@ -79,6 +82,17 @@ def messages(conversation: Conversation, style: ConversationFormat) -> tuple[str
             raise InputError(f"turn {number}: 'loss' is true, but only an assistant's turns are trained")
         result.append(Message(role, text, prompts[role], role == ASSISTANT and turn.trained is not False))
     return system, result
+
+
+def _require_known(conversation: Conversation, texts: Sequence[str]) -> None:
+    """Raise InputError for what a record may have and this family cannot train on."""
+    require_kinds(conversation.media, texts, {IMAGE: ()})
+    if conversation.objects:
+        raise InputError("'objects' is given, but boxes of this model stand in the text; write them there")
+    for number, turn in enumerate(conversation.turns):
+        if turn.loss_scale not in (0, 1):
+            scale = f"'loss_scale' is {quote(turn.loss_scale)}"
+            raise InputError(f"turn {number}: {scale}: only 0 and 1 are supported, or 'loss': false")
 
 
 def require_alternation(turns: Sequence[Message]) -> None:
@@ -229,15 +243,15 @@ def _is_outside(number: str) -> bool:
     return len(digits) > 3 or bool(digits) and number.startswith("-")
 
 
-def _with_images(texts: Sequence[str], paths: Sequence[str]) -> list[str]:
+def _with_images(texts: Sequence[str], images: Sequence[Medium]) -> list[str]:
     """The texts with each placeholder replaced by its image; a newline behind the placeholder is the image's own."""
-    if not paths:
+    if not images:
         return list(texts)
-    shown, rest = [], iter(enumerate(paths, start=1))
+    shown, rest = [], iter(enumerate(images, start=1))
     for text in texts:
-        first, *others = text.split(PLACEHOLDER)
+        first, *others = text.split(PLACEHOLDERS[IMAGE])
         for after in others:
-            number, path = next(rest)
-            first += image_tag(path, number) + after.removeprefix("\n")
+            number, image = next(rest)
+            first += image_tag(str(image.source), number) + after.removeprefix("\n")
         shown.append(first)
     return shown

@@ -60,6 +60,16 @@ def shorten(text: str, length: int = _SHOWN) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
+def whole_text(text: str) -> str:
+    """The text itself, unless half of a character stands in it, which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise InputError(f"half of a surrogate pair, {half}, in {ascii(shorten(text))}; its text is damaged") from error
+    return text
+
+
 def _path(path: str) -> str:
     if IMAGE_START in path:
         raise InputError(f"nested image token: {IMAGE_START} inside {IMAGE_START} in {shorten(path)!r}")

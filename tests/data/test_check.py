@@ -42,7 +42,7 @@ FAULTY = {
     "1 <image> in its turns, but 0 images are given": record("<image>What?"),
     "text of 999,999 characters cannot be tokenized": record(" " * 999_999),
     "image '{root}/" + "n" * 256 + "' does not exist": record("<img>" + "n" * 256 + "</img>"),
-    "'videos' is given, but only text and images": record("Hi", videos=["a.mp4"]),
+    "0 <video> in its turns, but 1 video is given": record("Hi", videos=["a.mp4"]),
     "Unclosed image token": record("<img>a.png"),
     "image '{root}/none.png' does not exist": record("<img>none.png</img>"),
     "image '{root}/text.png' is not an image file": record("<img>text.png</img>"),
