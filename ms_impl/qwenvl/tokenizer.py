@@ -49,9 +49,7 @@ class QwenVLTokenizer:
         self.num_queries = num_queries
         ranks = read_ranks(Path(vocab_file))
         self.special_tokens = {token: len(ranks) + number for number, token in enumerate(SPECIAL_TOKENS)}
-        self._bpe = tiktoken.Encoding(
-            "qwen", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens
-        )
+        self._bpe = tiktoken.Encoding("qwen", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=self.special_tokens)
         self._grounding_ids = frozenset(self.special_tokens[tag] for tag in GROUNDING_TAGS)
         self.eod_id = self.special_tokens[END_OF_TEXT]
         self.pad_id = self.eod_id
