@@ -21,7 +21,6 @@ from reference import (
 )  # fmt: skip
 from safetensors.numpy import load_file
 
-CHUNK = 200  # mel frames of 10 ms that attend to one another
 _SEPARATE = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "out": "attn.proj"}
 _WHISPER = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.out_proj"}
 
@@ -34,6 +33,7 @@ class Omni:
         self.told = json.loads((folder / "cases.json").read_text())
         self.cases = load_file(folder / "cases.safetensors")
         self.weights = Weights(load_file(folder / "model.safetensors"))
+        self.chunk = 2 * self.config["audio_config"]["n_window"]  # mel frames of 10 ms that attend to one another
 
     def patches(self, names: list[str], padding: int = 0) -> tuple[np.ndarray, ...]:
         """What the template hands over: patches, frame and window segments, rows and columns."""
@@ -65,10 +65,10 @@ class Omni:
         return weights.linear(gelu(weights.linear(x, "merger.mlp.0")), "merger.mlp.2")
 
     def chunks(self, mel: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """mel [bins, L] in chunks [bins, CHUNK], padded with zeros, each with its number of frames."""
-        starts = range(0, mel.shape[1], CHUNK)
-        parts = [mel[:, start : start + CHUNK] for start in starts]
-        return [(np.pad(part, ((0, 0), (0, CHUNK - part.shape[1]))), part.shape[1]) for part in parts]
+        """mel [bins, L] in chunks [bins, chunk], padded with zeros, each with its number of frames."""
+        starts = range(0, mel.shape[1], self.chunk)
+        parts = [mel[:, start : start + self.chunk] for start in starts]
+        return [(np.pad(part, ((0, 0), (0, self.chunk - part.shape[1]))), part.shape[1]) for part in parts]
 
     def audio(self, mel: np.ndarray) -> np.ndarray:
         """Features of a sound's mel frames [bins, L]: [tokens, D], chunk after chunk."""
@@ -76,8 +76,8 @@ class Omni:
 
     def _audio_chunk(self, x: np.ndarray, frames: int) -> np.ndarray:
         config, weights = self.config["audio_config"], self.weights.below("audio_tower")
-        x = gelu(_convolve(x, weights, "conv1", 1)) * (np.arange(CHUNK) < frames)[:, None]
-        x = gelu(_convolve(x, weights, "conv2", 2)) + _sinusoids(CHUNK // 2, config["d_model"])
+        x = gelu(_convolve(x, weights, "conv1", 1)) * (np.arange(self.chunk) < frames)[:, None]
+        x = gelu(_convolve(x, weights, "conv2", 2)) + _sinusoids(self.chunk // 2, config["d_model"])
         kept = (frames - 1) // 2 + 1
         visible = np.broadcast_to(np.arange(len(x)) < kept, (len(x), len(x)))
         for number in range(config["encoder_layers"]):
