@@ -213,9 +213,7 @@ class CausalDecoder(nn.Module):
             hidden = merge_features(hidden, features, columns.flatten(1))
         return hidden
 
-    def forward(
-        self, hidden: Tensor, segment_ids: Tensor | None = None, position_ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, segment_ids: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
         """Embeddings [B, T, D] → the normalised last states [B, T, D].
 
         Args:

@@ -38,7 +38,8 @@ class VisualTokenizer(nn.Module):
         self.unit = vision.hidden_stride**2
         self.vit = VisionTower(vision)
         self.head = nn.Sequential(
-            nn.Linear(vision.merged_width, config.visual_tokens, bias=False), nn.LayerNorm(config.visual_tokens, HEAD_EPS)
+            nn.Linear(vision.merged_width, config.visual_tokens, bias=False),
+            nn.LayerNorm(config.visual_tokens, HEAD_EPS),
         )
 
     def features(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> Tensor:
