@@ -16,7 +16,8 @@ from typing import Any
 
 from ms_impl.errors import InputError, listed, quote
 
-GROUPS = ("language_model", "vision_tower", "aligner", "generator")  # as fine-tuners speak
+Reference = Any  # "module:attribute", or, in what is registered from outside, the object itself
+
 FREEZE_KEYS = {
     "freeze_llm": ("language_model",),
     "freeze_vit": ("vision_tower",),
@@ -39,6 +40,7 @@ class Family:
         groups: patterns on Hugging Face parameter names by module group; the first group that matches a name owns it.
             ``generator`` is never trained.
         freeze_keys: keys of the YAML's model_config, and the module groups that each freezes.
+        template_options: options of the template where the YAML is silent.
         selectors: a function of the configuration that returns patterns on parameter names by the words that name them
             in grouped_lr_schedule, beside the groups. "": none.
         training: the YAML of the repository that has every key of a training run. "": none.
@@ -58,17 +60,18 @@ class Family:
     arch: str
     model_types: tuple[str, ...]
     config_keys: tuple[tuple[str, ...], ...]
-    config: str
-    model: str
-    template: str
-    weights: str
+    config: Reference
+    model: Reference
+    template: Reference
+    weights: Reference
     groups: Mapping[str, tuple[str, ...]]
     architectures: tuple[str, ...] = ()
-    reference: str = ""
+    reference: Reference = ""
     training: str = ""
     freeze_keys: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(FREEZE_KEYS))
-    selectors: str = ""
-    sources: Mapping[str, str] = field(default_factory=dict)
+    selectors: Reference = ""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Reference] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
     output_head: str = "lm_head"
     adapter_prefixes: tuple[str, ...] = ("base_model.model.",)  # PEFT's wrappers around the model
@@ -86,7 +89,11 @@ class Family:
         """
         if field == "template":
             self.check_packages()
-        return _imported(getattr(self, field))
+        return imported(getattr(self, field))
+
+    def make_template(self, directory: Path, config: Any = None, **options: Any) -> Any:
+        """The template with the files of a checkpoint directory. Raises InputError for what is wrong with them."""
+        return self.resolve("template").from_pretrained(directory, config, **{**self.template_options, **options})
 
     def check_packages(self) -> None:
         """Raise InputError unless all that ``requires`` names is installed."""
@@ -100,7 +107,7 @@ class Family:
         if source not in self.sources:
             known = ", ".join(self.sources) or "none"
             raise InputError(f"--source: family '{self.name}' has no layout '{source}'; it has {known}")
-        return _imported(self.sources[source])
+        return imported(self.sources[source])
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a parsed config.json describes a model of this family."""
@@ -112,7 +119,7 @@ class Family:
 
     def selector_patterns(self, config: Any) -> Mapping[str, tuple[str, ...]]:
         """Patterns on parameter names by the family's own words for them."""
-        return _imported(self.selectors)(config) if self.selectors else {}
+        return imported(self.selectors)(config) if self.selectors else {}
 
     def group_of(self, parameter: str) -> str:
         """The module group that owns a parameter name."""
@@ -134,8 +141,10 @@ class Family:
         return {name for name in names if self.group_of(name) in frozen}
 
 
-def _imported(reference: str) -> Any:
-    """The object that ``module:attribute`` names."""
+def imported(reference: Reference) -> Any:
+    """The object that ``module:attribute`` names; an object stands for itself."""
+    if not isinstance(reference, str):
+        return reference
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -1,0 +1,42 @@
+"""``--custom_register_path``, ``--model_type`` and ``--template``: families from outside, on every command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ms_impl import families
+from ms_impl.errors import InputError
+from ms_impl.families import Family
+from ms_impl.register import load_custom, use_template
+
+FLAG = "--custom_register_path"
+
+
+def add_custom_arguments(parser: argparse.ArgumentParser, chooses_family: bool = True) -> None:
+    """Let a command take them; ``chooses_family``: with --model_type and --template, too."""
+    parser.add_argument(FLAG, nargs="+", default=[], metavar="FILE", help="Python files that register families")
+    if chooses_family:
+        parser.add_argument("--model_type", help="the family, where the configuration does not say or another is meant")
+        parser.add_argument("--template", help="another template for it: a registered one, or a family's")
+
+
+def load_customs(argv: Sequence[str] | None = None) -> None:
+    """Run the files that a command line names, before it is read as a whole: help then lists what they register."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument(FLAG, nargs="+", default=[])
+    for path in early.parse_known_args(argv)[0].custom_register_path:
+        load_custom(path)
+
+
+def chosen_family(arguments: argparse.Namespace, found: Family | None = None) -> Family | None:
+    """The family that --model_type names, else the one ``found``; with the template that --template names.
+
+    Raises InputError for a name that is not known, and for --template without a family.
+    """
+    family = families.get(arguments.model_type) if arguments.model_type else found
+    if not arguments.template:
+        return family
+    if family is None:
+        raise InputError("--template: say of which family (--model_type)")
+    return use_template(family, arguments.template)
