@@ -25,6 +25,7 @@ if not __package__:  # run as a file: the repository, not this folder, is where 
 from tqdm import tqdm
 
 from ms_impl import families
+from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
@@ -66,6 +67,7 @@ class Job:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    load_customs(arguments)
     options = _parser().parse_args(arguments)
     try:
         job = prepare(options)
@@ -164,7 +166,7 @@ def _report_losses(tensors: Sequence[CastTensor]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", required=True, help=f"model family: {', '.join(families.names())}")
+    add("--model", "--model_type", required=True, help=f"model family: {', '.join(families.names())}")
     add("--input_path", required=True, help="checkpoint directory, or one .safetensors, .bin or .ckpt file")
     add("--output_path", required=True, help="X.ckpt, X.safetensors, or DIR/ for shards and all that goes with them")
     add("--dtype", choices=sorted(FLOAT_SPELLINGS), help="element type to write; that of the input if left out")
@@ -172,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--source", help=f"layout of the input, if it is neither of these two: {', '.join(families.sources())}")
     add("--config", type=Path, help="config.json, or its directory, if it is not in the input directory")
     add("--dry_run", action="store_true", help="check names, shapes and free space; write nothing")
+    add_custom_arguments(parser, chooses_family=False)
     return parser
 
 

@@ -17,6 +17,7 @@ from convert.convert_weight import Job, check_family, run
 from ms_impl import families
 from ms_impl.adapters import files
 from ms_impl.adapters.merging import merged_checkpoint
+from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import chat_format_of, collect, find_config
@@ -30,6 +31,7 @@ from ms_impl.io.rules import Layout
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
+    load_customs(arguments)
     options = _parser().parse_args(arguments)
     try:
         run(prepare(options), f"merged {options.adapter} into")
@@ -59,12 +61,13 @@ def prepare(options: argparse.Namespace) -> Job:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", required=True, help=f"model family: {', '.join(families.names())}")
+    add("--model", "--model_type", required=True, help=f"model family: {', '.join(families.names())}")
     add("--input_path", required=True, help="the base: a checkpoint directory, or one .safetensors, .bin or .ckpt file")
     add("--adapter", required=True, help="directory with adapter_config.json and adapter_model.safetensors or .bin")
     add("--output_path", required=True, help="DIR/ for shards and all that goes with them, or X.safetensors")
     add("--dtype", choices=sorted(FLOAT_SPELLINGS), help="element type to write; that of the base if left out")
     add("--config", type=Path, help="config.json, or its directory, if it is not in the base's directory")
+    add_custom_arguments(parser, chooses_family=False)
     return parser
 
 

@@ -102,6 +102,18 @@ class Family:
             command = " ".join(f"'{package}'" for package in missing)
             raise InputError(f"{self.name} needs packages that are not installed: pip install {command}")
 
+    @property
+    def class_names(self) -> Mapping[str, str]:
+        """What YAMLs call the family's classes, by the sections that name them."""
+        template = "train_dataset.modal_to_text_transform.model_transform_template"
+        return {
+            "model.arch": self.arch,
+            "model.model_config": f"{self.arch}Config",
+            template: f"{self.arch}ContentTransformTemplate",
+            "train_dataset.tokenizer": f"{self.arch}Tokenizer",
+            "processor.tokenizer": f"{self.arch}Tokenizer",
+        }
+
     def source_weights(self, source: str) -> Any:
         """The conversion table of one of ``sources``."""
         if source not in self.sources:

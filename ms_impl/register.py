@@ -225,7 +225,7 @@ def _family(meta: ModelMeta) -> Family:
     if others := [f.name for f in families.all_families().values() if f.arch == arch and f.name != meta.model_type]:
         raise InputError(f"register_model: {meta.model_type}: arch {arch} is that of {listed(others)}; give another")
     if base:
-        return replace(base, **{"model_types": (), **fields, "name": meta.model_type, "arch": arch, "training": ""})
+        return replace(base, **{"model_types": (), **fields, "name": meta.model_type, "arch": arch})
     if missing := [name for name in _NEEDED if name not in fields]:
         words = [{"groups": "model_arch"}.get(name, name) for name in missing]
         raise InputError(f"register_model: {meta.model_type}: give {listed(words)}, or a base to take them from")
@@ -260,9 +260,7 @@ def _template_fields(name: str, base: Family | None) -> dict[str, Any]:
     given |= {key: getattr(meta, key) for key in ("prefix", "prompt", "chat_sep", "suffix", "stop_words")}
     options = {key: value for key, value in given.items() if value is not None}
     if unknown := sorted(options.keys() - known):
-        raise InputError(
-            f"register_template: {name}: its class has no option {listed(unknown)}; it has {listed(known)}"
-        )
+        raise InputError(f"template {name}: its class has no option {listed(unknown)}; it has {listed(sorted(known))}")
     inherited = base.template_options if base and template == base.template else {}
     return {"template": template, "template_options": {**inherited, **options}}
 

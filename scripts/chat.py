@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_impl.cli.custom import add_custom_arguments, chosen_family, load_customs
 from ms_impl.cli.interrupts import Interrupts
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
@@ -52,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, help="draw among the likeliest tokens that have this probability")
     parser.add_argument("--seed", type=int, help="makes sampling repeatable")
     parser.add_argument("--max_new_tokens", type=int, help="where an answer is cut off")
+    add_custom_arguments(parser)
+    load_customs()
     return parser.parse_args()
 
 
@@ -80,6 +83,18 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes | {"seed": arguments.seed}
 
 
+def family_name(arguments: argparse.Namespace) -> str | None:
+    """The family that --model_type and --template ask for; None where neither is given."""
+    from ms_impl import families
+    from ms_impl.io.checkpoint_assets import find_config
+    from ms_impl.io.json_files import read_json
+
+    if not arguments.model_type and not arguments.template:
+        return None
+    config_file = find_config(arguments.model, arguments.config)
+    return chosen_family(arguments, lambda: families.for_config(read_json(config_file), str(config_file))).name
+
+
 def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: Interrupts) -> Conversation:
     """Read the images and the model for a conversation."""
     from ms_impl.cli.conversation import Conversation, open_image
@@ -88,7 +103,8 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
-    model, processor = load(arguments.model, arguments.dtype, config=arguments.config, adapter=arguments.adapter)
+    names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family_name(arguments)}
+    model, processor = load(arguments.model, arguments.dtype, **names)
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     chat_format = model.generation.chat_format

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.cli import schema
+from ms_impl.cli.custom import add_custom_arguments, choose_family, load_customs
 from ms_impl.cli.eval_settings import data_sets, plan_monitor
 from ms_impl.cli.keys import SETTINGS
 from ms_impl.cli.kinds import dotted_keys, find, suggest
@@ -67,6 +68,7 @@ _CHANGES = (
 
 def read_settings(argv: Sequence[str] | None = None) -> Settings:
     """The settings of a run, complete and checked. Raises InputError naming the key that is wrong."""
+    load_customs(argv)
     arguments, rest = _parser().parse_known_args(argv)
     config, register_path = locate(arguments.config), locate(arguments.register_path)
     settings = read_yaml(config)
@@ -97,6 +99,7 @@ def settings_to_check(argv: Sequence[str] | None = None) -> Settings | None:
     arguments, rest = _parser().parse_known_args(argv)
     if not arguments.check:
         return None
+    load_customs(argv)
     config, register_path = locate(arguments.config), locate(arguments.register_path)
     settings = read_yaml(config)
     try:
@@ -125,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predict_data", nargs="+", help="image files and texts of the prompt or prompts")
     parser.add_argument("--modal_type", nargs="+", help="what each item of one prompt is: image or text")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change or to add")
+    add_custom_arguments(parser)
     for flag, key, kind, text in _CHANGES:
         metavar = "True|False" if kind is _boolean else flag.strip("-").upper()
         parser.add_argument(flag, dest=key, type=kind, metavar=metavar, help=text)
@@ -163,6 +167,7 @@ def _check(settings: Settings, arguments: argparse.Namespace, rest: Sequence[str
     """Change the settings as the command line says, and check all keys and values. Prints what has no effect."""
     override(settings, [*_named(arguments), *options_of(arguments.options), *_dotted(rest, settings)])
     schema.drop_empty(settings)
+    choose_family(settings, arguments)
     run_mode = settings.get("run_mode")
     if run_mode not in RUN_MODES:
         raise InputError(f"run_mode: {quote(run_mode)} is not supported{suggest(run_mode, RUN_MODES)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ms_impl import families
-from ms_impl.errors import InputError
+from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.families import Family
 from ms_impl.register import load_custom, use_template
 
@@ -14,7 +14,7 @@ FLAG = "--custom_register_path"
 
 
 def add_custom_arguments(parser: argparse.ArgumentParser, chooses_family: bool = True) -> None:
-    """Let a command take them; ``chooses_family``: with --model_type and --template, too."""
+    """Let a command take them; ``chooses_family``: --model_type and --template, too."""
     parser.add_argument(FLAG, nargs="+", default=[], metavar="FILE", help="Python files that register families")
     if chooses_family:
         parser.add_argument("--model_type", help="the family, where the configuration does not say or another is meant")
@@ -29,14 +29,21 @@ def load_customs(argv: Sequence[str] | None = None) -> None:
         load_custom(path)
 
 
-def chosen_family(arguments: argparse.Namespace, found: Family | None = None) -> Family | None:
-    """The family that --model_type names, else the one ``found``; with the template that --template names.
+def chosen_family(arguments: argparse.Namespace, found: Callable[[], Family]) -> Family:
+    """The family that --model_type names, or else the one that is ``found``; with the template that --template names.
 
-    Raises InputError for a name that is not known, and for --template without a family.
+    Raises InputError for a name that is not known.
     """
-    family = families.get(arguments.model_type) if arguments.model_type else found
-    if not arguments.template:
-        return family
-    if family is None:
-        raise InputError("--template: say of which family (--model_type)")
-    return use_template(family, arguments.template)
+    family = families.get(arguments.model_type) if arguments.model_type else found()
+    return use_template(family, arguments.template) if arguments.template else family
+
+
+def choose_family(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Have the settings ask for the family that the command line names, whatever classes the YAML has."""
+    if not arguments.model_type and not arguments.template:
+        return
+    family = chosen_family(arguments, lambda: family_of(settings))
+    for key, name in family.class_names.items():
+        if isinstance(section := lookup(settings, key), dict):
+            section["type"] = name
+            section.pop("auto_register", None)

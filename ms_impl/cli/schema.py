@@ -49,6 +49,8 @@ def check_settings(settings: Settings) -> list[str]:
     Raises InputError listing what is wrong.
     """
     findings = Findings()
+    if "custom_register_path" in settings:
+        raise InputError("custom_register_path: is taken from the command line alone, for it runs the file")
     SETTINGS.check(settings, "", findings)
     for key in REQUIRED[settings["run_mode"]]:
         if lookup(settings, key) is None:

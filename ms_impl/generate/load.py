@@ -20,7 +20,11 @@ from ms_impl.weights import MINDSPORE_DTYPES, load_weights
 
 
 def load(
-    path: str | Path, dtype: str | None = None, config: str | Path | None = None, adapter: str | Path | None = None
+    path: str | Path,
+    dtype: str | None = None,
+    config: str | Path | None = None,
+    adapter: str | Path | None = None,
+    model_type: str | None = None,
 ) -> tuple[nn.Cell, Any]:
     """Model in eval mode and processor of a checkpoint.
 
@@ -35,13 +39,14 @@ def load(
         adapter: the directory of a LoRA adapter, PEFT's or this project's. It is merged into the weights in memory, as
             convert/merge_adapter.py does it on disk: the model is that of the merged checkpoint, bit for bit, and
             decodes as fast.
+        model_type: the name of the family, where config.json does not tell it or another is meant.
 
     Raises:
         InputError: a file is missing or damaged, the family unknown, the weights do not fit the configuration, or the
             adapter does not fit the weights.
     """
     config_file = find_config(Path(path), Path(config) if config else None)
-    family = families.for_config(read_json(config_file), str(config_file))
+    family = families.for_config(read_json(config_file), str(config_file), model_type)
     settings = family.resolve("config").from_file(config_file)
     weights = _weights_dtype(path, dtype)
     compute = ms.float32 if weights == ms.bfloat16 and not on_ascend() else weights
