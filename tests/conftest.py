@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from golden_folder import golden_folder
 from tiny_checkpoint import convert_weight, in_memory, snapshot, tiny  # noqa: F401
 from tiny_workspace import finetune_arguments, run_mindformer, workspace  # noqa: F401
 
@@ -18,8 +19,7 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, help="cases of each surface of tests/fuzz, in place of a short run")
     parser.addoption("--fuzz-seed", type=int, help="seed of the first case")
     parser.addoption("--cases", type=Path, default=GOLDEN / "qwen2_5_omni_processor.json", help="processor's cases")
-    golden = GOLDEN / "qwenvl_tiny"
-    parser.addoption("--golden", type=Path, default=golden, help="folder of golden vectors to prove against")
+    parser.addoption("--golden", type=Path, help="folder of golden vectors to prove against, of any family")
 
 
 def pytest_configure():
@@ -54,7 +54,8 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def golden_dir(request) -> Path:
-    return request.config.getoption("--golden")
+    """Qwen-VL's; the tests of other families have one of their own."""
+    return golden_folder(request.config, "qwenvl")
 
 
 @pytest.fixture(scope="session")

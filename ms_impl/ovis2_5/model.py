@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from ms_impl import families
 from ms_impl.cells.causal_decoder import Media
 from ms_impl.cells.device import on_ascend
+from ms_impl.cells.kv_cache import take_column
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.errors import InputError
@@ -121,10 +122,10 @@ class Ovis2_5(GenerationMixin, nn.Cell):
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
         cache: nn.CellList, last: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Run the ``columns`` int32 [T] of hidden [B, T, D] through a cache of S columns; logits [B, vocab] after the
-        one of T that ``last`` int32 [1] names. ``segment_ids`` int32 [B, S]: 0 is hidden."""
+        """Run hidden [B, T, D] through a cache of S columns, of which ``columns`` int32 [B, T] are written; logits
+        [B, vocab] after that of a row's T which ``last`` int32 [B] names. ``segment_ids`` int32 [B, S]: 0 is hidden."""
         hidden = self.llm.model.step(hidden, segment_ids, columns, cos, sin, cache)
-        return self.llm.logits(ops.gather(hidden, last, 1))[:, 0]
+        return self.llm.logits(take_column(hidden, last))
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None where an adapter stands in place of a layer."""

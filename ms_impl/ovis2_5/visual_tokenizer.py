@@ -9,7 +9,7 @@ from mindspore.common.initializer import Normal
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.linear import INIT_SIGMA, Linear, parameter
 from ms_impl.cells.norms import LayerNorm
-from ms_impl.ovis2_5.config import INDICATORS, Ovis2_5Config
+from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.vision import VisionTower
 from ms_impl.ovis2_5.visual_table import MixOverChunks
 

@@ -10,9 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from floors import Floors
+from golden_folder import is_own
 from stages import TIMES_FLOOR, Golden, Table
-
-OWN = Path(__file__).parents[1] / "golden"  # vectors whose tolerances are known to hold
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +44,9 @@ def floors(golden, reference, rounded_reference) -> Floors:
 
 
 @pytest.fixture(scope="session")
-def table(request, golden_dir) -> Table:
+def table(request) -> Table:
     """Where every row of the session is checked."""
-    known = golden_dir.resolve().is_relative_to(OWN)
-    request.config.parity_table = Table(0.0 if known else TIMES_FLOOR)
+    request.config.parity_table = Table(0.0 if is_own(request.config) else TIMES_FLOOR)
     return request.config.parity_table
 
 

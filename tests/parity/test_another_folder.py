@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from floors import Floors
+from golden_folder import is_own
 from make_golden import make
 from mindspore_side import MindSporeSide
 from stages import FP16, TIMES_FLOOR, Golden, Table
@@ -59,9 +59,8 @@ def test_faults_are_noticed_by_far(other, references, other_floors, dtype, alter
     assert error > 3 * allowed
 
 
-def test_on_the_vectors_of_this_repository_no_tolerance_is_larger(table, golden_dir):
-    own = Path(__file__).parents[1] / "golden"
-    if not golden_dir.resolve().is_relative_to(own):
+def test_on_the_vectors_of_this_repository_no_tolerance_is_larger(table, request):
+    if not is_own(request.config):
         pytest.skip("--golden names other vectors")
     table.check("own vectors", "allowed", 1.0, 1.0, tolerance=1e-5, floor=1e-3)
     assert table.worst.pop(("own vectors", "allowed")).allowed == 1e-5
