@@ -15,7 +15,7 @@ import numpy as np
 from convert.qwenvl import WEIGHTS
 from ms_impl.io.dtypes import BF16, FP32, DType, cast
 from ms_impl.io.output import Kind, Output
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
 from ms_impl.qwenvl.config import QwenVLConfig
 
@@ -45,11 +45,11 @@ class RandomTensor(Tensor):
 def make_checkpoint(directory: Path, fraction: float) -> None:
     """A bf16 Hugging Face directory in Qwen-VL's widths, with ``fraction`` of the layers and of the vocabulary."""
     raw = smaller(json.loads(CONFIG.read_text(encoding="utf-8")), fraction)
-    shapes = WEIGHTS.shapes(QwenVLConfig.from_dict(raw, str(CONFIG)), Layout.HUGGING_FACE)
+    shapes = WEIGHTS.shapes(QwenVLConfig.from_dict(raw, str(CONFIG)), HUGGING_FACE)
     values = np.random.default_rng(0).normal(0, 0.02, BLOCK_BYTES).astype(np.float32)
     pool = cast(values, FP32, BF16)
     tensors = [RandomTensor(name, shape, pool) for name, shape in shapes.items()]
-    output = Output(directory, Kind.DIRECTORY, Layout.HUGGING_FACE)
+    output = Output(directory, Kind.DIRECTORY, HUGGING_FACE)
     output.write(tensors, {"config.json": json.dumps(raw).encode()}, progress=lambda nbytes: None)
 
 

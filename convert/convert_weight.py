@@ -4,6 +4,12 @@
     python convert/convert_weight.py --model qwenvl --input_path qwenvl_ms.ckpt --output_path DIR/ \\
         --reverse --config HF_DIR
 
+Parts of a model that are not built here (speech of Qwen2.5-Omni) are skipped; --base puts them back, from a whole
+Hugging Face checkpoint, byte for byte:
+
+    python convert/convert_weight.py --model qwen2_5_omni --input_path trained_ms/ --output_path DIR/ \\
+        --reverse --base WHOLE_DIR
+
 What MindFormers 1.5 published is read with --source, into either layout:
 
     python convert/convert_weight.py --model qwenvl --source mindformers-1.5 --input_path qwenvl_base_fp16.ckpt \\
@@ -30,24 +36,30 @@ from ms_impl.cli.main import command
 from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
-from ms_impl.io.checkpoint_assets import collect, find_config
-from ms_impl.io.conversion import as_hugging_face, cast_to, convert, weights_of
+from ms_impl.io.checkpoint_assets import CONFIG_NAME, collect, find_config
+from ms_impl.io.conversion import as_hugging_face, cast_to, convert, skipped_parts, weights_of
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Kind, Output
-from ms_impl.io.rules import Config, Layout
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE, Config
 from ms_impl.io.tensors import CastTensor, Tensor
 
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion, checked and ready to run."""
+    """One conversion, checked and ready to run.
+
+    Attributes:
+        layout: of the source.
+        skipped: what of the source is not written, a line for each part of the model.
+    """
 
     source: Checkpoint
-    layout: Layout  # of the source
+    layout: str
     tensors: Sequence[Tensor]
     output: Output
     companions: dict[str, bytes]
+    skipped: Sequence[str] = ()
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = prepare(options)
         if options.dry_run:
             print(f"would convert {job}")
+            _report_skipped(job)
         else:
             run(job)
     except KeyboardInterrupt:
@@ -82,37 +95,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare(options: argparse.Namespace) -> Job:
     """Open the input, read its headers and check all that can be checked before the first byte is written."""
-    target = Layout.HUGGING_FACE if options.reverse else Layout.MINDSPORE
+    target = HUGGING_FACE if options.reverse else MINDSPORE
     family = families.get(options.model)
     output = Output.parse(options.output_path, target)
     source = weights_of(open_checkpoint(options.input_path), family, options.source)
     layout = _source_layout(options, family, source, target)
-    config_path = find_config(source.path, options.config)
-    raw = read_json(config_path)
-    check_family(family, raw, config_path)
-    config = family.resolve("config").from_dict(raw, str(config_path))
+    base = _base(options, family)
+    config_path = find_config(base.path if base else source.path, options.config)
+    config = read_config(family, config_path)
+    if base:
+        _refuse_other_base(family, config, base, source)
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
+    tensors = [*(cast_to(tensors, dtype) if dtype else tensors), *(base.skipped.values() if base else ())]
     companions = collect(source.path, config_path, dtype)
-    job = Job(source, layout, cast_to(tensors, dtype) if dtype else tensors, output, companions)
-    output.check(source, job.nbytes)
+    skipped = skipped_parts(source.skipped, family.resolve("weights").skipped)
+    job = Job(source, layout, tensors, output, companions, skipped)
+    output.check(job.nbytes, source, *((base,) if base else ()))
     return job
 
 
-def _source_layout(options: argparse.Namespace, family: Family, source: Checkpoint, target: Layout) -> Layout:
+def _base(options: argparse.Namespace, family: Family) -> Checkpoint | None:
+    """The checkpoint that --base names, whose ``skipped`` tensors are what is put back."""
+    if options.base is None:
+        return None
+    if not options.reverse or options.config:
+        raise InputError("--base goes with --reverse, and without --config: the base has a config.json of its own")
+    base = weights_of(open_checkpoint(options.base), family)
+    if not base.skipped or base.layout == MINDSPORE:
+        patterns = family.resolve("weights").skipped
+        parts = f"holds no tensors {' or '.join(patterns)}" if patterns else f"{family.name} has no parts to put back"
+        raise InputError(f"{base.path}: {parts}; leave out --base")
+    return base
+
+
+def _refuse_other_base(family: Family, config: Config, base: Checkpoint, source: Checkpoint) -> None:
+    """The weights are of the model that the base is, as far as the source's own config.json tells."""
+    own = source.path / CONFIG_NAME
+    if source.path.is_dir() and own.exists() and not config.same_model(read_config(family, own)):
+        raise InputError(f"{own}: describes another model than {base.path / CONFIG_NAME}; give the base it came from")
+
+
+def _source_layout(options: argparse.Namespace, family: Family, source: Checkpoint, target: str) -> str:
     """What --source says, or else the layout that --reverse leads from; refuses a source that tells another."""
     if options.source:
         return family.source_weights(options.source).layout
-    if source.layout is target:
+    if source.layout == target:
         advice = "leave out" if options.reverse else "add"
         raise InputError(f"{source.path}: already is a {target} checkpoint; {advice} --reverse to convert it")
-    return Layout.MINDSPORE if options.reverse else Layout.HUGGING_FACE
+    return MINDSPORE if options.reverse else HUGGING_FACE
 
 
-def _converted(source: Checkpoint, layout: Layout, target: Layout, family: Family, config: Config) -> list[Tensor]:
+def _converted(source: Checkpoint, layout: str, target: str, family: Family, config: Config) -> list[Tensor]:
     """The tensors of the source as ``target`` has them; a layout of --source comes by way of Hugging Face's."""
-    if layout.value in family.sources:
-        source, layout = as_hugging_face(source, family, config, layout.value), Layout.HUGGING_FACE
+    if layout in family.sources:
+        source, layout = as_hugging_face(source, family, config, layout), HUGGING_FACE
     return list(convert(source, family.resolve("weights").expand(config), layout, target))
 
 
@@ -122,8 +159,15 @@ def run(job: Job, done: str = "converted") -> None:
     with tqdm(total=job.nbytes, unit="B", unit_scale=True, disable=None) as bar:
         job.output.write(job.tensors, job.companions, bar.update)
     print(f"{done} {job} in {time.perf_counter() - began:.1f} s")
+    _report_skipped(job)
     _report_companions(job)
     _report_losses([tensor for tensor in job.tensors if isinstance(tensor, CastTensor)])
+
+
+def _report_skipped(job: Job) -> None:
+    """The parts of the model that are not built here."""
+    for part in job.skipped:
+        print(f"note: not converted, as no part of what is trained: {part}; --reverse --base DIR puts them back")
 
 
 def _report_companions(job: Job) -> None:
@@ -140,11 +184,13 @@ def _report_companions(job: Job) -> None:
             print(f"note: not taken along, as no part of the model: {listed(left)}")
 
 
-def check_family(family: Family, raw: dict, config_path: Path) -> None:
-    """Raise InputError unless a parsed config.json describes a model of the family."""
+def read_config(family: Family, path: Path) -> Config:
+    """A config.json. Raises InputError where it is damaged or describes a model of another family."""
+    raw = read_json(path)
     if not family.matches(raw):
-        found = families.for_config(raw, str(config_path))
-        raise InputError(f"{config_path}: describes a model of family '{found.name}', not '{family.name}'")
+        found = families.for_config(raw, str(path))
+        raise InputError(f"{path}: describes a model of family '{found.name}', not '{family.name}'")
+    return family.resolve("config").from_dict(raw, str(path))
 
 
 def _report_losses(tensors: Sequence[CastTensor]) -> None:
@@ -172,6 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=sorted(FLOAT_SPELLINGS), help="element type to write; that of the input if left out")
     add("--reverse", action="store_true", help="from MindSpore to Hugging Face")
     add("--source", help=f"layout of the input, if it is neither of these two: {', '.join(families.sources())}")
+    add(
+        "--base", type=Path, help="a whole Hugging Face checkpoint, whose parts that are not built here are written too"
+    )
     add("--config", type=Path, help="config.json, or its directory, if it is not in the input directory")
     add("--dry_run", action="store_true", help="check names, shapes and free space; write nothing")
     add_custom_arguments(parser, chooses_family=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the repository, not this folder, is where imports begin
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from convert.convert_weight import Job, check_family, run
+from convert.convert_weight import Job, read_config, run
 from ms_impl import families
 from ms_impl.adapters import files
 from ms_impl.adapters.merging import merged_checkpoint
@@ -23,9 +23,8 @@ from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import chat_format_of, collect, find_config
 from ms_impl.io.conversion import weights_of
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
-from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Output
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 
 
 @command
@@ -43,18 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(options: argparse.Namespace) -> Job:
     """Open the base and the adapter, read their headers and check all that can be checked before writing."""
     family = families.get(options.model)
-    output = Output.parse(options.output_path, Layout.HUGGING_FACE)
+    output = Output.parse(options.output_path, HUGGING_FACE)
     adapter = files.read(options.adapter, family.adapter_prefixes)
     source = weights_of(open_checkpoint(options.input_path), family)
     config_path = find_config(source.path, options.config)
-    raw = read_json(config_path)
-    check_family(family, raw, config_path)
-    config = family.resolve("config").from_dict(raw, str(config_path))
+    config = read_config(family, config_path)
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     merged = merged_checkpoint(source, adapter, family, config, dtype)
     companions = collect(source.path, config_path, dtype, chat_format_of(adapter.directory))
-    job = Job(source, source.layout or Layout.HUGGING_FACE, list(merged.tensors.values()), output, companions)
-    output.check(source, job.nbytes)
+    tensors = [*merged.tensors.values(), *source.skipped.values()]  # parts that are not built here stay as they are
+    job = Job(source, source.layout or HUGGING_FACE, tensors, output, companions)
+    output.check(job.nbytes, source)
     return job
 
 

@@ -7,88 +7,69 @@ configuration, a script) finds it under that name.
 
 from __future__ import annotations
 
-from ms_impl.io.rules import MINDSPORE_COUNTERS, Module, WeightTable, same
+from ms_impl.io.rules import MINDSPORE_COUNTERS, Sizes, WeightTable, layer_norm, linear, same
+from ms_impl.qwenvl.config import QwenVLConfig
+
+
+def sizes(config: QwenVLConfig) -> Sizes:
+    """The words of the shapes in numbers."""
+    visual = config.visual
+    return {
+        "vocabulary": config.vocab_size, "width": config.hidden_size, "layers": config.num_hidden_layers,
+        "heads_width": config.projection_size, "qkv": 3 * config.projection_size, "ffn": config.ffn_size,
+        "patch": visual.patch_size, "positions": visual.n_positions, "blocks": visual.layers,
+        "visual": visual.width, "visual_qkv": 3 * visual.width, "visual_ffn": visual.mlp_width,
+        "visual_heads": visual.heads, "visual_head": visual.head_dim,
+        "queries": visual.n_queries, "output": visual.output_dim, "output_qkv": 3 * visual.output_dim,
+    }  # fmt: skip
+
+
+LAYERS = {"transformer.h": "layers", "transformer.visual.transformer.resblocks": "blocks"}
+KV_PROJ = "transformer.visual.attn_pool.kv_proj.weight"
+OPTIONAL = {KV_PROJ: lambda config: config.visual.has_kv_proj}
 
 WEIGHTS = WeightTable(
     [
-        Module(
-            "",
-            [
-                same("lm_head.weight", lambda c: (c.vocab_size, c.hidden_size)),
-            ],
-        ),
-        Module(
-            "transformer",
-            [
-                same("wte.weight", lambda c: (c.vocab_size, c.hidden_size)),
-                same("ln_f.weight", lambda c: (c.hidden_size,)),
-            ],
-        ),
-        Module(
-            "transformer.h.{}",
-            [
-                same("ln_1.weight", lambda c: (c.hidden_size,)),
-                same("attn.c_attn.weight", lambda c: (3 * c.projection_size, c.hidden_size)),
-                same("attn.c_attn.bias", lambda c: (3 * c.projection_size,)),
-                same("attn.c_proj.weight", lambda c: (c.hidden_size, c.projection_size)),
-                same("ln_2.weight", lambda c: (c.hidden_size,)),
-                same("mlp.w1.weight", lambda c: (c.ffn_size, c.hidden_size)),
-                same("mlp.w2.weight", lambda c: (c.ffn_size, c.hidden_size)),
-                same("mlp.c_proj.weight", lambda c: (c.hidden_size, c.ffn_size)),
-            ],
-            count=lambda c: c.num_hidden_layers,
-        ),
-        Module(
-            "transformer.visual",
-            [
-                same("conv1.weight", lambda c: (c.visual.width, 3, c.visual.patch_size, c.visual.patch_size)),
-                same("positional_embedding", lambda c: (c.visual.n_positions, c.visual.width)),
-                same("ln_pre.weight", lambda c: (c.visual.width,)),
-                same("ln_pre.bias", lambda c: (c.visual.width,)),
-                same("ln_post.weight", lambda c: (c.visual.output_dim,)),
-                same("ln_post.bias", lambda c: (c.visual.output_dim,)),
-                same("proj", lambda c: (c.visual.output_dim, c.visual.output_dim)),
-            ],
-        ),
-        Module(
-            "transformer.visual.transformer.resblocks.{}",
-            [
-                same("ln_1.weight", lambda c: (c.visual.width,)),
-                same("ln_1.bias", lambda c: (c.visual.width,)),
-                same("attn.in_proj.weight", lambda c: (3 * c.visual.width, c.visual.width)),
-                same("attn.in_proj.bias", lambda c: (3 * c.visual.width,)),
-                same("attn.out_proj.weight", lambda c: (c.visual.width, c.visual.width)),
-                same("attn.out_proj.bias", lambda c: (c.visual.width,)),
-                same("ln_2.weight", lambda c: (c.visual.width,)),
-                same("ln_2.bias", lambda c: (c.visual.width,)),
-                same("mlp.c_fc.weight", lambda c: (c.visual.mlp_width, c.visual.width)),
-                same("mlp.c_fc.bias", lambda c: (c.visual.mlp_width,)),
-                same("mlp.c_proj.weight", lambda c: (c.visual.width, c.visual.mlp_width)),
-                same("mlp.c_proj.bias", lambda c: (c.visual.width,)),
-            ],
-            count=lambda c: c.visual.layers,
-        ),
-        Module(
-            "transformer.visual.attn_pool",
-            [
-                same("query", lambda c: (c.visual.n_queries, c.visual.output_dim)),
-                same("pos_embed", lambda c: (c.visual.n_queries, c.visual.output_dim)),
-                same("ln_q.weight", lambda c: (c.visual.output_dim,)),
-                same("ln_q.bias", lambda c: (c.visual.output_dim,)),
-                same("ln_kv.weight", lambda c: (c.visual.output_dim,)),
-                same("ln_kv.bias", lambda c: (c.visual.output_dim,)),
-                same("attn.in_proj_weight", lambda c: (3 * c.visual.output_dim, c.visual.output_dim)),
-                same("attn.in_proj_bias", lambda c: (3 * c.visual.output_dim,)),
-                same("attn.out_proj.weight", lambda c: (c.visual.output_dim, c.visual.output_dim)),
-                same("attn.out_proj.bias", lambda c: (c.visual.output_dim,)),
-            ],
-        ),
-        Module(
-            "transformer.visual.attn_pool.kv_proj",
-            [same("weight", lambda c: (c.visual.output_dim, c.visual.width))],
-            count=lambda c: int(c.visual.has_kv_proj),
-        ),
+        *same("", {"lm_head.weight": "vocabulary width"}),
+        *same("transformer", {"wte.weight": "vocabulary width", "ln_f.weight": "width"}),
+        *same("transformer.h.*", {
+            "ln_1.weight": "width",
+            **linear("attn.c_attn", "qkv", "width"),
+            "attn.c_proj.weight": "width heads_width",
+            "ln_2.weight": "width",
+            "mlp.w1.weight": "ffn width",
+            "mlp.w2.weight": "ffn width",
+            "mlp.c_proj.weight": "width ffn",
+        }),
+        *same("transformer.visual", {
+            "conv1.weight": "visual 3 patch patch",
+            "positional_embedding": "positions visual",
+            **layer_norm("ln_pre", "visual"),
+            **layer_norm("ln_post", "output"),
+            "proj": "output output",
+        }),
+        *same("transformer.visual.transformer.resblocks.*", {
+            **layer_norm("ln_1", "visual"),
+            **linear("attn.in_proj", "visual_qkv", "visual"),
+            **linear("attn.out_proj", "visual", "visual"),
+            **layer_norm("ln_2", "visual"),
+            **linear("mlp.c_fc", "visual_ffn", "visual"),
+            **linear("mlp.c_proj", "visual", "visual_ffn"),
+        }),
+        *same("transformer.visual.attn_pool", {
+            "query": "queries output",
+            "pos_embed": "queries output",
+            **layer_norm("ln_q", "output"),
+            **layer_norm("ln_kv", "output"),
+            "attn.in_proj_weight": "output_qkv output",
+            "attn.in_proj_bias": "output_qkv",
+            **linear("attn.out_proj", "output", "output"),
+        }),
+        *same("", {KV_PROJ: "output visual"}),
     ],
+    sizes=sizes,
+    layers=LAYERS,
+    optional=OPTIONAL,
     harmless=(
         *MINDSPORE_COUNTERS,
         # Buffers that some versions of the original saved: tables of angles, masks.
@@ -98,4 +79,4 @@ WEIGHTS = WeightTable(
         "transformer.h.*.attn.masked_bias",
         "transformer.h.*.attn.logn_tensor",
     ),
-)
+)  # fmt: skip

@@ -12,160 +12,105 @@ Variants that its converter could make on request are not read: ``use_qkv_concat
 
 from __future__ import annotations
 
-from ms_impl.io.rules import (
-    Layout,
-    Module,
-    PerConfig,
-    PermuteRows,
-    Transpose,
-    Unpack,
-    Weight,
-    WeightTable,
-    rename,
-    same,
+from convert.qwenvl import KV_PROJ, LAYERS, OPTIONAL, sizes
+from ms_impl.io.rules import Operation, PermuteRows, Transpose, Unpack, Weight, WeightTable, moved
+
+LAYOUT = "mindformers-1.5"
+
+_LANGUAGE, _VISION = "llm_model.transformer", "vision_encoder"
+_THEIR_LAYER, _LAYER = "transformer.h.*", f"{_LANGUAGE}.layers.*"
+_THEIR_BLOCK, _BLOCK = "transformer.visual.transformer.resblocks.*", f"{_VISION}.transformer.resblocks.*"
+_THEIR_RESAMPLER, _RESAMPLER = "transformer.visual.attn_pool", f"{_VISION}.attn_pool"
+
+_CUT = (Unpack("heads_width heads_width heads_width"),)
+_CUT_VISION = (  # packed per head
+    PermuteRows("visual_heads 3 visual_head", (1, 0, 2)),
+    Unpack("visual visual visual"),
 )
+_CUT_RESAMPLER = (Unpack("output output output"),)
 
 
-def _layer_norm(name: str, shape: PerConfig) -> list[Weight]:
-    return [rename(f"{name}.weight", f"{name}.gamma", shape), rename(f"{name}.bias", f"{name}.beta", shape)]
+def _kept(shapes: dict[str, str]) -> dict[str, tuple[str, str]]:
+    return {name: (name, shape) for name, shape in shapes.items()}
 
 
-def _dense(parameter: str) -> tuple[str, str, str]:
+def _layer_norm(name: str, width: str) -> dict[str, tuple[str, str]]:
+    return {f"{name}.weight": (f"{name}.gamma", width), f"{name}.bias": (f"{name}.beta", width)}
+
+
+def _cut(name: str, shape: str, ours: list[str], operations: tuple[Operation, ...]) -> Weight:
+    """A packed tensor that is several there."""
+    return Weight((name,), (shape,), tuple(ours), operations)
+
+
+def _dense(path: str, parameter: str) -> list[str]:
     """Query, key and value in MindFormers' MultiHeadAttention."""
-    return f"attn.dense1.{parameter}", f"attn.dense2.{parameter}", f"attn.dense3.{parameter}"
+    return [f"{path}.attn.dense{number}.{parameter}" for number in (1, 2, 3)]
 
 
-# What cuts [Q|K|V]: of the language model, of the vision tower (there packed per head) and of the resampler.
-_CUT_LANGUAGE = (Unpack(lambda c: (c.projection_size,) * 3),)
-_CUT_VISION = (
-    PermuteRows(lambda c: (c.visual.heads, 3, c.visual.head_dim), (1, 0, 2)),
-    Unpack(lambda c: (c.visual.width,) * 3),
-)
-_CUT_RESAMPLER = (Unpack(lambda c: (c.visual.output_dim,) * 3),)
-
-_LANGUAGE_MODEL = [
-    Module(
-        "",
-        [same("lm_head.weight", lambda c: (c.vocab_size, c.hidden_size))],
-        ms="llm_model",
-    ),
-    Module(
-        "transformer",
-        [
-            rename("wte.weight", "wte.embedding_weight", lambda c: (c.vocab_size, c.hidden_size)),
-            same("ln_f.weight", lambda c: (c.hidden_size,)),
-        ],
-        ms="llm_model.transformer",
-    ),
-    Module(
-        "transformer.h.{}",
-        [
-            rename("ln_1.weight", "attention_norm.weight", lambda c: (c.hidden_size,)),
-            Weight(
-                ("attn.c_attn.weight",),
-                (lambda c: (3 * c.projection_size, c.hidden_size),),
-                ("attention.wq.weight", "attention.wk.weight", "attention.wv.weight"),
-                _CUT_LANGUAGE,
-            ),
-            Weight(
-                ("attn.c_attn.bias",),
-                (lambda c: (3 * c.projection_size,),),
-                ("attention.wq.bias", "attention.wk.bias", "attention.wv.bias"),
-                _CUT_LANGUAGE,
-            ),
-            rename("attn.c_proj.weight", "attention.wo.weight", lambda c: (c.hidden_size, c.projection_size)),
-            rename("ln_2.weight", "ffn_norm.weight", lambda c: (c.hidden_size,)),
-            rename("mlp.w1.weight", "feed_forward.w1.weight", lambda c: (c.ffn_size, c.hidden_size)),
-            rename("mlp.w2.weight", "feed_forward.w3.weight", lambda c: (c.ffn_size, c.hidden_size)),
-            rename("mlp.c_proj.weight", "feed_forward.w2.weight", lambda c: (c.hidden_size, c.ffn_size)),
-        ],
-        count=lambda c: c.num_hidden_layers,
-        ms="llm_model.transformer.layers.{}",
-    ),
-]
-
-_VISION_TOWER = [
-    Module(
-        "transformer.visual",
-        [
-            same("conv1.weight", lambda c: (c.visual.width, 3, c.visual.patch_size, c.visual.patch_size)),
-            same("positional_embedding", lambda c: (c.visual.n_positions, c.visual.width)),
-            *_layer_norm("ln_pre", lambda c: (c.visual.width,)),
-            *_layer_norm("ln_post", lambda c: (c.visual.output_dim,)),
-            same("proj", lambda c: (c.visual.output_dim, c.visual.output_dim)),
-        ],
-        ms="vision_encoder",
-    ),
-    Module(
-        "transformer.visual.transformer.resblocks.{}",
-        [
-            *_layer_norm("ln_1", lambda c: (c.visual.width,)),
-            Weight(
-                ("attn.in_proj.weight",),
-                (lambda c: (3 * c.visual.width, c.visual.width),),
-                _dense("weight"),
-                _CUT_VISION,
-            ),
-            Weight(
-                ("attn.in_proj.bias",),
-                (lambda c: (3 * c.visual.width,),),
-                _dense("bias"),
-                _CUT_VISION,
-            ),
-            rename(
-                "attn.out_proj.weight",
-                "attn.projection.weight",
-                lambda c: (c.visual.width, c.visual.width),
-                Transpose(),
-            ),
-            rename("attn.out_proj.bias", "attn.projection.bias", lambda c: (c.visual.width,)),
-            *_layer_norm("ln_2", lambda c: (c.visual.width,)),
-            same("mlp.c_fc.weight", lambda c: (c.visual.mlp_width, c.visual.width)),
-            same("mlp.c_fc.bias", lambda c: (c.visual.mlp_width,)),
-            same("mlp.c_proj.weight", lambda c: (c.visual.width, c.visual.mlp_width)),
-            same("mlp.c_proj.bias", lambda c: (c.visual.width,)),
-        ],
-        count=lambda c: c.visual.layers,
-        ms="vision_encoder.transformer.resblocks.{}",
-    ),
-]
-
-_RESAMPLER = [
-    Module(
-        "transformer.visual.attn_pool",
-        [
-            same("query", lambda c: (c.visual.n_queries, c.visual.output_dim)),
-            same("pos_embed", lambda c: (c.visual.n_queries, c.visual.output_dim)),
-            *_layer_norm("ln_q", lambda c: (c.visual.output_dim,)),
-            *_layer_norm("ln_kv", lambda c: (c.visual.output_dim,)),
-            Weight(
-                ("attn.in_proj_weight",),
-                (lambda c: (3 * c.visual.output_dim, c.visual.output_dim),),
-                _dense("weight"),
-                _CUT_RESAMPLER,
-            ),
-            Weight(
-                ("attn.in_proj_bias",),
-                (lambda c: (3 * c.visual.output_dim,),),
-                _dense("bias"),
-                _CUT_RESAMPLER,
-            ),
-            rename(
-                "attn.out_proj.weight",
-                "attn.projection.weight",
-                lambda c: (c.visual.output_dim, c.visual.output_dim),
-                Transpose(),
-            ),
-            rename("attn.out_proj.bias", "attn.projection.bias", lambda c: (c.visual.output_dim,)),
-        ],
-        ms="vision_encoder.attn_pool",
-    ),
-    Module(
-        "transformer.visual.attn_pool.kv_proj",
-        [same("weight", lambda c: (c.visual.output_dim, c.visual.width))],
-        count=lambda c: int(c.visual.has_kv_proj),
-        ms="vision_encoder.attn_pool.kv_proj",
-    ),
-]
-
-WEIGHTS = WeightTable([*_LANGUAGE_MODEL, *_VISION_TOWER, *_RESAMPLER], Layout.MINDFORMERS_1_5)
+WEIGHTS = WeightTable(
+    [
+        *moved("", "llm_model", _kept({"lm_head.weight": "vocabulary width"})),
+        *moved("transformer", _LANGUAGE, {
+            "wte.weight": ("wte.embedding_weight", "vocabulary width"),
+            "ln_f.weight": ("ln_f.weight", "width"),
+        }),
+        *moved(_THEIR_LAYER, _LAYER, {
+            "ln_1.weight": ("attention_norm.weight", "width"),
+            "attn.c_proj.weight": ("attention.wo.weight", "width heads_width"),
+            "ln_2.weight": ("ffn_norm.weight", "width"),
+            "mlp.w1.weight": ("feed_forward.w1.weight", "ffn width"),
+            "mlp.w2.weight": ("feed_forward.w3.weight", "ffn width"),
+            "mlp.c_proj.weight": ("feed_forward.w2.weight", "width ffn"),
+        }),
+        *(
+            _cut(f"{_THEIR_LAYER}.attn.c_attn.{end}", shape, [f"{_LAYER}.attention.w{x}.{end}" for x in "qkv"], _CUT)
+            for end, shape in (("weight", "qkv width"), ("bias", "qkv"))
+        ),
+        *moved("transformer.visual", _VISION, {
+            **_kept({
+                "conv1.weight": "visual 3 patch patch",
+                "positional_embedding": "positions visual",
+                "proj": "output output",
+            }),
+            **_layer_norm("ln_pre", "visual"),
+            **_layer_norm("ln_post", "output"),
+        }),
+        *moved(_THEIR_BLOCK, _BLOCK, {
+            **_layer_norm("ln_1", "visual"),
+            "attn.out_proj.bias": ("attn.projection.bias", "visual"),
+            **_layer_norm("ln_2", "visual"),
+            **_kept({
+                "mlp.c_fc.weight": "visual_ffn visual",
+                "mlp.c_fc.bias": "visual_ffn",
+                "mlp.c_proj.weight": "visual visual_ffn",
+                "mlp.c_proj.bias": "visual",
+            }),
+        }),
+        *moved(_THEIR_BLOCK, _BLOCK, {
+            "attn.out_proj.weight": ("attn.projection.weight", "visual visual"),
+        }, Transpose()),
+        *(
+            _cut(f"{_THEIR_BLOCK}.attn.in_proj.{end}", shape, _dense(_BLOCK, end), _CUT_VISION)
+            for end, shape in (("weight", "visual_qkv visual"), ("bias", "visual_qkv"))
+        ),
+        *moved(_THEIR_RESAMPLER, _RESAMPLER, {
+            **_kept({"query": "queries output", "pos_embed": "queries output"}),
+            **_layer_norm("ln_q", "output"),
+            **_layer_norm("ln_kv", "output"),
+            "attn.out_proj.bias": ("attn.projection.bias", "output"),
+        }),
+        *moved(_THEIR_RESAMPLER, _RESAMPLER, {
+            "attn.out_proj.weight": ("attn.projection.weight", "output output"),
+        }, Transpose()),
+        *(
+            _cut(f"{_THEIR_RESAMPLER}.attn.in_proj_{end}", shape, _dense(_RESAMPLER, end), _CUT_RESAMPLER)
+            for end, shape in (("weight", "output_qkv output"), ("bias", "output_qkv"))
+        ),
+        *moved("", "", {KV_PROJ: (f"{_RESAMPLER}.kv_proj.weight", "output visual")}),
+    ],
+    sizes=sizes,
+    layers=LAYERS,
+    optional=OPTIONAL,
+    layout=LAYOUT,
+)  # fmt: skip

@@ -193,6 +193,10 @@ class ConfigSection:
         path = path / "config.json" if path.is_dir() else path
         return cls.from_dict(read_json(path), str(path))
 
+    def same_model(self, other: Self) -> bool:
+        """Whether both describe one model, whatever the files look like that they were read from."""
+        return self == other
+
     def rules(self) -> Mapping[str, bool]:
         """What must hold among several keys, in words, and whether it does."""
         return {}

@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 from convert.qwenvl import WEIGHTS
 from ms_impl.cli.main import command
 from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.rules import Layout
+from ms_impl.io.checkpoint import FORMATS
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
@@ -70,7 +71,7 @@ def initial(name: str, shape: tuple[int, ...], layers: int, chance: np.random.Ge
 def initial_weights(config: QwenVLConfig, seed: int) -> dict[str, np.ndarray]:
     """Every tensor of the model by Hugging Face's name, float32."""
     chance = np.random.default_rng(seed)
-    shapes = WEIGHTS.shapes(config, Layout.HUGGING_FACE)
+    shapes = WEIGHTS.shapes(config, HUGGING_FACE)
     return {
         name: initial(name, shape, config.visual.layers if ".visual." in name else config.num_hidden_layers, chance)
         for name, shape in sorted(shapes.items())
@@ -93,7 +94,7 @@ def make(output: Path, configuration: Path, seed: int) -> int:
         for name in ("config.json", "generation_config.json"):
             shutil.copy(configuration / name, folder / name)
         (folder / "qwen.tiktoken").write_bytes(first_ranks(config))
-        save_file(weights, folder / "model.safetensors", {"format": Layout.HUGGING_FACE.value})
+        save_file(weights, folder / "model.safetensors", {"format": FORMATS[HUGGING_FACE]})
     return sum(values.size for values in weights.values())
 
 

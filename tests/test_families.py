@@ -15,7 +15,7 @@ from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.conversion import load_for_mindspore
-from ms_impl.io.rules import Module, Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, rename, same
+from ms_impl.io.rules import Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, moved, same
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,23 @@ class ToyConfig:
 
 TOY_WEIGHTS = WeightTable(
     [
-        Module("embed", [same("weight", lambda c: (11, c.width))]),
-        Module(
-            "model.layers.{}",
-            [
-                Weight(
-                    ("q.weight", "k.weight", "v.weight"),
-                    (lambda c: (c.width, c.width),) * 3,
-                    ("attention.qkv",),
-                    (Pack(), PermuteRows(lambda c: (3, c.heads, -1), (1, 0, 2)), Transpose()),
-                ),
-                rename("out.weight", "attention.out", lambda c: (c.width, c.width), Transpose()),
-                Weight(
-                    ("gate_up.weight",),
-                    (lambda c: (2 * c.ffn, c.width),),
-                    ("ffn.gate", "ffn.up"),
-                    (Unpack(lambda c: (c.ffn, c.ffn)),),
-                ),
-            ],
-            count=lambda c: c.depth,
-            ms="backbone.blocks.{}",
+        *same("embed", {"weight": "11 width"}),
+        Weight(
+            tuple(f"model.layers.*.{name}.weight" for name in "qkv"),
+            ("width width",) * 3,
+            ("backbone.blocks.*.attention.qkv",),
+            (Pack(), PermuteRows("3 heads -1", (1, 0, 2)), Transpose()),
         ),
-    ]
+        *moved("model.layers.*", "backbone.blocks.*", {"out.weight": ("attention.out", "width width")}, Transpose()),
+        Weight(
+            ("model.layers.*.gate_up.weight",),
+            ("gate_up width",),
+            ("backbone.blocks.*.ffn.gate", "backbone.blocks.*.ffn.up"),
+            (Unpack("ffn ffn"),),
+        ),
+    ],
+    sizes=lambda c: {"width": c.width, "heads": c.heads, "ffn": c.ffn, "gate_up": 2 * c.ffn, "depth": c.depth},
+    layers={"model.layers": "depth"},
 )
 
 TOY = Family(

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
@@ -81,7 +81,7 @@ def _make_model(folder: Path, vocabulary_file: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "qwen.tiktoken").write_bytes(b"".join(vocabulary_file.read_bytes().splitlines(keepends=True)[:RANKS]))
     rng = np.random.default_rng(0)
-    shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), Layout.HUGGING_FACE)
+    shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), HUGGING_FACE)
     weights = {name: rng.normal("ln_" in name, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -15,7 +15,7 @@ from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint
 from ms_impl.io.conversion import convert
 from ms_impl.io.dtypes import FP32, CastLoss, DType, cast
-from ms_impl.io.rules import Config, Layout
+from ms_impl.io.rules import HUGGING_FACE, Config
 from ms_impl.io.tensors import BLOCK_BYTES, CastTensor, Shape, Tensor
 
 
@@ -100,8 +100,8 @@ def merged_checkpoint(
     Raises:
         InputError: the adapter does not fit the base, or has values that are not finite.
     """
-    entries, layout = family.resolve("weights").expand(config), source.layout or Layout.HUGGING_FACE
-    tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, Layout.HUGGING_FACE)}
+    entries, layout = family.resolve("weights").expand(config), source.layout or HUGGING_FACE
+    tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, HUGGING_FACE)}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     plan = make_plan(adapter.config, family, shapes, linear_layers(shapes, family), adapter.tensors.keys())
     brought = adapter.check(plan, shapes)
@@ -113,7 +113,7 @@ def merged_checkpoint(
         target = dtype or tensor.dtype
         kept = _as_type(renamed(replaced[name], name), target) if name in replaced else tensor
         merged[name] = _as_type(_merged(kept, adapter, plan, tensor.dtype), target)
-    return replace(source, tensors=merged, layout=Layout.HUGGING_FACE)
+    return replace(source, tensors=merged, layout=HUGGING_FACE)
 
 
 def _merged(tensor: Tensor, adapter: AdapterFiles, plan: Plan, base_dtype: DType) -> Tensor:

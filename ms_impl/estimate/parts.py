@@ -15,7 +15,7 @@ from ms_impl.errors import InputError
 from ms_impl.estimate.plan import Plan
 from ms_impl.estimate.shape import Part
 from ms_impl.families import Family
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import MINDSPORE
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
         InputError: the configuration cannot be read, or a LoRA target matches nothing.
     """
     config = family.resolve("config").from_file(config_file)
-    shapes = family.resolve("weights").shapes(config, Layout.MINDSPORE)
+    shapes = family.resolve("weights").shapes(config, MINDSPORE)
     parts = _description(family).parts(config, plan, shapes)
     trained, factors = _trained(family, plan, shapes, parts)
     marked, reached = [], False
@@ -70,7 +70,7 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
 def trained_names(family: Family, config_file: Path, plan: Plan) -> list[str]:
     """Names of all that is trained, LoRA factors too."""
     config = family.resolve("config").from_file(config_file)
-    shapes = family.resolve("weights").shapes(config, Layout.MINDSPORE)
+    shapes = family.resolve("weights").shapes(config, MINDSPORE)
     trained, factors = _trained(family, plan, shapes, _description(family).parts(config, plan, shapes))
     return [*trained, *factors]
 

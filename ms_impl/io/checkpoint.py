@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.io import ms_ckpt, safetensors_files, torch_files
 from ms_impl.io.json_files import check_file, read_json, unreadable
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
 from ms_impl.io.tensors import Tensor
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 CANDIDATES = (SINGLE_NAME, INDEX_NAME, "pytorch_model.bin", "pytorch_model.bin.index.json")
 """What transformers looks for in a directory, in its order: the first that is there is taken."""
+
+FORMATS = {HUGGING_FACE: "pt", MINDSPORE: "ms"}
+"""What stands under "format" in a safetensors file's metadata, by layout."""
 
 _LONGEST_NAME = 255  # bytes of a file name
 
@@ -26,12 +29,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. ``layout`` is None where the files do not tell."""
+    """What a checkpoint holds.
+
+    Attributes:
+        layout: whose names and layouts its tensors have; None where the files do not tell.
+        skipped: tensors that belong to parts of the model which are not built here.
+    """
 
     path: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
-    layout: Layout | None
+    layout: str | None
+    skipped: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -65,15 +74,15 @@ def find_weights(directory: Path) -> tuple[Path, str]:
     return directory / there[0], f"{directory}: read from {there[0]}; not read: {others}" if others else ""
 
 
-def _open_file(path: Path) -> tuple[Mapping[str, Tensor], Layout | None]:
+def _open_file(path: Path) -> tuple[Mapping[str, Tensor], str | None]:
     check_file(path)
     if path.suffix == ".ckpt":
-        return ms_ckpt.read(path), Layout.MINDSPORE
+        return ms_ckpt.read(path), MINDSPORE
     if path.suffix == ".bin":
-        return torch_files.read(path), Layout.HUGGING_FACE
+        return torch_files.read(path), HUGGING_FACE
     if path.suffix == ".safetensors":
         tensors, metadata = safetensors_files.read(path)
-        known = {layout.value: layout for layout in Layout}
+        known = {written: layout for layout, written in FORMATS.items()}
         return tensors, known.get(metadata.get("format") or "")
     raise InputError(f"{path}: unknown ending {quote(path.suffix)}; give a directory, .safetensors, .bin or .ckpt")
 
@@ -92,7 +101,7 @@ def _open_shards(index: Path) -> Checkpoint:
     placed = read_index(index)
     files = shards(index, placed)
     tensors: dict[str, Tensor] = {}
-    layouts = set()
+    layouts: set[str] = set()
     by_file: dict[str, set[str]] = {}
     for name, file_name in placed.items():
         by_file.setdefault(file_name, set()).add(name)
@@ -100,11 +109,10 @@ def _open_shards(index: Path) -> Checkpoint:
         held, layout = _open_file(file)
         _check_shard(index, file, held, by_file[file.name], placed)
         tensors.update(held)
-        layouts.add(layout)
-    known = layouts - {None}  # a shard need not tell
-    if len(known) > 1:
-        raise InputError(f"{index}: its shards are of different kinds: {', '.join(sorted(map(str, known)))}")
-    return Checkpoint(index.parent, files, tensors, known.pop() if known else None)
+        layouts |= {layout} if layout else set()  # a shard need not tell
+    if len(layouts) > 1:
+        raise InputError(f"{index}: its shards are of different kinds: {', '.join(sorted(layouts))}")
+    return Checkpoint(index.parent, files, tensors, layouts.pop() if layouts else None)
 
 
 def read_index(index: Path) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,10 @@ from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.dtypes import FLOATS, CastLoss, DType, float_named
-from ms_impl.io.rules import Config, Entry, Layout, Operation
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE, Config, Entry, Operation
 from ms_impl.io.tensors import CastTensor, Shape, Tensor
 
 logger = logging.getLogger(__name__)
-
-_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,11 @@ def load_for_mindspore(
 def for_mindspore(checkpoint: Checkpoint, family: Family, config: Config) -> list[ConvertedTensor]:
     """As ``load_for_mindspore``, from what ``weights_of`` returned."""
     entries = family.resolve("weights").expand(config)
-    return convert(checkpoint, entries, checkpoint.layout or Layout.HUGGING_FACE, Layout.MINDSPORE)
+    return convert(checkpoint, entries, checkpoint.layout or HUGGING_FACE, MINDSPORE)
 
 
 def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None) -> Checkpoint:
-    """The checkpoint without what its table declares harmless; that is counted in a warning.
+    """The checkpoint without what its table declares harmless or skipped; that is counted in the log.
 
     Args:
         source: the layout that was named with ``--source``.
@@ -82,18 +80,33 @@ def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None
     if not source:
         _refuse_source(checkpoint, family)
     table = family.source_weights(source) if source else family.resolve("weights")
-    skipped = [name for name in checkpoint.tensors if table.is_harmless(name)]
-    if not skipped:
-        return checkpoint
-    logger.warning("%s: skipped %d tensors that are no weights: %s", checkpoint.path, len(skipped), listed(skipped))
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if not table.is_harmless(name)}
-    return replace(checkpoint, tensors=kept)
+    harmless = [name for name in checkpoint.tensors if table.is_harmless(name)]
+    skipped = {name: tensor for name, tensor in checkpoint.tensors.items() if table.is_skipped(name)}
+    if harmless:
+        logger.warning(
+            "%s: skipped %d tensors that are no weights: %s", checkpoint.path, len(harmless), listed(harmless)
+        )
+    if skipped:
+        logger.info("%s: skipped %s", checkpoint.path, "; ".join(skipped_parts(skipped, table.skipped)))
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in {*harmless, *skipped}}
+    return replace(checkpoint, tensors=kept, skipped=skipped) if harmless or skipped else checkpoint
+
+
+def skipped_parts(skipped: Mapping[str, Tensor], patterns: Sequence[str]) -> list[str]:
+    """What of a checkpoint belongs to parts of the model that are not built here: a line for each of the patterns."""
+    found = {
+        pattern: [tensor for name, tensor in skipped.items() if fnmatchcase(name, pattern)] for pattern in patterns
+    }
+    return [
+        f"{len(tensors):,} tensors {pattern} ({sum(tensor.nbytes for tensor in tensors):,} bytes)"
+        for pattern, tensors in found.items()
+        if tensors
+    ]
 
 
 def _refuse_source(checkpoint: Checkpoint, family: Family) -> None:
-    found = {_LAYER_NUMBER.sub("{}", name) for name in checkpoint.tensors}
     for source in family.sources:
-        if found & family.source_weights(source).templates():
+        if family.source_weights(source).knows_any(checkpoint.tensors):
             raise InputError(
                 f"{checkpoint.path}: has the tensor names of {source}; "
                 f"convert it with convert/convert_weight.py --source {source}"
@@ -107,11 +120,11 @@ def as_hugging_face(checkpoint: Checkpoint, family: Family, config: Config, sour
         InputError: the checkpoint does not fit that table; every fault is listed.
     """
     table = family.source_weights(source)
-    tensors = convert(checkpoint, table.expand(config), table.layout, Layout.HUGGING_FACE)
-    return replace(checkpoint, tensors={tensor.name: tensor for tensor in tensors}, layout=Layout.HUGGING_FACE)
+    tensors = convert(checkpoint, table.expand(config), table.layout, HUGGING_FACE)
+    return replace(checkpoint, tensors={tensor.name: tensor for tensor in tensors}, layout=HUGGING_FACE)
 
 
-def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: Layout, target: Layout) -> list[ConvertedTensor]:
+def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: str, target: str) -> list[ConvertedTensor]:
     """The tensors of a checkpoint as the layout ``target`` has them, in the order of the entries.
 
     Raises:
@@ -134,11 +147,17 @@ def cast_to(tensors: Iterable[Tensor], dtype: DType) -> list[CastTensor]:
     return [CastTensor(tensor, dtype, CastLoss()) for tensor in tensors]
 
 
-def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: Layout) -> tuple[list[str], ...]:
+def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: str) -> tuple[list[str], ...]:
     """What is wrong, by kind."""
     expected = {spec.name: spec.shape for entry in entries for spec in entry.specs[layout]}
+    copies = {name: entry.specs[layout][0].name for entry in entries for name in entry.copies if name in tensors}
     missing = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    extra = [f"extra: {_named(tensor)}" for name, tensor in tensors.items() if name not in expected]
+    extra = [f"extra: {_named(tensor)}" for name, tensor in tensors.items() if name not in {*expected, *copies}]
+    differing = [
+        f"tied: {name} differs from {other}, although the configuration ties them"
+        for name, other in copies.items()
+        if other in tensors and not _equal(tensors[name], tensors[other])
+    ]
     held = [tensors[name] for name in expected if name in tensors]
     misshapen = [
         f"misshapen: {tensor.name} is {quote(list(tensor.shape))}, expected {list(expected[tensor.name])}"
@@ -155,7 +174,18 @@ def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: Lay
         found = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
         if len(set(found.values())) > 1:
             mixed.append(f"element types differ among tensors that belong together: {found}")
-    return missing, extra, misshapen, types, mixed
+    return missing, extra, misshapen, types, mixed, differing
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, bit by bit."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return all(map(np.array_equal, map(_bits, one.blocks()), map(_bits, other.blocks())))
+
+
+def _bits(block: np.ndarray) -> np.ndarray:
+    return block.view(np.uint8)
 
 
 def _named(tensor: Tensor) -> str:

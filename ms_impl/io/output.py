@@ -14,9 +14,9 @@ from typing import Any
 from ms_impl.errors import InputError, quote
 from ms_impl.io import ms_ckpt, safetensors_files
 from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.checkpoint import CANDIDATES, INDEX_NAME, SINGLE_NAME, Checkpoint
+from ms_impl.io.checkpoint import CANDIDATES, FORMATS, INDEX_NAME, SINGLE_NAME, Checkpoint
 from ms_impl.io.checkpoint_assets import CONFIG_NAME, is_checkpoint_asset
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import Tensor
 
 SHARD_BYTES = 2 * 10**9
@@ -39,10 +39,10 @@ class Output:
 
     path: Path
     kind: Kind
-    layout: Layout
+    layout: str
 
     @classmethod
-    def parse(cls, text: str, layout: Layout) -> "Output":
+    def parse(cls, text: str, layout: str) -> "Output":
         """From a command line: the ending decides; a path that ends in '/' or has no ending is a directory."""
         try:
             path = Path(text).resolve()  # where a link leads, so that the link itself is left alone
@@ -53,16 +53,17 @@ class Output:
         if path.suffix not in (kind.value for kind in Kind):
             raise InputError(f"{text}: unknown ending '{path.suffix}'; use .ckpt, .safetensors, or a directory DIR/")
         kind = Kind(path.suffix)
-        if kind is Kind.CKPT and layout is Layout.HUGGING_FACE:
+        if kind is Kind.CKPT and layout == HUGGING_FACE:
             raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or a directory DIR/")
         return cls(path, kind, layout)
 
-    def check(self, source: Checkpoint, needed: int) -> None:
-        """Refuse to overwrite the source or anything foreign, or to begin with fewer than ``needed`` bytes free."""
+    def check(self, needed: int, *sources: Checkpoint) -> None:
+        """Refuse to overwrite a source or anything foreign, or to begin with fewer than ``needed`` bytes free."""
         path = self.path
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such directory; make it first")
-        _refuse_input(path, source)
+        for source in sources:
+            _refuse_input(path, source)
         if self.kind is Kind.DIRECTORY:
             _check_replaceable(path)
         free = shutil.disk_usage(path.parent).free
@@ -128,15 +129,15 @@ def _is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _OUR_NAMES)
 
 
-def _write_safetensors(path: Path, tensors: Sequence[Tensor], layout: Layout, progress: Callable[[int], Any]) -> None:
+def _write_safetensors(path: Path, tensors: Sequence[Tensor], layout: str, progress: Callable[[int], Any]) -> None:
     with open(path, "wb") as file:
-        safetensors_files.write(file, tensors, {"format": layout.value}, progress)
+        safetensors_files.write(file, tensors, {"format": FORMATS[layout]}, progress)
 
 
 def _write_directory(
     path: Path,
     tensors: Iterable[Tensor],
-    layout: Layout,
+    layout: str,
     companions: Mapping[str, bytes],
     progress: Callable[[int], Any],
 ) -> None:

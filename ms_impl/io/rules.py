@@ -1,18 +1,20 @@
 """The declared weight table of a family, and what can happen to a tensor on the way, each with its inverse.
 
-A table is data. It lists modules; a module lists weights by Hugging Face name, shape and MindSpore name; a weight
-lists the operations, if any, that lead from the one to the other. ``WeightTable.expand`` makes it concrete for a
-configuration, and everything else (both directions, the shape check, the tests) reads the expanded entries.
+A table is data: rows of Hugging Face names with their shapes, our names where they differ, and the operations, if any,
+that lead from the one to the other. ``*`` in a name stands for the number of a layer, so that a layer is said once; a
+shape is written in words, which the family's ``sizes`` puts into numbers. ``WeightTable.expand`` makes it concrete for
+a configuration, and everything else (both directions, the shape check, the tests) reads the expanded entries.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,14 @@ from ms_impl.io.tensors import Shape
 
 Config = Any  # a family's own configuration class
 Arrays = list[np.ndarray]
-MAX_REPEATS = 10_000  # of one module; more is a wrong number, not a model
-PerConfig = Callable[[Config], tuple[int, ...]]  # a shape, or other sizes, as a function of the configuration
-Sizes = tuple[int, ...] | PerConfig
+Sizes = Mapping[str, int]  # what the words in shapes mean for a configuration
+Words = str | tuple[int, ...]  # sizes: words and numbers with spaces between them, or numbers
+MAX_REPEATS = 10_000  # of one layer; more is a wrong number, not a model
 
+# Whose names and layouts tensors have. A family may have further layouts, which are only ever read: their names are
+# what ``--source`` calls them.
+HUGGING_FACE = "Hugging Face"
+MINDSPORE = "MindSpore"
 
 # What MindSpore and MindFormers save of a run beside the weights.
 MINDSPORE_COUNTERS = (
@@ -33,27 +39,25 @@ MINDSPORE_COUNTERS = (
     "beta1_power", "beta2_power", "current_iterator_step", "last_overflow_iterator_step",
 )  # fmt: skip
 
+_LAYER = ".*."
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)", re.ASCII)
 
-class Layout(Enum):
-    """Whose names and layouts tensors have.
 
-    The values of the first two are what stands in a safetensors file's metadata. The others are only ever read, and
-    their values are what ``--source`` calls them.
-    """
-
-    HUGGING_FACE = "pt"
-    MINDSPORE = "ms"
-    MINDFORMERS_1_5 = "mindformers-1.5"
-
-    def __str__(self) -> str:
-        return {"pt": "Hugging Face", "ms": "MindSpore", "mindformers-1.5": "MindFormers 1.5"}[self.value]
+def in_numbers(words: Words, sizes: Sizes) -> tuple[int, ...]:
+    """Sizes in numbers. Raises ValueError for a word that the family's sizes do not have."""
+    if not isinstance(words, str):
+        return words
+    try:
+        return tuple(int(word) if word.lstrip("-").isdigit() else sizes[word] for word in words.split())
+    except KeyError as error:
+        raise ValueError(f"the weight table has a size that is not declared: {error}") from error
 
 
 class Operation(ABC):
     """Turns a list of arrays into another, losing nothing."""
 
-    def bind(self, config: Config) -> "Operation":
-        """The same operation with its sizes fixed."""
+    def bind(self, sizes: Sizes) -> Operation:
+        """The same operation with its sizes in numbers."""
         return self
 
     @abstractmethod
@@ -65,7 +69,7 @@ class Operation(ABC):
         """Do it. The results may be views."""
 
     @abstractmethod
-    def inverse(self, before: list[Shape]) -> "Operation":
+    def inverse(self, before: list[Shape]) -> Operation:
         """What undoes it on arrays that had the shapes ``before``."""
 
 
@@ -101,10 +105,10 @@ class Pack(Operation):
 class Unpack(Operation):
     """One tensor becomes several, cut along axis 0 into parts of ``rows``."""
 
-    rows: Sizes
+    rows: Words
 
-    def bind(self, config: Config) -> Operation:
-        return Unpack(_fixed(self.rows, config))
+    def bind(self, sizes: Sizes) -> Operation:
+        return Unpack(in_numbers(self.rows, sizes))
 
     def shapes(self, before: list[Shape]) -> list[Shape]:
         return [(rows, *before[0][1:]) for rows in _bound(self.rows)]
@@ -120,15 +124,15 @@ class Unpack(Operation):
 class PermuteRows(Operation):
     """Axis 0, seen as the axes ``split``, has them put into ``order``: heads, or what lies inside a head.
 
-    [Q|K|V] packed per head becomes three blocks by split (heads, 3, head_dim), order (1, 0, 2); interleaved rotary
-    pairs become halves by split (heads, head_dim / 2, 2), order (0, 2, 1). One size may be -1: whatever is left.
+    [Q|K|V] packed per head becomes three blocks by split "heads 3 head_dim", order (1, 0, 2); interleaved rotary pairs
+    become halves by split "heads half 2", order (0, 2, 1). One size may be -1: whatever is left.
     """
 
-    split: Sizes
+    split: Words
     order: tuple[int, ...]
 
-    def bind(self, config: Config) -> Operation:
-        return replace(self, split=_fixed(self.split, config))
+    def bind(self, sizes: Sizes) -> Operation:
+        return replace(self, split=in_numbers(self.split, sizes))
 
     def shapes(self, before: list[Shape]) -> list[Shape]:
         return before
@@ -146,6 +150,69 @@ class PermuteRows(Operation):
         return rows.transpose(*self.order, *columns).reshape(array.shape)
 
 
+def _bound(words: Words) -> tuple[int, ...]:
+    """The sizes of an operation after ``bind``."""
+    assert not isinstance(words, str)
+    return words
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One row of a table: Hugging Face's names and their shapes, ours, and the operations that lead to ours.
+
+    In the table of another layout, ``ours`` are that one's names.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[str, ...]
+    ours: tuple[str, ...]
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def layer(self) -> str:
+        """The path before the number of the layer; "" for a tensor that is there once."""
+        path, star, _ = self.names[0].partition(_LAYER)
+        return path if star else ""
+
+
+def same(path: str, shapes: Mapping[str, str]) -> list[Weight]:
+    """Tensors below ``path`` that keep their names and layouts: shapes by name."""
+    return moved(path, path, {name: (name, shape) for name, shape in shapes.items()})
+
+
+def moved(path: str, ours: str, weights: Mapping[str, tuple[str, str]], *operations: Operation) -> list[Weight]:
+    """Tensors below ``path`` that have other names below the path ``ours``: by name, ours and the shape.
+
+    ``operations``, if any, lead each of them to our layout.
+    """
+    return [
+        Weight((_join(path, name),), (shape,), (_join(ours, new),), operations)
+        for name, (new, shape) in weights.items()
+    ]
+
+
+def linear(name: str, outputs: str, inputs: str) -> dict[str, str]:
+    """Shapes of a linear layer with a bias, for ``same``."""
+    return {f"{name}.weight": f"{outputs} {inputs}", f"{name}.bias": outputs}
+
+
+def layer_norm(name: str, width: str) -> dict[str, str]:
+    """Shapes of a norm with a bias, for ``same``."""
+    return {f"{name}.weight": width, f"{name}.bias": width}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor that is another one, used twice, ``when`` the configuration says so. It need not be stored then."""
+
+    to: str
+    when: Callable[[Config], bool]
+
+
 @dataclass(frozen=True)
 class Spec:
     """What one tensor is to be."""
@@ -156,131 +223,104 @@ class Spec:
 
 @dataclass(frozen=True)
 class Entry:
-    """Tensors that belong together: what they are in either layout, and the operations that lead to either."""
+    """Tensors that belong together: what they are in either layout, and the operations that lead to either.
 
-    specs: Mapping[Layout, tuple[Spec, ...]]
-    operations: Mapping[Layout, tuple[Operation, ...]]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One row of a table: names inside the module, a shape for each Hugging Face name, operations to MindSpore.
-
-    ``ms`` are the MindSpore names, or, in the table of another layout, that one's.
+    ``copies`` are names of Hugging Face's that may hold the same values once more: of a tie.
     """
 
-    hf: tuple[str, ...]
-    shapes: tuple[PerConfig, ...]
-    ms: tuple[str, ...]
-    operations: tuple[Operation, ...] = ()
-
-
-def same(name: str, shape: PerConfig) -> Weight:
-    """A tensor that keeps its name and layout."""
-    return Weight((name,), (shape,), (name,))
-
-
-def rename(hf: str, ms: str, shape: PerConfig, *operations: Operation) -> Weight:
-    """A tensor with another name, and another layout where operations are given."""
-    return Weight((hf,), (shape,), (ms,), operations)
-
-
-@dataclass(frozen=True)
-class Module:
-    """The weights below one Hugging Face module path; a ``{}`` in it stands for the numbers below ``count``.
-
-    ``ms`` is the path in MindSpore where it differs.
-    """
-
-    hf: str
-    weights: Sequence[Weight]
-    count: Callable[[Config], int] = lambda config: 1
-    ms: str | None = None
-
-    def paths(self, config: Config) -> list[tuple[str, str]]:
-        """The Hugging Face and the MindSpore path of every repetition."""
-        ms = self.hf if self.ms is None else self.ms
-        count = self.count(config)
-        if count > MAX_REPEATS:
-            raise InputError(
-                f"{self.hf}: the configuration asks for {quote(count)} of it; the limit is {MAX_REPEATS:,}"
-            )
-        return [(self.hf.format(number), ms.format(number)) for number in range(count)]
+    specs: Mapping[str, tuple[Spec, ...]]
+    operations: Mapping[str, tuple[Operation, ...]]
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightTable:
     """All weights of a family: from Hugging Face's names and layout to those of ``layout``.
 
-    ``harmless`` are patterns of names in either layout that checkpoints may have beside them and that no model needs.
+    Attributes:
+        sizes: the words of the shapes in numbers, for a configuration.
+        layers: by the path before a ``*``, how many layers there are: a word of ``sizes``.
+        optional: names that a model has only where the configuration says so.
+        ties: tensors that may be another one, by name.
+        prefix: what Hugging Face's names begin with, for a configuration. The rows are written without it.
+        harmless: patterns of names in either layout that checkpoints may have beside the weights, and that no model
+            needs.
+        skipped: patterns of Hugging Face's names that belong to parts of the model which are not built here.
     """
 
-    modules: Sequence[Module]
-    layout: Layout = Layout.MINDSPORE
+    weights: Sequence[Weight]
+    sizes: Callable[[Config], Sizes]
+    layers: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
+    ties: Mapping[str, Tie] = field(default_factory=dict)
+    prefix: Callable[[Config], str] = lambda config: ""
+    layout: str = MINDSPORE
     harmless: tuple[str, ...] = MINDSPORE_COUNTERS
+    skipped: tuple[str, ...] = ()
 
     def is_harmless(self, name: str) -> bool:
         """Whether a tensor of that name is no weight, but may stand among them."""
         return any(fnmatchcase(name, pattern) for pattern in self.harmless)
 
+    def is_skipped(self, name: str) -> bool:
+        """Whether a tensor of that name belongs to a part of the model that is not built here."""
+        return any(fnmatchcase(name, pattern) for pattern in self.skipped)
+
     def expand(self, config: Config) -> list[Entry]:
-        """Every tensor of the model that ``config`` describes."""
-        entries = [
-            _entry(weight, hf, ms, config, self.layout)
-            for module in self.modules
-            for hf, ms in module.paths(config)
-            for weight in module.weights
-        ]
-        for layout in (Layout.HUGGING_FACE, self.layout):
+        """Every tensor of the model that ``config`` describes, layer after layer."""
+        sizes, prefix = self.sizes(config), self.prefix(config)
+        entries = [self._entry(weight, number, sizes, prefix, config) for weight, number in self._rows(config, sizes)]
+        for layout in (HUGGING_FACE, self.layout):
             times = Counter(spec.name for entry in entries for spec in entry.specs[layout])
             if repeated := [name for name, count in times.items() if count > 1]:
                 raise ValueError(f"the weight table has {layout} names more than once: {repeated}")
         return entries
 
-    def shapes(self, config: Config, layout: Layout) -> dict[str, Shape]:
+    def shapes(self, config: Config, layout: str) -> dict[str, Shape]:
         """Name and shape of every tensor in a layout, in the order of the table."""
         return {spec.name: spec.shape for entry in self.expand(config) for spec in entry.specs[layout]}
 
-    def templates(self) -> set[str]:
-        """Every name of ``layout``, ``{}`` standing for the number of a layer."""
-        return {
-            _join(module.hf if module.ms is None else module.ms, name)
-            for module in self.modules
-            for weight in module.weights
-            for name in weight.ms
-        }
+    def knows_any(self, names: Iterable[str]) -> bool:
+        """Whether ``layout`` has a name like one of these, for whatever layer."""
+        known = {_NUMBER.sub("*", name) for weight in self.weights for name in weight.ours}
+        return any(_NUMBER.sub("*", name) in known for name in names)
 
-    def module_paths(self, config: Config) -> dict[str, str]:
-        """The MindSpore path of every Hugging Face module in the table, for comparing them one by one."""
-        return dict(pair for module in self.modules for pair in module.paths(config))
+    def _rows(self, config: Config, sizes: Sizes) -> Iterator[tuple[Weight, int]]:
+        """The rows that ``config`` has, each with the number of its layer."""
+        absent = {name for name, there in self.optional.items() if not there(config)}
+        absent |= {name for name, tie in self.ties.items() if tie.when(config)}
+        for layer, rows in groupby(self.weights, key=lambda weight: weight.layer):
+            weights = [weight for weight in rows if absent.isdisjoint(weight.names)]
+            for number in range(self._count(layer, sizes)):
+                yield from ((weight, number) for weight in weights)
+
+    def _count(self, layer: str, sizes: Sizes) -> int:
+        count = sizes[self.layers[layer]] if layer else 1
+        if count > MAX_REPEATS:
+            raise InputError(f"{layer}: the configuration asks for {quote(count)} of it; the limit is {MAX_REPEATS:,}")
+        return count
+
+    def _entry(self, weight: Weight, number: int, sizes: Sizes, prefix: str, config: Config) -> Entry:
+        shapes = [in_numbers(shape, sizes) for shape in weight.shapes]
+        theirs = tuple(
+            Spec(prefix + _numbered(name, number), shape) for name, shape in zip(weight.names, shapes, strict=True)
+        )
+        forward: list[Operation] = []
+        backward: list[Operation] = []
+        for operation in weight.operations:
+            bound = operation.bind(sizes)
+            forward.append(bound)
+            backward.insert(0, bound.inverse(shapes))
+            shapes = bound.shapes(shapes)
+        ours = tuple(Spec(_numbered(name, number), shape) for name, shape in zip(weight.ours, shapes, strict=True))
+        return Entry(
+            specs={HUGGING_FACE: theirs, self.layout: ours},
+            operations={HUGGING_FACE: tuple(backward), self.layout: tuple(forward)},
+            copies=tuple(
+                prefix + name for name, tie in self.ties.items() if tie.to in weight.names and tie.when(config)
+            ),
+        )
 
 
-def _entry(weight: Weight, hf_path: str, ms_path: str, config: Config, layout: Layout) -> Entry:
-    shapes = [tuple(shape(config)) for shape in weight.shapes]
-    hf = [Spec(_join(hf_path, name), shape) for name, shape in zip(weight.hf, shapes, strict=True)]
-    forward: list[Operation] = []
-    backward: list[Operation] = []
-    for operation in weight.operations:
-        bound = operation.bind(config)
-        forward.append(bound)
-        backward.insert(0, bound.inverse(shapes))
-        shapes = bound.shapes(shapes)
-    ms = [Spec(_join(ms_path, name), shape) for name, shape in zip(weight.ms, shapes, strict=True)]
-    return Entry(
-        specs={Layout.HUGGING_FACE: tuple(hf), layout: tuple(ms)},
-        operations={Layout.HUGGING_FACE: tuple(backward), layout: tuple(forward)},
-    )
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _fixed(sizes: Sizes, config: Config) -> tuple[int, ...]:
-    return tuple(sizes(config)) if callable(sizes) else sizes
-
-
-def _bound(sizes: Sizes) -> tuple[int, ...]:
-    """The sizes of an operation after ``bind``."""
-    assert not callable(sizes)
-    return sizes
+def _numbered(name: str, number: int) -> str:
+    return name.replace(_LAYER, f".{number}.")

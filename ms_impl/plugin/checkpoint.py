@@ -21,10 +21,10 @@ from mindspore.train.callback import Callback
 from ms_impl.errors import InputError
 from ms_impl.io import safetensors_files
 from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.checkpoint import SINGLE_NAME
+from ms_impl.io.checkpoint import FORMATS, SINGLE_NAME
 from ms_impl.io.checkpoint_assets import GENERATION_NAME
 from ms_impl.io.dtypes import ALL
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import MINDSPORE
 from ms_impl.io.tensors import ArrayTensor
 from ms_impl.io.tensors import Tensor as Stored
 from ms_impl.plugin.graceful_stop import stop_requested
@@ -154,7 +154,7 @@ def _as_tensors(arrays: Mapping[str, np.ndarray]) -> list[ArrayTensor]:
 def _write_tensors(tensors: Sequence[Stored], path: Path) -> None:
     with path.open("wb") as file:
         ordered = safetensors_files.canonical_order(tensors)
-        safetensors_files.write(file, ordered, {"format": Layout.MINDSPORE.value}, lambda _: None)
+        safetensors_files.write(file, ordered, {"format": FORMATS[MINDSPORE]}, lambda _: None)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -252,6 +252,9 @@ class Qwen2_5OmniConfig(ConfigSection):
             return {"architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"], **thinker}
         return {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", THINKER: thinker}
 
-    def without_prefix(self) -> Qwen2_5OmniConfig:
+    def without_prefix(self) -> Self:
         """The same thinker, as one that stands alone."""
         return dataclasses.replace(self, whole_model=False)
+
+    def same_model(self, other: Self) -> bool:
+        return self.without_prefix() == other.without_prefix()

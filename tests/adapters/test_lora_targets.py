@@ -11,7 +11,7 @@ from ms_impl.adapters.adapter import plan_for
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import make_plan
 from ms_impl.errors import InputError
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 
@@ -33,7 +33,7 @@ def plan(golden_dir, family):
 
 
 def test_the_official_setting_at_full_size_from_names_and_shapes(family):
-    shapes = family.resolve("weights").shapes(QwenVLConfig.from_file(FULL_SIZE), Layout.HUGGING_FACE)
+    shapes = family.resolve("weights").shapes(QwenVLConfig.from_file(FULL_SIZE), HUGGING_FACE)
     matrices = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight") and len(shapes[name]) == 2]
     plan = make_plan(LoraConfig(OFFICIAL, r=64), family, shapes, matrices)
     assert plan.size == OFFICIAL_COUNT

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.qwenvl_mindformers import WEIGHTS
+from convert.qwenvl_mindformers import LAYOUT, WEIGHTS
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.conversion import as_hugging_face, load_for_mindspore
 from ms_impl.io.dtypes import FP16
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import Tensor
 from ms_impl.qwenvl.config import QwenVLConfig
 
@@ -112,10 +112,10 @@ def test_the_table_leads_to_what_the_old_rules_give(config, halves):
     expected = mindformers_1_5(halves, config.visual.heads)
     found = {}
     for entry in WEIGHTS.expand(config):
-        arrays = [halves[spec.name] for spec in entry.specs[Layout.HUGGING_FACE]]
-        for operation in entry.operations[Layout.MINDFORMERS_1_5]:
+        arrays = [halves[spec.name] for spec in entry.specs[HUGGING_FACE]]
+        for operation in entry.operations[LAYOUT]:
             arrays = operation.apply(arrays)
-        found |= {spec.name: array for spec, array in zip(entry.specs[Layout.MINDFORMERS_1_5], arrays, strict=True)}
+        found |= {spec.name: array for spec, array in zip(entry.specs[LAYOUT], arrays, strict=True)}
     assert found.keys() == expected.keys()
     assert [name for name in found if not np.array_equal(found[name], expected[name])] == []
 
@@ -124,7 +124,7 @@ def test_the_table_leads_to_what_the_old_rules_give(config, halves):
 def test_into_ours_bit_for_bit(tiny, old_file, convert_weight, tmp_path, output):
     arguments = ("--input_path", old_file, "--output_path", f"{tmp_path}/{output}", "--config", tiny)
     status, out, _ = convert_weight(*arguments, "--source", SOURCE)
-    assert status == 0 and f"{old_file} (MindFormers 1.5, fp16) → " in out and "61 tensors" in out
+    assert status == 0 and f"{old_file} (mindformers-1.5, fp16) → " in out and "61 tensors" in out
     assert content(tmp_path / output) == content(tiny)
 
 
@@ -156,7 +156,7 @@ class UnreadTensor(Tensor):
 def test_full_size_leads_back_to_every_released_tensor():
     released = json.loads((ROOT / "tests/golden/qwenvl_9.6b_shapes.json").read_text())
     config = QwenVLConfig.from_file(ROOT / "configs/qwenvl/qwenvl_9.6b")
-    shapes = WEIGHTS.shapes(config, Layout.MINDFORMERS_1_5)
+    shapes = WEIGHTS.shapes(config, LAYOUT)
     split = 2 * (config.num_hidden_layers + config.visual.layers + 1)  # packed weights and biases
     assert len(shapes) == len(released) + 2 * split
     assert sum(map(math.prod, shapes.values())) == 9_656_935_168

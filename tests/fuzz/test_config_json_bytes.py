@@ -8,7 +8,7 @@ from mutations import mutate_bytes, mutate_value, to_text
 from ms_impl import families
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.json_files import read_json
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
 
 GOLDEN = Path(__file__).parents[1] / "golden/qwenvl_tiny"
 CONFIG = json.loads((GOLDEN / "config.json").read_text())
@@ -32,7 +32,7 @@ def run(folder):
     raw = read_json(folder / "config.json")
     family = families.for_config(raw, str(folder / "config.json"))
     config = family.resolve("config").from_dict(raw, str(folder / "config.json"))
-    for layout in (Layout.HUGGING_FACE, Layout.MINDSPORE):
+    for layout in (HUGGING_FACE, MINDSPORE):
         for name, shape in family.resolve("weights").shapes(config, layout).items():
             assert all(type(size) is int and size > 0 for size in shape), (name, shape)
     assert config.ntk_alpha(1) >= 1.0 and config.ntk_alpha(config.max_position_embeddings) >= 1.0

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ms_impl import families
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.tokenizer import SPECIAL_TOKENS
 
@@ -33,7 +33,7 @@ def mini(tmp_path_factory, vocabulary_file) -> Path:
     """A Hugging Face checkpoint directory with an image ``a.png`` and another ``b.png`` in it."""
     directory, config = tmp_path_factory.mktemp("mini"), mini_config()
     generator = np.random.default_rng(0)
-    shapes = families.get("qwenvl").resolve("weights").shapes(config, Layout.HUGGING_FACE)
+    shapes = families.get("qwenvl").resolve("weights").shapes(config, HUGGING_FACE)
     weights = {name: generator.normal(scale=0.2, size=shape).astype(np.float32) for name, shape in shapes.items()}
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config.to_dict()))

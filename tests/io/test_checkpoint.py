@@ -11,7 +11,7 @@ from transformers import modeling_utils
 
 from ms_impl.errors import InputError
 from ms_impl.io.checkpoint import INDEX_NAME, open_checkpoint, read_index
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
 from torch_ref.checkpoint import read_shard, shards
 
 SHARDS = {
@@ -36,7 +36,7 @@ def write_index(directory, weight_map) -> None:
 def test_shards_open_as_one_checkpoint(sharded):
     checkpoint = open_checkpoint(sharded)
     assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {"a": (2,), "b": (3,), "c": (4,)}
-    assert checkpoint.layout is Layout.HUGGING_FACE
+    assert checkpoint.layout == HUGGING_FACE
     assert [file.name for file in checkpoint.files] == list(SHARDS)
 
 
@@ -54,7 +54,7 @@ def test_torch_shards_open_as_one_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("metadata, layout", [
-    ({"format": "pt"}, Layout.HUGGING_FACE), ({"format": "ms"}, Layout.MINDSPORE),
+    ({"format": "pt"}, HUGGING_FACE), ({"format": "ms"}, MINDSPORE),
     ({"format": "tf"}, None), (None, None),
 ])  # fmt: skip
 def test_the_metadata_tells_the_layout(tmp_path, metadata, layout):
@@ -186,7 +186,7 @@ def test_a_stale_index_whose_shards_are_gone_does_not_matter(tmp_path):
 def test_a_shard_without_metadata_among_others_is_read(sharded):
     save_file({"c": torch.ones(4)}, sharded / "model-00002-of-00002.safetensors")
     checkpoint = open_checkpoint(sharded)
-    assert checkpoint.layout is Layout.HUGGING_FACE and checkpoint.tensors.keys() == {"a", "b", "c"}
+    assert checkpoint.layout == HUGGING_FACE and checkpoint.tensors.keys() == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x.ckpt"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.io.conversion import load_for_mindspore
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
 from ms_impl.qwenvl.config import QwenVLConfig
 
 QWENVL = families.get("qwenvl")
@@ -42,7 +42,7 @@ def test_every_fault_is_listed(tiny, config):
 def test_parameters_of_mindspore_take_the_mapped_file(tiny, config):
     tensors = load_for_mindspore(tiny, QWENVL, config)
     expected = load_file(tiny / "model.safetensors")
-    assert [tensor.name for tensor in tensors] == list(QWENVL.resolve("weights").shapes(config, Layout.MINDSPORE))
+    assert [tensor.name for tensor in tensors] == list(QWENVL.resolve("weights").shapes(config, MINDSPORE))
     for tensor in tensors:
         parameter = mindspore.Parameter(mindspore.ops.zeros(tensor.shape, mindspore.float32), name=tensor.name)
         array = tensor.array()
@@ -93,5 +93,5 @@ def test_the_counters_of_a_training_checkpoint_of_mindspore_are_skipped(tiny, co
 
 def test_no_weight_is_called_harmless(config):
     for table in (QWENVL.resolve("weights"), *map(QWENVL.source_weights, QWENVL.sources)):
-        for layout in (Layout.HUGGING_FACE, table.layout):
+        for layout in (HUGGING_FACE, table.layout):
             assert [name for name in table.shapes(config, layout) if table.is_harmless(name)] == []

@@ -19,7 +19,7 @@ from floors import five_losses
 from safetensors.numpy import save_file
 from stages import Golden
 
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from torch_ref.qwenvl.model import QwenVL
 
 BASE = Path(__file__).parents[1] / "golden/qwenvl_tiny"
@@ -48,7 +48,7 @@ def _write_weights(folder: Path, scale: float, rng: np.random.Generator) -> None
     from convert.qwenvl import WEIGHTS
     from ms_impl.qwenvl.config import QwenVLConfig
 
-    shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), Layout.HUGGING_FACE)
+    shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), HUGGING_FACE)
     weights = {}
     for name, shape in shapes.items():
         deviation = scale * (0.05 if len(shape) == 1 else 1 / np.sqrt(shape[-1]))

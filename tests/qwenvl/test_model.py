@@ -13,7 +13,7 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from ms_impl import families
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import MINDSPORE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 
@@ -42,7 +42,7 @@ def test_full_size_has_the_released_names_and_shapes(full_size):
 
 def test_full_size_agrees_with_the_weight_map():
     table = families.get("qwenvl").resolve("weights")
-    assert table.shapes(QwenVLConfig.from_file(FULL_SIZE), Layout.MINDSPORE) == SHAPES
+    assert table.shapes(QwenVLConfig.from_file(FULL_SIZE), MINDSPORE) == SHAPES
 
 
 def test_stage_3_trains_what_the_official_fine_tuning_trains(full_size):

@@ -16,7 +16,7 @@ import pytest
 
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import MINDSPORE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.parallel import Plan, strategies
@@ -66,7 +66,7 @@ def test_stages_hold_consecutive_layers_evenly(stages, layers):
 def test_strategies_divide_the_weights_of_the_full_size(dp, mp, vocab_emb_dp):
     plan = Plan(dp, mp, 1, 1, vocab_emb_dp)
     plan.check(CONFIG, dp * mp)
-    shapes = families.get("qwenvl").resolve("weights").shapes(CONFIG, Layout.MINDSPORE)
+    shapes = families.get("qwenvl").resolve("weights").shapes(CONFIG, MINDSPORE)
     matched = 0
     for path, strategy in strategies(plan, CONFIG).items():
         for axes in strategy:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from convert.qwenvl import WEIGHTS
 from ms_impl.cli.conversation import enlarged, save_picture
 from ms_impl.errors import InputError
-from ms_impl.io.rules import Layout
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
@@ -41,7 +41,7 @@ def model(tmp_path_factory, vocabulary_file) -> Path:
         vocab_size=RANKS + len(SPECIAL_TOKENS), hidden_size=128, num_hidden_layers=1, num_attention_heads=2,
         kv_channels=64, intermediate_size=256, seq_length=128, max_position_embeddings=512, visual=visual,
     )  # fmt: skip
-    shapes = WEIGHTS.shapes(config, Layout.HUGGING_FACE)
+    shapes = WEIGHTS.shapes(config, HUGGING_FACE)
     weights = {name: generator.normal(scale=0.2, size=shape).astype(np.float32) for name, shape in shapes.items()}
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config.to_dict()))
