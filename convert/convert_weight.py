@@ -108,10 +108,10 @@ def prepare(options: argparse.Namespace) -> Job:
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
     tensors = [*(cast_to(tensors, dtype) if dtype else tensors), *(base.skipped.values() if base else ())]
-    companions = collect(source.path, config_path, dtype)
+    companions = collect(source.path, config_path, dtype, saved_files=family.saved_files)
     skipped = skipped_parts(source.skipped, family.resolve("weights").skipped)
     job = Job(source, layout, tensors, output, companions, skipped)
-    output.check(job.nbytes, source, *((base,) if base else ()))
+    output.check(job.nbytes, companions, source, *((base,) if base else ()))
     return job
 
 

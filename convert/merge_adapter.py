@@ -49,10 +49,11 @@ def prepare(options: argparse.Namespace) -> Job:
     config = read_config(family, config_path)
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     merged = merged_checkpoint(source, adapter, family, config, dtype)
-    companions = collect(source.path, config_path, dtype, chat_format_of(adapter.directory))
+    chat_format = chat_format_of(adapter.directory)
+    companions = collect(source.path, config_path, dtype, chat_format, saved_files=family.saved_files)
     tensors = [*merged.tensors.values(), *source.skipped.values()]  # parts that are not built here stay as they are
     job = Job(source, source.layout or HUGGING_FACE, tensors, output, companions)
-    output.check(job.nbytes, source)
+    output.check(job.nbytes, companions, source)
     return job
 
 

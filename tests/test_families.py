@@ -150,7 +150,7 @@ def test_the_registry_finds_families_by_name_and_by_configuration(toy):
     assert families.for_config({"model_type": "toy_vlm", "depth": 2}, "config.json") is toy
     with pytest.raises(InputError, match="c.json: no known model family has model_type='toy_vlm'"):
         families.for_config({"model_type": "toy_vlm"}, "c.json")  # without a key that the family always has
-    with pytest.raises(InputError, match="unknown model 'toi'; known: qwenvl, toy"):
+    with pytest.raises(InputError, match="unknown model 'toi'; known: .*qwenvl, toy"):
         families.get("toi")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def collect(
     dtype: DType | None = None,
     chat_format: str | None = None,
     vocabulary: Path | None = None,
+    saved_files: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Content by name of all that goes along with the weights of ``checkpoint``.
 
@@ -83,10 +85,11 @@ def collect(
         dtype: the new element type, for config.json to tell.
         chat_format: the one that was trained, for generation_config.json to tell.
         vocabulary: the one that was used, if it may lie elsewhere.
+        saved_files: patterns of further files, of the model's family.
     """
-    files = _files_in(config_path.parent)
+    files = _files_in(config_path.parent, saved_files)
     if checkpoint and checkpoint.is_dir():
-        files = _replaced(files, _files_in(checkpoint))
+        files = _replaced(files, _files_in(checkpoint, saved_files))
     if vocabulary:
         files = _replaced(files, {vocabulary.name: vocabulary})
     if generation := find_generation_config(checkpoint or config_path, config_path):
@@ -114,8 +117,12 @@ def _with_dtype(content: bytes, dtype: DType | None, source: str) -> bytes:
     return _as_bytes({**config, **changes})
 
 
-def _files_in(directory: Path) -> dict[str, Path]:
-    return {file.name: file for file in directory.iterdir() if file.is_file() and is_checkpoint_asset(file.name)}
+def _files_in(directory: Path, saved_files: Sequence[str]) -> dict[str, Path]:
+    return {
+        file.name: file
+        for file in directory.iterdir()
+        if file.is_file() and (is_checkpoint_asset(file.name) or _matches(file.name, saved_files))
+    }
 
 
 def _replaced(files: dict[str, Path], nearer: dict[str, Path]) -> dict[str, Path]:
@@ -125,7 +132,7 @@ def _replaced(files: dict[str, Path], nearer: dict[str, Path]) -> dict[str, Path
     return {**files, **nearer}
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

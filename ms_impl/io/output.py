@@ -57,15 +57,18 @@ class Output:
             raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or a directory DIR/")
         return cls(path, kind, layout)
 
-    def check(self, needed: int, *sources: Checkpoint) -> None:
-        """Refuse to overwrite a source or anything foreign, or to begin with fewer than ``needed`` bytes free."""
+    def check(self, needed: int, companions: Iterable[str], *sources: Checkpoint) -> None:
+        """Refuse to overwrite a source or anything foreign, or to begin with fewer than ``needed`` bytes free.
+
+        ``companions`` are the names of files that will be written beside the weights.
+        """
         path = self.path
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such directory; make it first")
         for source in sources:
             _refuse_input(path, source)
         if self.kind is Kind.DIRECTORY:
-            _check_replaceable(path)
+            _check_replaceable(path, set(companions))
         free = shutil.disk_usage(path.parent).free
         if free < needed:
             raise InputError(f"{path.parent}: {needed / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB free")
@@ -112,14 +115,15 @@ def _on_the_way(path: Path) -> Iterator[Path]:
         path = path.parent / path.readlink()
 
 
-def _check_replaceable(directory: Path) -> None:
+def _check_replaceable(directory: Path, companions: set[str]) -> None:
     """A directory that stands there already must be empty or hold nothing but a converted checkpoint."""
     if not directory.exists():
         return
     if not directory.is_dir():
         raise InputError(f"{directory}: is a file; name a directory")
     names = [entry.name for entry in directory.iterdir()]
-    foreign = [name for name in names if not is_checkpoint_asset(name) and not _is_ours(name)]
+    known = {name for name in names if name in companions or is_checkpoint_asset(name) or _is_ours(name)}
+    foreign = set(names) - known
     if names and (foreign or CONFIG_NAME not in names or not any(map(_is_ours, names))):
         what = f"it holds {', '.join(sorted(foreign)[:5])}" if foreign else "it holds no weights"
         raise InputError(f"{directory}: exists and is not a converted checkpoint ({what}); name a new directory")
