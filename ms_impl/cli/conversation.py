@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ms_impl.cli.interrupts import Interrupts
-from ms_impl.data.boxes import draw_boxes
+from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.errors import InputError, quote
 from ms_impl.io.atomic_write import atomic_write
@@ -137,7 +137,8 @@ class Conversation:
             print("(no image to draw on)")
         else:
             answer = self.history[-1][1] or ""
-            save_picture(draw_boxes(enlarged(self.latest), answer, self.font), target)
+            image = enlarged(self.latest)
+            save_picture(draw_boxes(image, answer, self.processor.boxes, self.font, self.latest.size), target)
 
 
 def enlarged(image: Image.Image) -> Image.Image:

@@ -1,173 +1,228 @@
-"""Boxes in answers, parsed and drawn.
-
-``<ref>dog</ref><box>(x1,y1),(x2,y2)</box>``, and ``<quad>`` with four corners.
-"""
+"""How a family writes boxes, points and quads in its text: parsed, written, and put into pixels."""
 
 from __future__ import annotations
 
-import colorsys
 import logging
-import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
-
-from ms_impl.data.fonts import font_for, load_font
-from ms_impl.data.tags import shorten, split_tags
+from ms_impl.data.tags import shorten, split_marks
 from ms_impl.errors import InputError, quote
 
 logger = logging.getLogger(__name__)
 
-DRAWING_SCALE = 1000  # the original draws coordinate v at v / 1000 of the side …
-EVALUATION_SCALE = 999  # … and its grounding evaluation puts it at v / 999
-FURTHEST = 1_000_000  # coordinates beyond it count as it: a thousand sides away
+FURTHEST = 1_000_000  # coordinates beyond it count as it: far outside any image
 
-_NUMBER = re.compile(r"\s*([+-]?)(\d+(?:_\d+)*)\s*")  # what Python's int() reads, as the original does
+_WHOLE = re.compile(r"\s*([+-]?)(\d+(?:_\d+)*)\s*")  # what Python's int() reads
+_DECIMAL = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*")
 _MOST_DIGITS = 9
-_CORNERS = {"box": 2, "quad": 4}
-_GOLDEN_RATIO = 0.618033988749895  # hues this far apart stay distinct, however many there are
-_QUAD_REACH = 4  # sides of the image beyond it that a quad is drawn to: what is further costs time and is not seen
-_LONGEST_LABEL = 80  # characters
+_JOINING = re.compile(r"[\s,\[]*")  # what stands between a ref and the boxes of its list
+_LIST = re.compile(r"\[([^\[\]]{1,200})\]")
+_LABEL = re.compile(r'\s*,\s*"label"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 Point = tuple[float, float]
-Rectangle = tuple[float, float, float, float]
-Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
+Size = tuple[int, int]  # width, height
+Seen = Callable[[int, int], Size]  # of an image file → as the model sees it
 
 
 @dataclass(frozen=True)
 class Box:
-    """One box of an answer: two opposite corners, or the four corners of a quad, in 0–999 of the image's sides."""
+    """One region of an answer: a point, two opposite corners, or the four corners of a quad, in its style's unit."""
 
-    corners: tuple[tuple[int, int], ...]
+    corners: tuple[Point, ...]
     ref: str | None = None
 
-    def scaled(self, width: int, height: int, scale: int = DRAWING_SCALE) -> list[Point]:
-        """The corners in pixels of an image of ``width`` × ``height``."""
-        return [(_bounded(x) / scale * width, _bounded(y) / scale * height) for x, y in self.corners]
 
-    def rectangle(self, width: int, height: int, scale: int = DRAWING_SCALE) -> Rectangle:
-        """The upright rectangle around the corners, (left, top, right, bottom) in pixels."""
-        columns, rows = zip(*self.scaled(width, height, scale))
-        return min(columns), min(rows), max(columns), max(rows)
+@dataclass(frozen=True)
+class Marks:
+    """What stands around the corners of a region, and how many it may have."""
+
+    opening: str
+    closing: str
+    corners: tuple[int, ...]
 
 
-def parse_boxes(text: str) -> list[Box]:
-    """The ``<box>`` es of an answer in order, as the original's ``_fetch_all_box_with_ref`` reads them.
+@dataclass(frozen=True)
+class BoxStyle:
+    """How boxes stand in text: ``(x1,y1),(x2,y2)`` between marks, perhaps after a ref between marks.
 
-    Between the tags stand four whole numbers with commas between; parentheses may be anywhere. A ref belongs only to
-    the box directly after it. Coordinates beyond ``FURTHEST`` count as that. What a model wrote there that is no box is
-    left out, with a warning; the original raises.
+    Args:
+        shapes: the marks of regions.
+        ref: opening and closing of what a box is of; None: a ref stands bare.
+        side: what a side of the image counts; None: pixels of the image as the model sees it.
+        seen: the size at which the model sees an image file; None: as it is.
+        whole: coordinates are whole numbers.
+        largest: the largest coordinate that is written, such as 999 where a side counts 1000; None: the side itself.
+        lists: one ref may stand before several regions in ``[ ]``.
+        skipped: further marks, whose content has no regions.
     """
-    return [box for box in parse_regions(text) if len(box.corners) == _CORNERS["box"]]
 
+    shapes: tuple[Marks, ...]
+    ref: tuple[str, str] | None = None
+    side: float | None = 1000
+    seen: Seen | None = None
+    whole: bool = True
+    largest: float | None = None
+    lists: bool = False
+    skipped: tuple[tuple[str, str], ...] = ()
 
-def parse_regions(text: str) -> list[Box]:
-    """The same with ``<quad>`` s, of eight numbers, which the original leaves out."""
-    boxes = []
-    before = ("text", "")
-    for piece in split_tags(_checked(text)):
-        tag, content = piece
-        if tag in _CORNERS:
-            read = [_coordinate(number) for number in content.replace("(", "").replace(")", "").split(",")]
-            numbers = [number for number in read if number is not None]
-            if len(numbers) == len(read) == 2 * _CORNERS[tag]:
-                corners = tuple(zip(numbers[::2], numbers[1::2]))
-                boxes.append(Box(corners, before[1].strip() if before[0] == "ref" else None))
+    decimals = 3  # of coordinates that are not whole
+
+    def sides(self, width: int, height: int) -> Point:
+        """What the sides of an image file of ``width`` × ``height`` pixels count."""
+        if self.side is not None:
+            return self.side, self.side
+        return self.seen(width, height) if self.seen else (width, height)
+
+    def judging_sides(self, width: int, height: int) -> Point:
+        """The same where an evaluation compares boxes."""
+        return self.sides(width, height)
+
+    def scaled(self, box: Box, width: int, height: int) -> list[Point]:
+        """The corners in pixels of an image file of ``width`` × ``height``."""
+        return in_pixels(box, self.sides(width, height), (width, height))
+
+    def rectangle(self, box: Box, width: int, height: int) -> Rectangle:
+        """The upright rectangle around the corners in pixels."""
+        return around(self.scaled(box, width, height))
+
+    def boxes(self, text: str) -> list[Box]:
+        """The regions of two corners in an answer, in order."""
+        return [box for box in self.regions(text) if len(box.corners) == 2]
+
+    def regions(self, text: str) -> list[Box]:
+        """All regions of an answer in order.
+
+        Parentheses may be anywhere between the marks. A ref belongs to the region directly after it, and to those of
+        the list after it. Coordinates beyond ``FURTHEST`` count as that. What a model wrote there that is no region is
+        left out, with a warning. Raises InputError for what is no text.
+        """
+        found, ref = [], None
+        for tag, content in split_marks(checked_text(text), self._marks):
+            if tag == "ref":
+                ref = content.strip()
+            elif tag == "text" and self.lists and _JOINING.fullmatch(content):
+                continue
+            elif not tag.startswith("shape"):
+                ref = None
             else:
-                logger.warning("not a %s, left out: %r", tag, shorten(content))
-        before = piece
-    return boxes
+                shape = self.shapes[int(tag.removeprefix("shape"))]
+                if corners := self._corners(content, shape):
+                    found.append(Box(corners, ref))
+                else:
+                    logger.warning("not %s…%s, left out: %r", shape.opening, shape.closing, shorten(content))
+                ref = ref if self.lists else None
+        return found
 
-
-def draw_boxes(image: Image.Image, text: str, font: str | os.PathLike | None = None) -> Image.Image | None:
-    """A copy of the image (RGB) with the answer's boxes and quads, and each ref beside its box.
-
-    Each ref has a colour, and so have the boxes after it that have none. ``font`` is a font file for the labels;
-    without it, or where it lacks a label's characters, one that has them is looked for, see ``font_for``. None if the
-    answer has no box. Raises InputError for a font that cannot be used.
-    """
-    regions = parse_regions(text)
-    size = max(10, min(image.size) // 25)
-    if font is not None:
-        load_font(font, size)
-    if not regions:
+    def first_rectangle(self, text: str) -> Rectangle | None:
+        """The first box of an answer as an evaluation reads it, in the style's unit; None if there is none."""
+        if boxes := self.boxes(text):
+            (left, top), (right, bottom) = boxes[0].corners
+            return left, top, right, bottom
         return None
-    picture = image.convert("RGB")
-    canvas = ImageDraw.Draw(picture)
-    refs: list[str | None] = []
-    for region in regions:
-        if region.ref is not None or not refs:
-            ref = region.ref
-            refs += [] if ref in refs else [ref]
-        colour = _colour(refs.index(ref))
-        _draw(canvas, region, picture.size, colour)
-        if label := _label(region.ref):
-            _write(canvas, label, region.rectangle(*picture.size), picture.size, colour, font_for(label, size, font))
-    return picture
+
+    def write(self, corners: Sequence[Point]) -> str:
+        """A region as it stands in text. Raises InputError for a number of corners that the style has no marks for."""
+        shape = next((shape for shape in self.shapes if len(corners) in shape.corners), None)
+        if shape is None:
+            raise InputError(f"a region of {len(corners)} corners cannot be written in the boxes of this model")
+        return shape.opening + self._written(corners) + shape.closing
+
+    def write_ref(self, ref: str) -> str:
+        """What a box is of, as it stands in text."""
+        return ref if self.ref is None else f"{self.ref[0]}{ref}{self.ref[1]}"
+
+    def convert(self, corners: Sequence[Point], sides: Point, size: Size) -> list[Point]:
+        """Corners, of which ``sides`` says what the image's sides count, in this style's unit, ready to be written.
+
+        ``size`` is that of the image file; it matters where the unit is pixels. Raises InputError for a corner outside
+        the image.
+        """
+        own = self.sides(*size)
+        converted = []
+        for corner in corners:
+            if not all(0 <= value <= side for value, side in zip(corner, sides)):
+                raise InputError(f"the box {quote(list(corners))} lies outside its image of {sides[0]:g}×{sides[1]:g}")
+            x, y = (self._rounded(value / side * count) for value, side, count in zip(corner, sides, own))
+            converted.append((x, y))
+        return converted
+
+    def _rounded(self, value: float) -> float:
+        rounded = round(value) if self.whole else round(value, self.decimals)
+        return rounded if self.largest is None else min(rounded, self.largest)
+
+    @property
+    def _marks(self) -> Mapping[str, tuple[str, str]]:
+        marks = {f"shape{number}": (shape.opening, shape.closing) for number, shape in enumerate(self.shapes)}
+        marks |= {} if self.ref is None else {"ref": self.ref}
+        return marks | {f"skipped{number}": pair for number, pair in enumerate(self.skipped)}
+
+    def _written(self, corners: Sequence[Point]) -> str:
+        return ",".join(f"({self._number(x)},{self._number(y)})" for x, y in corners)
+
+    def _number(self, value: float) -> str:
+        return f"{value:d}" if isinstance(value, int) else f"{value:.{self.decimals}f}"
+
+    def _corners(self, content: str, shape: Marks) -> tuple[Point, ...] | None:
+        """The corners between a shape's marks; None where there are others, or none."""
+        read = [self._coordinate(number) for number in content.replace("(", "").replace(")", "").split(",")]
+        numbers = [number for number in read if number is not None]
+        if len(numbers) < len(read) or len(read) not in [2 * count for count in shape.corners]:
+            return None
+        return tuple(zip(numbers[::2], numbers[1::2]))
+
+    def _coordinate(self, text: str) -> float | None:
+        """A number in any length; None for what is none."""
+        if not self.whole:
+            return bounded(float(text)) if _DECIMAL.fullmatch(text) else None
+        match = _WHOLE.fullmatch(text)
+        if not match:
+            return None
+        digits = match[2].replace("_", "").lstrip("0") or "0"
+        value = int(digits) if len(digits) <= _MOST_DIGITS else FURTHEST
+        return bounded(-value if match[1] == "-" else value)
 
 
-def _checked(text: str) -> str:
+@dataclass(frozen=True)
+class ListBoxStyle(BoxStyle):
+    """Boxes that stand as plain lists, ``[x1, y1, x2, y2]``, in JSON with a ``"label"`` after them or in any text."""
+
+    shapes: tuple[Marks, ...] = (Marks("[", "]", (1, 2, 4)),)
+
+    def regions(self, text: str) -> list[Box]:
+        """As of ``BoxStyle``; a list of anything else is text."""
+        found = []
+        for match in _LIST.finditer(checked_text(text)):
+            if corners := self._corners(match[1], self.shapes[0]):
+                label = _LABEL.match(text, match.end())
+                found.append(Box(corners, label[1] if label else None))
+        return found
+
+    def _written(self, corners: Sequence[Point]) -> str:
+        return ", ".join(f"{self._number(x)}, {self._number(y)}" for x, y in corners)
+
+
+def in_pixels(box: Box, sides: Point, size: Size) -> list[Point]:
+    """The corners in pixels of an image of ``size``, whose sides count ``sides``."""
+    (across, down), (width, height) = sides, size
+    return [(bounded(x) / across * width, bounded(y) / down * height) for x, y in box.corners]
+
+
+def around(corners: Sequence[Point]) -> Rectangle:
+    """The upright rectangle around corners."""
+    columns, rows = zip(*corners)
+    return min(columns), min(rows), max(columns), max(rows)
+
+
+def checked_text(text: str) -> str:
+    """The text. Raises InputError for what is none."""
     if not isinstance(text, str):
         raise InputError(f"boxes are read from an answer's text, not from {quote(text)}")
     return text
 
 
-def _coordinate(text: str) -> int | None:
-    """A whole number in any length; None for what is none."""
-    match = _NUMBER.fullmatch(text)
-    if not match:
-        return None
-    digits = match[2].replace("_", "").lstrip("0") or "0"
-    value = int(digits) if len(digits) <= _MOST_DIGITS else FURTHEST
-    return _bounded(-value if match[1] == "-" else value)
-
-
-def _bounded(value: int) -> int:
+def bounded(value: float) -> float:
+    """A coordinate, or the furthest one that counts."""
     return max(-FURTHEST, min(value, FURTHEST))
-
-
-def _colour(number: int) -> Colour:
-    red, green, blue = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1.0, 0.9, 0.9)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _draw(canvas: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], colour: Colour) -> None:
-    line = max(2, min(size) // 150)
-    if len(box.corners) == _CORNERS["quad"]:
-        reach = _QUAD_REACH * size[0], _QUAD_REACH * size[1]
-        canvas.polygon([_near(point, size, reach) for point in box.scaled(*size)], outline=colour, width=line)
-    else:
-        left, top, right, bottom = box.rectangle(*size)
-        reach = line + 2, line + 2  # an edge there is not seen, like one further away
-        corners = [_near(corner, size, reach) for corner in ((left, top), (right, bottom))]
-        canvas.rectangle(corners, outline=colour, width=line)
-
-
-def _near(point: Point, size: tuple[int, int], reach: tuple[int, int]) -> Point:
-    """The point, or one at most ``reach`` pixels outside an image of that size."""
-    x, y = (max(-beyond, min(value, side + beyond)) for value, side, beyond in zip(point, size, reach))
-    return x, y
-
-
-def _label(ref: str | None) -> str:
-    """A ref as it is written on the image: on one line, without what no font can show."""
-    line = " ".join((ref or "").encode("utf-8", errors="replace").decode().split())
-    return shorten("".join(filter(str.isprintable, line[: 2 * _LONGEST_LABEL])), _LONGEST_LABEL)
-
-
-def _write(
-    canvas: ImageDraw.ImageDraw,
-    text: str,
-    box: Rectangle,
-    size: tuple[int, int],
-    colour: Colour,
-    letters: ImageFont.FreeTypeFont,
-) -> None:
-    """Write the ref above its box, or below where there is no room above, and inside the picture if it fits."""
-    _, _, width, height = canvas.textbbox((0, 0), text, font=letters)
-    left, top, _, bottom = box
-    above = top - height if top >= height else bottom
-    place = max(0.0, min(left, size[0] - width)), max(0.0, min(above, size[1] - height))
-    canvas.rectangle((*place, place[0] + width, place[1] + height), fill=colour)
-    canvas.text(place, text, fill="white", font=letters)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from ms_impl.errors import InputError
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 
-_OPENING = re.compile("<(img|ref|box|quad)>")
+_TAGS = {tag: (f"<{tag}>", f"</{tag}>") for tag in ("img", "ref", "box", "quad")}
 _SHOWN = 60  # characters of an excerpt in an error
 
 
 def split_tags(text: str) -> list[tuple[str, str]]:
     """Cut text into (tag, content) in order; what lies between tags, or in a tag never closed, is tagged ``text``."""
+    return split_marks(text, _TAGS)
+
+
+def split_marks(text: str, marks: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same for any marks: their opening and closing by name."""
+    names = {opening: name for name, (opening, _) in marks.items()}
+    openings = re.compile("|".join(map(re.escape, names)))
     pieces, end = [], 0
     position, unclosed = 0, set()
-    while opening := _OPENING.search(text, position):
-        tag, position = opening[1], opening.end()
-        close = -1 if tag in unclosed else text.find(f"</{tag}>", position)
+    while opening := openings.search(text, position):
+        name, position = names[opening[0]], opening.end()
+        closing = marks[name][1]
+        close = -1 if name in unclosed else text.find(closing, position)
         if close < 0:
-            unclosed.add(tag)  # none of its kind is closed from here on: the text is searched for it once
+            unclosed.add(name)  # none of its kind is closed from here on: the text is searched for it once
             continue
-        pieces += [("text", text[end : opening.start()]), (tag, text[position:close])]
-        end = position = close + len(f"</{tag}>")
+        pieces += [("text", text[end : opening.start()]), (name, text[position:close])]
+        end = position = close + len(closing)
     pieces.append(("text", text[end:]))
     return [(tag, content) for tag, content in pieces if content or tag != "text"]
 

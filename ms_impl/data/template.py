@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from PIL import Image
 
+from ms_impl.data.boxes import BoxStyle
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import MediaKind, Outline, Placed, Sample, Sizes
 
@@ -51,6 +52,7 @@ class Template(Protocol):
 
     tokenizer: Any
     config: Any
+    boxes: BoxStyle | None  # how its answers write boxes; None: not at all
     max_length: int
     counts: Counter[str]
     examples: dict[str, str]

@@ -52,7 +52,7 @@ class Evaluation:
         self.processor = processor
         tokens = data.max_new_tokens or generation.max_new_tokens
         self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
-        self.metric = METRICS[data.metric]
+        self.metric = METRICS[data.metric](processor.boxes)
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
         numbers = range(len(file))

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ms_impl.data.boxes import BoxStyle
 from ms_impl.errors import InputError
-from ms_impl.evaluate import caption, grounding, vqa
+from ms_impl.evaluate import caption, grounding, speech, vqa
 from ms_impl.evaluate.grounding import Target
 from ms_impl.evaluate.questions import Question
 
@@ -16,9 +17,15 @@ Figures = dict[str, float]
 
 
 class Metric(ABC):
-    """How a data set's answers are scored. An answer is the model's text, unless ``weighs_choices``."""
+    """How a data set's answers are scored. An answer is the model's text, unless ``weighs_choices``.
+
+    ``boxes`` is how the model writes boxes; None where it writes none.
+    """
 
     weighs_choices = False  # the model is not asked for an answer, but how likely it finds each of the choices
+
+    def __init__(self, boxes: BoxStyle | None = None):
+        self.boxes = boxes
 
     @abstractmethod
     def check(self, question: Question) -> None:
@@ -98,15 +105,47 @@ class Grounding(Metric):
     """``grounding``: the first box of the answer against ``bbox``, or else the first one of the reference."""
 
     def check(self, question: Question) -> None:
-        if _target(question) is None:
+        if self._target(question, self._style()) is None:
             raise InputError("metric grounding needs a box: in the last assistant turn, or as 'bbox' in pixels")
 
     def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
-        targets = map(_target, questions)  # checked before: each has one
-        return [grounding.box_iou(answer, t) for t, answer in zip(targets, answers, strict=True) if t is not None]
+        style = self._style()
+        targets = [self._target(question, style) for question in questions]  # checked before: each has one
+        return [grounding.box_iou(answer, t, style) for t, answer in zip(targets, answers, strict=True) if t]
 
     def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
         return {"mean_iou": _mean(scores), "iou_0.5": _mean([score >= grounding.HIT for score in scores])}
+
+    def _style(self) -> BoxStyle:
+        if self.boxes is None:
+            raise InputError("metric grounding: this model writes no boxes")
+        return self.boxes
+
+    def _target(self, question: Question, style: BoxStyle) -> Target | None:
+        given = question.references[0] if question.references else ""
+        return question.target or grounding.text_target(given, style)
+
+
+class WordErrorRate(Metric):
+    """``wer``: what was heard against what was said; the score of a record is its error rate, 0 where all is right.
+
+    ``wer`` and ``cer`` are those of the whole data set: errors in words and in characters over those of the references.
+    """
+
+    def check(self, question: Question) -> None:
+        _require_references(question)
+        if not speech.words(question.references[0]):
+            raise InputError("metric wer: the reference has no words")
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        return [speech.error_rate([q.references[0]], [answer]) for q, answer in zip(questions, answers, strict=True)]
+
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
+        references = [question.references[0] for question in questions]
+        return {
+            "wer": speech.error_rate(references, answers),
+            "cer": speech.error_rate(references, answers, of_characters=True),
+        }
 
 
 class MultipleChoice(Metric):
@@ -148,22 +187,18 @@ class MultipleChoice(Metric):
         return {"answer": _likeliest(question, weights), "choices": question.choices, "log_probabilities": weights}
 
 
-METRICS: dict[str, Metric] = {
-    "vqa": VQA(),
-    "exact_match": ExactMatch(),
-    "cider": Cider(),
-    "grounding": Grounding(),
-    "multiple_choice": MultipleChoice(),
+METRICS: dict[str, type[Metric]] = {
+    "vqa": VQA,
+    "exact_match": ExactMatch,
+    "cider": Cider,
+    "grounding": Grounding,
+    "multiple_choice": MultipleChoice,
+    "wer": WordErrorRate,
 }
 
 
 def _likeliest(question: Question, weights: Sequence[float]) -> str:
     return question.choices[max(range(len(weights)), key=weights.__getitem__)]
-
-
-def _target(question: Question) -> Target | None:
-    given = question.references[0] if question.references else ""
-    return question.target or grounding.text_target(given)
 
 
 def _require_references(question: Question) -> None:

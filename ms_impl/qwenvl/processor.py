@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ms_impl.data.batch import PaddingSide, Sample, collate
-from ms_impl.data.boxes import draw_boxes
+from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
 from ms_impl.data.memory_images import MemoryImages
 from ms_impl.errors import InputError
+from ms_impl.qwenvl.boxes import BOXES
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.prompt import (
     CHATML,
@@ -33,6 +34,8 @@ from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
 
 class QwenVLProcessor:
     """Tokenizer and image reader of one model. Raises InputError if the vocabulary is not the model's."""
+
+    boxes = BOXES
 
     def __init__(self, tokenizer: QwenVLTokenizer, config: QwenVLConfig):
         if tokenizer.image_start_id != config.image_start_id:
@@ -147,7 +150,7 @@ class QwenVLProcessor:
             raise InputError("history: no turn, so no answer whose boxes could be drawn")
         query, answer = turns[-1]
         path = latest_picture(query, turns[:-1])
-        return draw_boxes(self.read_image(path, dataset_dir), answer, font) if path and answer else None
+        return draw_boxes(self.read_image(path, dataset_dir), answer, self.boxes, font) if path and answer else None
 
     def collate(
         self,

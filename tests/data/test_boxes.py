@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_impl.data.boxes import EVALUATION_SCALE, FURTHEST, Box, draw_boxes, parse_boxes, parse_regions
+from ms_impl.data import box_drawing
+from ms_impl.data.boxes import FURTHEST, Box
 from ms_impl.errors import InputError
+from ms_impl.qwenvl.boxes import BOXES
+
+parse_boxes, parse_regions = BOXES.boxes, BOXES.regions
+
+
+def draw_boxes(image, text, font=None):
+    return box_drawing.draw_boxes(image, text, BOXES, font)
 
 
 def test_parse_equals_the_original(tokenizer_cases):
@@ -28,7 +36,7 @@ def test_a_quad_is_a_region_and_no_box():
     assert parse_boxes(text) == []
     (quad,) = parse_regions(text)
     assert quad == Box(((1, 2), (30, 4), (35, 60), (7, 58)), "sign")
-    assert quad.rectangle(1000, 1000) == (1, 2, 35, 60)
+    assert BOXES.rectangle(quad, 1000, 1000) == (1, 2, 35, 60)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +65,7 @@ DIGITS = [10, 11, 19, 400, 4299, 4301, 100_000]
 def test_a_far_coordinate_counts_as_the_furthest(digits, sign):
     (box,) = parse_boxes(f"<box>({sign}{'9' * digits},10),({'0' * digits}7,500)</box>")
     assert box.corners == ((-FURTHEST if sign else FURTHEST, 10), (7, 500))
-    assert Box(((10**digits if digits < 4300 else 7, 1), (2, 3))).rectangle(100, 100)[3] == 0.3
+    assert BOXES.rectangle(Box(((10**digits if digits < 4300 else 7, 1), (2, 3))), 100, 100)[3] == 0.3
 
 
 @pytest.mark.parametrize("digits", DIGITS)
@@ -107,12 +115,12 @@ def test_what_is_no_box_is_left_out_with_a_warning(content, caplog):
 
 def test_scales():
     box = Box(((500, 250), (999, 1000)))
-    assert box.scaled(200, 400) == [(100, 100), (199.8, 400)]
-    assert box.rectangle(999, 999, EVALUATION_SCALE) == pytest.approx((500, 250, 999, 1000))
+    assert BOXES.scaled(box, 200, 400) == [(100, 100), (199.8, 400)]
+    assert BOXES.judging_sides(200, 400) == (999, 999)
 
 
 def test_corners_in_any_order():
-    assert Box(((900, 800), (100, 200))).rectangle(100, 100) == (10, 20, 90, 80)
+    assert BOXES.rectangle(Box(((900, 800), (100, 200))), 100, 100) == (10, 20, 90, 80)
 
 
 def test_draw():

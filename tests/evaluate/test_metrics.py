@@ -6,6 +6,7 @@ from ms_impl.errors import InputError
 from ms_impl.evaluate.grounding import Target
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.evaluate.questions import Question
+from ms_impl.qwenvl.boxes import BOXES
 
 
 def question(*references, **fields) -> Question:
@@ -13,7 +14,7 @@ def question(*references, **fields) -> Question:
 
 
 def evaluate(name, questions, answers) -> dict[str, float]:
-    metric = METRICS[name]
+    metric = METRICS[name](BOXES)
     for each in questions:
         metric.check(each)
     return metric.summary(questions, answers, metric.scores(questions, answers))
@@ -44,7 +45,7 @@ def test_multiple_choice_by_sums_and_per_token():
     questions = [question("no", choices=("yes", "no")), question("b", choices=("a", "b"))]
     answers = [[(-1.0, 1), (-1.5, 3)], [(-4.0, 1), (-2.0, 1)]]
     assert evaluate("multiple_choice", questions, answers) == {"accuracy": 0.5, "accuracy_per_token": 1.0}
-    details = METRICS["multiple_choice"].details(questions[0], answers[0])
+    details = METRICS["multiple_choice"]().details(questions[0], answers[0])
     assert details == {"answer": "yes", "choices": ("yes", "no"), "log_probabilities": [-1.0, -1.5]}
 
 
@@ -66,11 +67,11 @@ def test_multiple_choice_by_sums_and_per_token():
 )
 def test_a_record_that_cannot_be_scored_is_refused(name, record, message):
     with pytest.raises(InputError, match=message):
-        METRICS[name].check(record)
+        METRICS[name](BOXES).check(record)
 
 
 def test_a_reference_without_words_is_refused_by_record():
     """Found for all records by one start of the tokenizer."""
     questions = [question("a cat"), Question("record 7", 7, "What?", (), ("a dog", "“...”")), question("-")]
     with pytest.raises(InputError, match="record 7: a reference has no words"):
-        METRICS["cider"].check_all(questions)
+        METRICS["cider"]().check_all(questions)

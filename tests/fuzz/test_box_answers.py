@@ -5,7 +5,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from ms_impl.data.boxes import FURTHEST, draw_boxes, parse_boxes, parse_regions
+from ms_impl.data.box_drawing import draw_boxes
+from ms_impl.data.boxes import FURTHEST
+from ms_impl.qwenvl.boxes import BOXES
 
 DIGITS = "9" * 6000
 NUMBERS = [
@@ -105,12 +107,12 @@ def run(case):
         if closed and tag == "box" and (box := as_the_original(content)):
             expected.append(box)
         rest = after if closed else rest[begin + 1 :]
-    assert [sum(box.corners, ()) for box in parse_boxes(answer)] == expected
+    assert [sum(box.corners, ()) for box in BOXES.boxes(answer)] == expected
     image = Image.new("RGB", size)
     begun = time.perf_counter()
-    drawn = draw_boxes(image, answer)
+    drawn = draw_boxes(image, answer, BOXES)
     assert time.perf_counter() - begun < 3, "slow"  # a first look for a font takes a second
-    assert (drawn is None) == (not parse_regions(answer))
+    assert (drawn is None) == (not BOXES.regions(answer))
     assert drawn is None or drawn.size == size
 
 

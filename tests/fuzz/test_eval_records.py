@@ -12,6 +12,7 @@ from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.evaluate.questions import parse_question, pictures
 from ms_impl.evaluate.results import json_line
+from ms_impl.qwenvl.boxes import BOXES
 
 NAMES = ("exact_match", "vqa", "grounding", "multiple_choice")  # CIDEr's words are a surface of their own
 SIZE = (40, 20)
@@ -93,7 +94,7 @@ def make_records(rng, folder):
 
 def run_record(case) -> None:
     folder, name = case
-    file, metric = RecordFile(folder / "records.json"), METRICS[name]
+    file, metric = RecordFile(folder / "records.json"), METRICS[name](BOXES)
     questions = [parse_question(file[n], n, file.name(n), ConversationFormat(), folder) for n in range(len(file))]
     for question in questions:
         metric.check(question)

@@ -6,6 +6,7 @@ import re
 import torch
 
 from ms_impl.evaluate.grounding import HIT, Target, box_iou
+from ms_impl.qwenvl.boxes import BOXES
 
 NUMBERS = ("{}", "-{}", "{}.", "{}.5", ".{}", " {}", "{} ", "+{}", "{}e1", "1_{}", "0{}", "\u2212{}", "{}%", "<{}>")
 ODD = ("", " ", "nan", "inf", "-inf", "Infinity", "1e999", "1e38", "4e38", "１２", "४", "0x10", "9" * 400, "x", "(",
@@ -68,7 +69,7 @@ def _text(rng, box, size) -> str:
 
 def run(case) -> None:
     answer, box, size = case
-    expected, found = official(answer, box, size), box_iou(answer, Target(tuple(box), size))
+    expected, found = official(answer, box, size), box_iou(answer, Target(tuple(box), size), BOXES)
     assert (found >= HIT) == (expected >= HIT), (answer, found, expected)
     assert found == (0.0 if math.isnan(expected) else expected), (answer, found, expected)
 
