@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ms_impl.data.boxes import BoxStyle, Point, Size
 from ms_impl.data.tags import whole_text
 from ms_impl.errors import InputError, listed, quote
 
@@ -15,6 +17,7 @@ REAL, NORM_1000, NORM_1 = "real", "norm1000", "norm1"
 _KEYS = ("ref", "bbox", "bbox_type", "image_id", "width", "height")
 _UNITS = (REAL, NORM_1000, NORM_1)
 _LENGTHS = (2, 4, 8)  # numbers of a point, of a box, of the four corners of a region
+_PLACEHOLDER = re.compile(f"{REF}|{BBOX}")
 _FARTHEST = 1e9  # NaN is not below it either
 
 
@@ -58,6 +61,34 @@ def parse_objects(given: Any, texts: Sequence[str], images: int) -> Objects | No
                 f"{count} {placeholder} in its turns, but 'objects' has {len(found)}; there must be as many"
             )
     return Objects(refs, boxes, unit, _image_ids(given, len(boxes), images, unit))
+
+
+def fill_objects(
+    texts: Sequence[str], objects: Objects, style: BoxStyle, image_size: Callable[[int], Size]
+) -> list[str]:
+    """The texts of a conversation with its placeholders filled in a model's style.
+
+    ``image_size`` gives width and height, in pixels, of one of the conversation's images, counted from 0; it is asked
+    where pixels are to be told. Raises InputError for a box outside its image, and for one that the style cannot write.
+    """
+    refs, boxes = iter(objects.refs), iter(zip(objects.boxes, objects.images))
+
+    def fill(match: re.Match[str]) -> str:
+        if match[0] == REF:
+            return style.write_ref(next(refs))
+        return _filled(*next(boxes), objects.unit, style, image_size)
+
+    return [_PLACEHOLDER.sub(fill, text) for text in texts]
+
+
+def _filled(
+    numbers: tuple[float, ...], image: int, unit: str, style: BoxStyle, image_size: Callable[[int], Size]
+) -> str:
+    """One box in a model's style."""
+    size = image_size(image) if unit == REAL or style.side is None else (1, 1)
+    sides: dict[str, Point] = {REAL: size, NORM_1000: (1000, 1000), NORM_1: (1, 1)}
+    corners = list(zip(numbers[::2], numbers[1::2]))
+    return style.write(style.convert(corners, sides[unit], size))
 
 
 def _list(given: Mapping[str, Any], key: str) -> list[Any]:

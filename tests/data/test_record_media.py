@@ -3,9 +3,12 @@
 import pytest
 
 from ms_impl.data.media_sources import Medium, require_kinds, split_placeholders
-from ms_impl.data.objects import Objects
+from ms_impl.data.objects import Objects, fill_objects
 from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
+from ms_impl.ovis2_5.boxes import BOXES as OVIS
+from ms_impl.qwen2_5_omni.boxes import box_style
+from ms_impl.qwenvl.boxes import BOXES as QWENVL
 
 AUDIO, IMAGE, VIDEO = Medium("audio", "a.wav"), Medium("image", "a.png"), Medium("video", "a.mp4")
 FRAMES = Medium("video", ("0.png", "1.JPG"))
@@ -100,6 +103,32 @@ def test_objects_fill_their_placeholders():
     norm = {"bbox": [[0.1, 0.2, 0.3, 0.4]], "bbox_type": "norm1", "ref": None}
     assert parse(message("<video><bbox>", videos="a.mp4", objects=norm)).objects.unit == "norm1"
     assert parse(turns("What is <bbox>?", objects={})).objects is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "box"),
+    [
+        ("real", [80, 100, 800, 200]),
+        ("norm1000", [100, 250, 1000, 500]),
+        ("norm1", [0.1, 0.25, 1, 0.5]),
+    ],
+)
+def test_objects_are_filled_in_the_style_of_the_model(unit, box):
+    objects = Objects(("a dog",), (tuple(box),), unit, (1,))
+    sizes = [(9, 9), (800, 400)]
+    texts = ["<image><image>Where?", "The <ref-object> is at <bbox>."]
+    styles = {
+        QWENVL: "The <ref>a dog</ref> is at <box>(100,250),(999,500)</box>.",
+        OVIS: "The <ref>a dog</ref> is at <box>(0.100,0.250),(0.999,0.500)</box>.",
+        box_style("new", lambda width, height: (width // 2, height // 2)): "The a dog is at [40, 50, 400, 100].",
+    }
+    for style, expected in styles.items():
+        assert fill_objects(texts, objects, style, sizes.__getitem__) == [texts[0], expected]
+
+
+def test_a_box_outside_its_image_is_refused():
+    with pytest.raises(InputError, match="lies outside its image of 800×400"):
+        fill_objects(["<bbox>"], Objects((), ((1, 2, 900, 4),), "real", (0,)), QWENVL, lambda _: (800, 400))
 
 
 def grounded(**objects):
