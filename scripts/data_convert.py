@@ -15,8 +15,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from ms_impl.data.files import RecordFile
 from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS
 from ms_impl.data.records import Conversation, parse_record
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
 
 IMAGE_PLACEHOLDER = PLACEHOLDERS[IMAGE]
@@ -96,7 +96,7 @@ def convert_file(data_path: Path, output_path: Path, converter: Converter, skip_
     """
     records = RecordFile(data_path)
     faults = []
-    with written_aside(output_path) as file:
+    with atomic_write(output_path) as partial, open(partial, "w", encoding="utf-8") as file:
         lead, separator, end = LINES if output_path.suffix == ".jsonl" else LIST
         for number, record in enumerate(tqdm(records, unit=" records", desc=data_path.name, disable=None)):
             try:
@@ -110,18 +110,6 @@ def convert_file(data_path: Path, output_path: Path, converter: Converter, skip_
         if faults and (len(faults) == len(records) or not skip_faulty):
             raise InputError(f"{summary(faults, len(records))}\n--skip_faulty leaves such records out")
     return len(records) - len(faults), faults
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Any]:
-    """A text file to write, which gets its name when all is written and goes if there is an error."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            yield file
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def summary(faults: Sequence[str], records: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from PIL import Image, ImageColor
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 
 KINDS = ("circle", "rectangle", "triangle")
 COLOURS = tuple(sorted(set(easy_vqa.get_answers()) - {*KINDS, "yes", "no"}))
@@ -192,13 +192,11 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
         "test_questions": question_dialogues(test),
         "test_boxes": box_dialogues(test),
     }
-    aside = output.with_name(output.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    save_pictures(aside / "images", (*train, *validation, *test))
-    for name, dialogues in files.items():
-        text = json.dumps(dialogues, ensure_ascii=False, indent=1)
-        (aside / f"{name}.json").write_text(text, encoding="utf-8")
-    aside.rename(output)
+    with atomic_write(output) as partial:
+        save_pictures(partial / "images", (*train, *validation, *test))
+        for name, dialogues in files.items():
+            text = json.dumps(dialogues, ensure_ascii=False, indent=1)
+            (partial / f"{name}.json").write_text(text, encoding="utf-8")
     return {name: len(dialogues) for name, dialogues in files.items()}
 
 

@@ -1,8 +1,8 @@
-"""The curves of one run or several as a picture: loss, learning rate, gradient norm, useful tokens/s, scores.
+"""The curves of one run or several as an image: loss, learning rate, gradient norm, useful tokens/s, scores.
 
     python scripts/plot_run.py output --output_path run.png
 
-Each folder is the ``output_dir`` of a run; several are laid over one another. What fluctuates over more than some
+Each directory is the ``output_dir`` of a run; several are laid over one another. What fluctuates over more than some
 hundred steps is drawn faint, with its running mean over it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 from ms_impl.train.loss_log import read_losses, read_records
 
 matplotlib.use("Agg")
@@ -179,10 +179,9 @@ def _add_legend(figure: Figure, panel: Axes) -> None:
 
 
 def _save(figure: Figure, output_path: Path) -> None:
-    partial = output_path.with_name(f".{output_path.name}.partial")
     try:
-        figure.savefig(partial, format=output_path.suffix[1:].lower(), dpi=120)
-        os.replace(partial, output_path)
+        with atomic_write(output_path) as partial:
+            figure.savefig(partial, format=output_path.suffix[1:].lower(), dpi=120)
     except OSError as error:
         raise InputError(f"{output_path}: cannot be written ({error.strerror})") from error
     pyplot.close(figure)
@@ -191,8 +190,8 @@ def _save(figure: Figure, output_path: Path) -> None:
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="folder that a run has written")
-    parser.add_argument("--output_path", type=Path, required=True, help="the picture to write: .png, .svg or .pdf")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="output_dir of a run")
+    parser.add_argument("--output_path", type=Path, required=True, help="the image to write: .png, .svg or .pdf")
     arguments = parser.parse_args(argv)
     plot([Run.read(folder) for folder in arguments.runs], arguments.output_path)
     print(f"Curves: {arguments.output_path}")
