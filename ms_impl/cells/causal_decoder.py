@@ -90,7 +90,7 @@ class CausalDecoder(nn.Cell):
     def step(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, cache: nn.CellList
     ) -> Tensor:
-        """Run hidden [B, T, D] through a cache of S columns, written at ``columns`` int32 [B, T]: the normalised states.
+        """Run hidden [B, T, D] through a cache of S columns, written at ``columns`` int32 [B, T]: normalised states.
 
         Args:
             segment_ids: int32 [B, S]; 0 is hidden: padding, and columns not filled yet.

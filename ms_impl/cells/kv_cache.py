@@ -29,7 +29,7 @@ class LayerCache(nn.Cell):
         self.write = ops.ScatterNdUpdate()
 
     def construct(self, k: Tensor, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v [B, heads, T, head_dim] at the int ``columns``, [T] or each row's own [B, T]; the whole cache."""
+        """Write k and v [B, heads, T, head_dim] at the int ``columns``, [T] or each row's own [B, T]: the cache."""
         batch, heads, _, _ = self.shape
         rows, count = batch * heads, columns.shape[-1]
         row = ops.tile(ops.arange(rows).reshape(-1, 1), (1, count))
