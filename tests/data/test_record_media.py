@@ -2,6 +2,7 @@
 
 import pytest
 
+from ms_impl.data.inline_images import as_media
 from ms_impl.data.media_sources import Medium, require_kinds, split_placeholders
 from ms_impl.data.objects import Objects, fill_objects
 from ms_impl.data.records import parse_record
@@ -205,3 +206,13 @@ def test_text_is_cut_at_its_placeholders():
     text = "a<image><video>b<audio>"
     cut = [("text", "a"), ("image", "<image>"), ("text", "<video>b"), ("audio", "<audio>")]
     assert split_placeholders(text, ("image", "audio")) == cut and split_placeholders("", ("image",)) == []
+
+
+def test_images_inline_become_media():
+    text = "Picture 1: <img>a.png</img>\n<audio>Picture 2: <img>b.png</img>\nWhich? <img> is a tag"
+    conversation = parse({**turns(text, "The <img>a.png</img>"), "audio": "a.wav"})
+    changed = as_media(conversation)
+    assert [turn.text for turn in changed.turns] == ["<image>\n<audio><image>\nWhich? <img> is a tag", "The <image>"]
+    assert changed.media == (IMAGE, AUDIO, Medium("image", "b.png"), IMAGE)
+    plain = parse(turns("<image>", image="a.png"))
+    assert as_media(plain) is plain
