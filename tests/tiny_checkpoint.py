@@ -1,12 +1,44 @@
-"""The tiny Qwen-VL as a checkpoint, and the conversion command run on it."""
+"""Small checkpoints of any family, the golden Qwen-VL as one, and the conversion command run on them."""
 
+import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from convert.convert_weight import main
+from ms_impl.families import Family
+from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import ArrayTensor
+
+Draw = Callable[[np.random.Generator, str, tuple[int, ...]], np.ndarray]
+
+
+def normal(scale: float) -> Draw:
+    """Every number around 0, with a standard deviation of ``scale``."""
+    return lambda generator, name, shape: generator.normal(scale=scale, size=shape)
+
+
+def write_checkpoint(
+    directory: Path, family: Family, config: Mapping[str, Any], draw: Draw = normal(0.2), **files: bytes | Mapping
+) -> Path:
+    """A directory in Hugging Face's layout with random weights for a parsed config.json.
+
+    ``files`` stand beside them: bytes, or what is written as JSON; ``__`` in a keyword is a dot.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    shapes = family.resolve("weights").shapes(family.resolve("config").from_dict(config, "config"), HUGGING_FACE)
+    weights = {name: draw(generator, name, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    for name, content in {"config__json": config, **files}.items():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (directory / name.replace("__", ".")).write_bytes(data)
+    return directory
 
 
 @pytest.fixture
