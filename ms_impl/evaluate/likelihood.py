@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ms_impl.data.batch import Sample
+from ms_impl.generate.decode import padding_side
 
 Tokens = Sequence[int]
 
@@ -30,15 +31,15 @@ def log_likelihoods(
     Raises:
         InputError: an image cannot be read, or prompt and answer are longer than the model takes.
     """
-    batch = processor.collate(samples, padding_side="left", dataset_dir=dataset_dir)
+    batch = processor.collate(samples, padding_side=padding_side(processor), dataset_dir=dataset_dir)
     length = batch["input_ids"].shape[1]
     longest = max(len(tokens) for given in answers for tokens in given)
     sums = [[0.0] * len(given) for given in answers]
     with model.decoders.lend(len(samples), length + longest) as decoder:
-        after_prompt = _log_softmax(decoder.prefill(batch))
+        after_prompt = _log_softmax(decoder.prefill(batch, processor.kinds))
         for number in range(max(map(len, answers))):
             asked = [given[number] if number < len(given) else () for given in answers]
-            decoder.rewind(length)
+            decoder.rewind()
             for row, value in enumerate(_weigh(decoder, after_prompt, asked)):
                 if asked[row]:
                     sums[row][number] = value

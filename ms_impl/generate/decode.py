@@ -7,27 +7,26 @@ through the model in chunks of a few widths. The cells run in GRAPH_MODE, whiche
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from typing import Literal
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from ms_impl.data.sample import MediaKind
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
+from ms_impl.generate.features import Batch, FeatureEncoder, Features, power_of_two
 from ms_impl.generate.graph_cache import CachedGraph
+from ms_impl.kernels.decode_step import fused_token_step
 
 NARROWEST, WIDEST = 64, 512  # columns of a prefill chunk; wider would need much memory for the attention scores
-IMAGES_AT_ONCE = 8
 DECODERS_KEPT = 4  # each holds a cache
 
-Batch = Mapping[str, np.ndarray | None]
-
-
-def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below ``number``."""
-    return 1 << (number - 1).bit_length()
+CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
 
 
 def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
@@ -42,26 +41,24 @@ def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
-class ImageEncoder(CachedGraph):
-    """Pixels [N, 3, S, S] → features [N, Q, D] in fp32, compiled."""
+def padding_side(template: Template) -> Literal["left", "right"]:
+    """On which side the rows of a batch to answer are padded.
 
-    def __init__(self, model: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return self.model.encode_images(images).astype(ms.float32)
+    On the right a row's columns, and with them the bits of its logits, are those of the row alone. On the left they
+    follow the positions of a family whose positions count the padding.
+    """
+    return "left" if template.padding_shifts_positions else "right"
 
 
 class Embedder(CachedGraph):
-    """Token ids [B, T] and image features → embeddings [B, T, D], compiled."""
+    """Token ids [B, T], and features [B, T, D] with their columns [B, 1, T] → embeddings [B, T, D], compiled."""
 
     def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
 
-    def construct(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
-        return self.model.embed(input_ids, features, image_context_pos)
+    def construct(self, input_ids: Tensor, features: Tensor | None, columns: Tensor | None) -> Tensor:
+        return self.model.embed(input_ids, () if features is None else ((features, columns),))
 
 
 class PrefillStep(CachedGraph):
@@ -72,8 +69,12 @@ class PrefillStep(CachedGraph):
         self.model = model
         self.cache = cache
 
-    def construct(self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor, last: Tensor) -> Tensor:
-        return self.model.step(hidden, segment_ids, columns, table, self.cache, last).astype(ms.float32)
+    def construct(
+        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
+        last: Tensor,
+    ) -> Tensor:  # fmt: skip
+        logits = self.model.step(hidden, segment_ids, columns, cos, sin, q_scale, self.cache, last)
+        return logits.astype(ms.float32)
 
 
 class TokenGraph(CachedGraph):
@@ -83,36 +84,51 @@ class TokenGraph(CachedGraph):
         super().__init__(auto_prefix=False)
         self.model = model
         self.cache = cache
-        self.last = Tensor(np.zeros(1, np.int32))
+        self.last = Tensor(np.zeros(cache[0].shape[0], np.int32))
 
-    def construct(self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, table: Tensor) -> Tensor:
-        hidden = self.model.embed(tokens, None, None)
-        return self.model.step(hidden, segment_ids, columns, table, self.cache, self.last).astype(ms.float32)
+    def construct(
+        self, tokens: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None
+    ) -> Tensor:
+        hidden = self.model.embed(tokens)
+        logits = self.model.step(hidden, segment_ids, columns, cos, sin, q_scale, self.cache, self.last)
+        return logits.astype(ms.float32)
 
 
 class TokenStep:
     """One column of tokens [B, 1] through a model and its cache by MindSpore's operators.
 
-    Takes arrays, the prefill's rotary table among them, and returns logits, float32 [B, vocab].
+    Takes arrays, as ``model.step`` does, and returns logits, float32 [B, vocab].
     """
 
     def __init__(self, model: nn.Cell, cache: nn.CellList):
         self.graph = TokenGraph(model, cache)
 
     def __call__(
-        self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: np.ndarray
+        self,
+        tokens: np.ndarray,
+        segment_ids: np.ndarray,
+        columns: np.ndarray,
+        cos: np.ndarray,
+        sin: np.ndarray,
+        q_scale: np.ndarray | None,
     ) -> np.ndarray:
+        """int32 tokens [B, 1], segments [B, length] and columns [B, 1]; rotary float32 of one column of each row."""
         with static_graphs(self.graph.model):
-            return self.graph(*map(Tensor, (tokens, segment_ids, columns, table))).asnumpy()
+            return self.graph(*tensors(tokens, segment_ids, columns, cos, sin, q_scale)).asnumpy()
+
+
+def tensors(*arrays: np.ndarray | None) -> list[Tensor | None]:
+    """Each array as a tensor."""
+    return [None if array is None else Tensor(array) for array in arrays]
 
 
 class Decoder:
     """Takes one batch after another, of up to ``rows`` rows, through a cache of ``capacity`` columns.
 
-    ``prefill`` begins with a batch, each ``step`` adds one column to it.
+    ``prefill`` begins with a batch, each ``step`` adds one token to each row, in the column after its last.
     """
 
-    def __init__(self, model: nn.Cell, encoder: ImageEncoder, embedder: Embedder, rows: int, capacity: int):
+    def __init__(self, model: nn.Cell, encoder: FeatureEncoder, embedder: Embedder, rows: int, capacity: int):
         self.model = model
         self.encoder = encoder
         self.embedder = embedder
@@ -124,27 +140,33 @@ class Decoder:
     @cached_property
     def token_step(self) -> Callable[..., np.ndarray]:
         """Made for the second token: finding or compiling the kernel takes time that the first has no use for."""
-        return self.model.fused_token_step(self.cache) or TokenStep(self.model, self.cache)
+        return fused_token_step(self.model.decoder_parts(), self.cache) or TokenStep(self.model, self.cache)
 
-    def prefill(self, batch: Batch) -> np.ndarray:
-        """Logits, float32 [B, vocab], after the last column of a batch padded on the left.
+    def prefill(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> np.ndarray:
+        """Logits, float32 [B, vocab], after the last token of each row.
 
         Args:
-            batch: ``input_ids`` and ``segment_ids`` int32 [B, T]; ``images`` float32 [B, M, 3, S, S] and
-                ``image_context_pos`` int32 [B, M, Q], or None.
+            batch: ``input_ids`` and ``segment_ids`` int32 [B, T]; ``position_ids`` int32 [B, T] or [B, axes, T], the
+                columns where there are none; ``next_positions`` int32 [B], those of the tokens that follow, else the
+                columns; and the arrays of media.
+            kinds: the media that the batch may have: the template's.
         """
-        self.batch_rows, self.length = batch["input_ids"].shape
-        input_ids, self.segments = self._widened(batch["input_ids"]), self._widened(batch["segment_ids"])
-        self.table = self.model.rotary_table(self.length)
+        self._begin(batch, kinds)
+        input_ids, positions = self._widened(batch["input_ids"]), self._positions(batch.get("position_ids"))
+        logits = np.zeros((self.batch_rows, self.model.config.vocab_size), np.float32)
         with static_graphs(self.model):
-            features, places = self._features(batch)
+            features = self.encoder(batch, kinds, self.length)
             for start, width in chunks(self.length, self.capacity):
-                columns = np.arange(start, start + width, dtype=np.int32)
-                hidden = self._embed(input_ids[:, columns], features, places, start)
-                last = np.array([min(self.length - 1 - start, width - 1)], dtype=np.int32)
-                where = map(Tensor, (self.segments, columns, self.table, last))
-                logits = self.prefill_step(hidden, *where)
-        return self._checked(logits.asnumpy())
+                hidden = self._embed(input_ids[:, start : start + width], features, start)
+                columns = np.tile(np.arange(start, start + width, dtype=np.int32), (self.rows, 1))
+                rotary = self.model.rotary(positions[..., start : start + width], self.length)
+                last = self.ends - 1 - start
+                where = tensors(self.segments, columns, *rotary, np.clip(last, 0, width - 1).astype(np.int32))
+                found = self.prefill_step(hidden, *where)
+                ending = np.flatnonzero((last >= 0) & (last < width) & (np.arange(self.rows) < self.batch_rows))
+                if len(ending):
+                    logits[ending] = found.asnumpy()[ending]
+        return self._checked(logits)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.
@@ -152,64 +174,57 @@ class Decoder:
         Args:
             tokens: int [B].
         """
-        column = np.array([self.length], dtype=np.int32)
         ids = np.zeros((self.rows, 1), dtype=np.int32)
         ids[: self.batch_rows, 0] = tokens
-        self.segments[: self.batch_rows, self.length] = 1
-        self.length += 1
-        return self._checked(self.token_step(ids, self.segments, column, self.table))
+        columns = (self.ends + self.added)[:, None]
+        own = np.arange(self.batch_rows)
+        self.segments[own, columns[own, 0]] = self.segments[own, self.ends[own] - 1]
+        rotary = self.model.rotary((self.next_positions + self.added)[:, None], self.length)
+        self.added += 1
+        return self._checked(self.token_step(ids, self.segments, columns, *rotary)[: self.batch_rows])
 
-    def rewind(self, length: int) -> None:
-        """Forget all columns from ``length`` on, so that another answer can follow the prompt."""
-        self.segments[:, length:] = 0
-        self.length = length
+    def rewind(self) -> None:
+        """Forget all that follows the prompts, so that another answer can."""
+        self.segments[np.arange(self.capacity) >= self.ends[:, None]] = 0
+        self.added = 0
+
+    def _begin(self, batch: Batch, kinds: Sequence[MediaKind]) -> None:
+        """Take the shape of a batch, and where its rows end and go on."""
+        media = {array.name for kind in kinds for array in kind.all_arrays}
+        if unknown := {name for name, array in batch.items() if array is not None} - media - CORE:
+            raise ValueError(f"a batch to decode has arrays of no kind: {', '.join(sorted(unknown))}")
+        self.batch_rows, self.length = batch["input_ids"].shape
+        self.segments = self._widened(batch["segment_ids"])
+        used = self.segments != 0
+        self.ends = np.where(used.any(1), self.capacity - used[:, ::-1].argmax(1), 1).astype(np.int32)
+        self.next_positions = self.ends.copy()
+        if batch.get("next_positions") is not None:
+            self.next_positions[: self.batch_rows] = batch["next_positions"]
+        self.added = 0  # tokens to each row since
 
     def _checked(self, logits: np.ndarray) -> np.ndarray:
-        values = logits[: self.batch_rows]
-        if not np.isfinite(values).all():
+        if not np.isfinite(logits).all():
             for parameter in self.cache.get_parameters():  # or it would spoil the next batch
                 parameter.set_data(ms.ops.zeros_like(parameter))
             raise InputError("the model's logits are not finite: numbers too large for its dtype; load it with another")
-        return values
+        return logits
 
     def _widened(self, ids: np.ndarray) -> np.ndarray:
-        """int32 [B, T] → [rows, capacity], zeros beyond."""
-        wide = np.zeros((self.rows, self.capacity), dtype=np.int32)
-        wide[: ids.shape[0], : ids.shape[1]] = ids
+        """int32 [B, …, T] → [rows, …, capacity], zeros beyond."""
+        wide = np.zeros((self.rows, *ids.shape[1:-1], self.capacity), dtype=np.int32)
+        wide[: ids.shape[0], ..., : ids.shape[-1]] = ids
         return wide
 
-    def _features(self, batch: Batch) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Image features [rows · M, Q, D], and the columns int32 [rows, M, Q] where they belong; absent ones at T."""
-        images, context = batch.get("images"), batch.get("image_context_pos")
-        if images is None or (context == self.length).all():
-            return None, None
-        places = np.full((self.rows, *context.shape[1:]), self.length, dtype=np.int32)
-        places[: self.batch_rows] = context
-        present = np.flatnonzero(places[:, :, 0] < self.length)
-        encoded = self._encode(images.reshape(-1, *images.shape[2:])[present])
-        features = np.zeros((places[..., 0].size, *encoded.shape[1:]), encoded.dtype)
-        features[present] = encoded
-        return features, places
+    def _positions(self, position_ids: np.ndarray | None) -> np.ndarray:
+        """int32 [rows, capacity], or [rows, axes, capacity]: a batch's own, else the columns."""
+        if position_ids is not None:
+            return self._widened(position_ids)
+        return np.tile(np.arange(self.capacity, dtype=np.int32), (self.rows, 1))
 
-    def _encode(self, images: np.ndarray) -> np.ndarray:
-        """Pixels [N, 3, S, S] → features [N, Q, D], a few images at a time."""
-        done = []
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            block = images[start : start + IMAGES_AT_ONCE]
-            padded = np.zeros((power_of_two(len(block)), *block.shape[1:]), block.dtype)
-            padded[: len(block)] = block
-            done.append(self.encoder(Tensor(padded)).asnumpy()[: len(block)])
-        return np.concatenate(done)
-
-    def _embed(self, ids: np.ndarray, features: np.ndarray | None, places: np.ndarray | None, start: int) -> Tensor:
+    def _embed(self, ids: np.ndarray, features: Features | None, start: int) -> Tensor:
         """Embeddings [rows, width, D] of a chunk that begins at column ``start``."""
-        width = ids.shape[1]
-        if features is not None:
-            inside = (start <= places) & (places < min(start + width, self.length))
-            if inside.any():
-                shifted = np.where(inside, places - start, width).astype(np.int32)
-                return self.embedder(Tensor(ids), Tensor(features), Tensor(shifted))
-        return self.embedder(Tensor(ids), None, None)
+        here = features and features.within(start, start + ids.shape[1], self.rows)
+        return self.embedder(*tensors(ids, *(here or (None, None))))
 
 
 class DecoderPool:
@@ -220,7 +235,7 @@ class DecoderPool:
 
     def __init__(self, model: nn.Cell):
         self.model = model
-        self.encoder = ImageEncoder(model)
+        self.encoder = FeatureEncoder(model)
         self.embedder = Embedder(model)
         self.idle: OrderedDict[tuple[int, int], Decoder] = OrderedDict()
 

@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from ms_impl.data.sample import MediaKind
+from ms_impl.data.template import TokenPolicy
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.generate.decode import Batch, Decoder
+from ms_impl.generate.decode import Decoder
+from ms_impl.generate.features import Batch
 from ms_impl.generate.sampling import Sampler
 
 StopWords = Sequence[Sequence[int]]
@@ -18,40 +21,51 @@ class Answer:
     """The tokens that follow one prompt.
 
     Args:
-        prompt: token ids.
+        prompt: token ids, without padding.
         stops: token sequences that end the answer.
+        policy: what decides over tokens before they are sampled; None: all are sampled, and the repetition penalty
+            covers prompt and answer.
     """
 
-    def __init__(self, prompt: Sequence[int], sampler: Sampler, stops: StopWords, max_new_tokens: int):
-        self.ids = [int(token) for token in prompt]
-        self.begin = len(self.ids)
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        stops: StopWords,
+        max_new_tokens: int,
+        policy: TokenPolicy | None = None,
+    ):
+        self.prompt = [int(token) for token in prompt]
+        self.tokens: list[int] = []  # what was generated, the stop word included
         self.sampler = sampler
         self.stops = [list(stop) for stop in stops]
         self.max_new_tokens = max_new_tokens
-
-    @property
-    def tokens(self) -> list[int]:
-        """What was generated, the stop word included."""
-        return self.ids[self.begin :]
-
-    @property
-    def count(self) -> int:
-        """How many tokens were generated."""
-        return len(self.ids) - self.begin
+        self.policy = policy
 
     @property
     def stopped(self) -> bool:
         """Whether it ends in a stop word."""
-        return any(len(stop) <= self.count and ends_with(self.ids, stop) for stop in self.stops)
+        return any(ends_with(self.tokens, stop) for stop in self.stops)
 
     @property
     def finished(self) -> bool:
-        return self.stopped or self.count >= self.max_new_tokens
+        return self.stopped or len(self.tokens) >= self.max_new_tokens
 
     def extend(self, logits: np.ndarray) -> int:
-        """Append the next token, picked from logits [vocab], and return it."""
-        self.ids.append(self.sampler.pick(logits, self.ids))
-        return self.ids[-1]
+        """Append the next token, the one that is forced or one picked from logits [vocab], and return it."""
+        token = None if self.policy is None else self.policy.forced(self.tokens)
+        if token is None:
+            token = self.sampler.pick(logits, self._penalised())
+        self.tokens.append(token)
+        return token
+
+    def _penalised(self) -> Sequence[int]:
+        """The tokens that the repetition penalty covers, where there is one."""
+        if self.sampler.config.repetition_penalty == 1:
+            return ()
+        if self.policy is None:
+            return [*self.prompt, *self.tokens]
+        return self.policy.penalised(self.prompt, self.tokens)
 
 
 def ends_with(tokens: Sequence[int], end: Sequence[int]) -> bool:
@@ -65,15 +79,17 @@ def without_stop(tokens: Sequence[int], stops: StopWords) -> list[int]:
     return list(tokens[: len(tokens) - len(end)])
 
 
-def grow(lent: AbstractContextManager[Decoder], batch: Batch, answers: Sequence[Answer]) -> Iterator[dict[int, int]]:
+def grow(
+    lent: AbstractContextManager[Decoder], batch: Batch, kinds: Sequence[MediaKind], answers: Sequence[Answer]
+) -> Iterator[dict[int, int]]:
     """Generate the answers to a batch. Yields the new token of each unfinished row, by row, step by step."""
     with lent as decoder:
-        logits = decoder.prefill(batch)
+        logits = decoder.prefill(batch, kinds)
         while True:
             yield {row: answer.extend(logits[row]) for row, answer in enumerate(answers) if not answer.finished}
             if all(answer.finished for answer in answers):
                 return
-            logits = decoder.step(np.array([answer.ids[-1] for answer in answers]))
+            logits = decoder.step(np.array([answer.tokens[-1] for answer in answers]))
 
 
 def samplers(config: GenerationConfig, seed: int | None, count: int) -> list[Sampler]:

@@ -8,14 +8,11 @@ from functools import cached_property
 from operator import index
 from typing import Any
 
-import numpy as np
-from mindspore import nn
-
 from ms_impl.data.batch import Sample
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.errors import InputError, quote
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.generate.decode import DecoderPool
+from ms_impl.generate.decode import DecoderPool, padding_side
 from ms_impl.generate.decoding import Answer, StopWords, grow, samplers
 from ms_impl.generate.text import TextStreamer
 
@@ -25,8 +22,7 @@ Query = str | Sequence[dict[str, Any]]
 
 
 class GenerationMixin:
-    """Mixed into a model that has ``config.max_position_embeddings``, ``encode_images``, ``embed``, ``rotary_table``,
-    ``new_cache`` and ``step`` (see ``ms_impl.qwenvl.model.QwenVL``).
+    """Mixed into a model that is a ``ms_impl.generate.decoder_model.DecoderModel``.
 
     ``generation`` holds the model's default settings.
     """
@@ -37,10 +33,6 @@ class GenerationMixin:
     def decoders(self) -> DecoderPool:
         """Where to borrow a decoder for logits step by step: ``with model.decoders.lend(rows, columns) as decoder``."""
         return DecoderPool(self)
-
-    def fused_token_step(self, cache: nn.CellList) -> Callable[..., np.ndarray] | None:
-        """What stands in for ``ms_impl.generate.decode.TokenStep`` with the same arguments; None: nothing does."""
-        return None
 
     def generate(
         self,
@@ -127,13 +119,13 @@ class GenerationMixin:
         dataset_dir: str | os.PathLike | None,
     ) -> Iterator[dict[int, int]]:
         """The new tokens by row, step by step."""
-        batch = processor.collate(samples, padding_side="left", dataset_dir=dataset_dir)
+        batch = processor.collate(samples, padding_side=padding_side(processor), dataset_dir=dataset_dir)
         columns = batch["input_ids"].shape[1] + generation.max_new_tokens
         answers = [
-            Answer(sample["input_ids"], sampler, stops, generation.max_new_tokens)
+            Answer(sample["input_ids"], sampler, stops, generation.max_new_tokens, processor.policy(sample, generation))
             for sample, sampler in zip(samples, samplers(generation, seed, len(samples)))
         ]
-        return grow(self.decoders.lend(len(samples), columns), batch, answers)
+        return grow(self.decoders.lend(len(samples), columns), batch, processor.kinds, answers)
 
 
 def stop_sequences(processor: Any, generation: GenerationConfig) -> list[list[int]]:

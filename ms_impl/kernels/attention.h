@@ -1,4 +1,4 @@
-// Attention of one query over the keys and values of its row and head.
+// Attention of the queries that share a key head over the keys and values of their row.
 #pragma once
 
 #include <limits>
@@ -46,19 +46,23 @@ inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
     for (int r = 0; r < R; ++r) y[i] += weights[r] * widen(values[r * dim + i]);
 }
 
-// y [dim] = softmax(keys · query) · values over those of `count` columns whose segment is that of the last one.
-// `query` comes scaled; `scores` is room for `count` numbers.
+// y [heads, dim] = softmax(keys · queries [heads, dim]) · values over those of `count` columns whose segment is the last
+// one's. The queries come scaled; `scores` is room for heads · count numbers.
 template <class C>
-inline void attend(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *query,
-                   int64_t dim, float *scores, float *y) {
+inline void attend(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
+                   int64_t heads, int64_t dim, float *scores, float *y) {
   const int32_t own = segments[count - 1];
   const int64_t first = std::find(segments, segments + count, own) - segments;
-  product(keys, first, count, query, 1, dim, [&](int64_t column, int64_t, float score) {
-    scores[column] = segments[column] == own ? score : -std::numeric_limits<float>::infinity();
+  product(keys, first, count, queries, heads, dim, [&](int64_t column, int64_t head, float score) {
+    scores[head * count + column] = segments[column] == own ? score : -std::numeric_limits<float>::infinity();
   });
-  softmax(scores + first, count - first);
-  std::fill_n(y, dim, 0.0f);
+  for (int64_t head = 0; head < heads; ++head) softmax(scores + head * count + first, count - first);
+  std::fill_n(y, heads * dim, 0.0f);
+  const auto mix_rows = [&](auto rows, int64_t column) {
+    for (int64_t head = 0; head < heads; ++head)
+      mix<rows.value>(values + column * dim, scores + head * count + column, dim, y + head * dim);
+  };
   int64_t column = first;
-  for (; column + 4 <= count; column += 4) mix<4>(values + column * dim, scores + column, dim, y);
-  for (; column < count; ++column) mix<1>(values + column * dim, scores + column, dim, y);
+  for (; column + 4 <= count; column += 4) mix_rows(std::integral_constant<int, 4>(), column);
+  for (; column < count; ++column) mix_rows(std::integral_constant<int, 1>(), column);
 }

@@ -1,7 +1,8 @@
-// One token more for each row of a batch, through all layers of Qwen's language model.
+// One token more for each row of a batch, through all layers of a decoder that is described by its matrices.
 //
-// Every weight is read from memory once for all rows; activations are fp32. Threads divide the rows of each matrix and
-// the heads; what a thread computes does not depend on how many there are. Parity: tests/kernels/test_decode_step.py.
+// Every weight is read from memory once for all rows, every key and value once for all query heads that share it;
+// activations are fp32. Threads divide the rows of each matrix and the heads; what a thread computes does not depend on
+// how many there are, nor a row on its neighbours. Parity: tests/kernels/test_decode_step.py.
 
 #include <omp.h>
 
@@ -12,8 +13,8 @@
 namespace {
 
 struct Array {
-  void *data;
-  char type;  // f (float32), h (float16) or b (bfloat16)
+  void *data;    // null: absent
+  int64_t type;  // 'f' (float32), 'h' (float16) or 'b' (bfloat16)
 };
 
 // use(pointer to the array's elements).
@@ -26,30 +27,36 @@ void visit(const Array &array, Use use) {
   }
 }
 
+float element(const Array &array, int64_t i) {
+  float x;
+  visit(array, [&](auto *elements) { x = widen(elements[i]); });
+  return x;
+}
+
+// Weights [out, in], biases [out]; ms_impl/kernels/decode_step.py has the same fields.
 struct Layer {
-  Array ln_1, qkv, qkv_bias, projection, ln_2, up, gate, down, keys, values;
+  Array ln_1, q, q_b, k, k_b, v, v_b, q_norm, k_norm, o, o_b, ln_2, gate, gate_b, up, up_b, down, down_b;
+  Array keys, values;  // [batch · kv_heads, columns, dim]
 };
 
-// What ms_impl/kernels/decode_step.py gives, which has the same fields.
+// As above.
 struct Step {
-  const int32_t *tokens, *segments;  // [batch], [batch, columns]
-  const float *cos, *sin;            // [.., dim]
-  float *logits;                     // [batch, vocabulary], zeros
-  void **parameters;                 // embedding, norm, head, and those of each layer
-  const char *types;                 // a letter for each
-  int64_t batch, columns, column, layers, heads, dim, inner, vocabulary;
-  float epsilon, log_seq_length;
-};
-
-struct Model : Step {
+  int64_t size, layer_size;  // of Step and Layer
+  int64_t batch, columns, layers, heads, kv_heads, dim, width, inner, vocabulary;
+  const int32_t *tokens, *segments, *column;  // [batch], [batch, columns], [batch]
+  const float *cos, *sin, *q_scale;           // [batch, dim] twice, [batch] or null
+  float *logits;                              // [batch, vocabulary], zeros
   Array embedding, norm, head;
-  std::vector<Layer> layer;
-  int64_t width;
+  const Layer *layer;
+  double epsilon;
 };
 
 // What the threads share.
 struct State {
-  std::vector<float> x, qkv, mixed, inner;
+  std::vector<float> x, q, k, v, mixed, inner;
+  explicit State(const Step &m)
+      : x(m.batch * m.width), q(m.batch * m.heads * m.dim), k(m.batch * m.kv_heads * m.dim), v(k.size()),
+        mixed(q.size()), inner(m.batch * m.inner) {}
 };
 
 struct Thread {
@@ -58,110 +65,138 @@ struct Thread {
   int64_t last(int64_t items) const { return items * (index + 1) / count; }
 };
 
-// y [batch, width] = x normalised, times weight; done by each thread for itself.
-void normalise(const Model &m, const Array &weight, const float *x, float *y) {
-  for (int64_t b = 0; b < m.batch; ++b, x += m.width, y += m.width) {
-    Vector squares = {};
-    float rest = 0;
-    int64_t i = 0;
-    for (; i + kLanes <= m.width; i += kLanes) squares += load(x + i) * load(x + i);
-    for (; i < m.width; ++i) rest += x[i] * x[i];
-    const float scale = 1 / std::sqrt((sum(squares) + rest) / m.width + m.epsilon);
-    visit(weight, [&](auto *w) {
-      for (int64_t j = 0; j < m.width; ++j) y[j] = x[j] * scale * widen(w[j]);
-    });
-  }
+// y [n] = x normalised, times weight; y may be x.
+void normalise(const Array &weight, const float *x, int64_t n, float epsilon, float *y) {
+  Vector squares = {};
+  float rest = 0;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) squares += load(x + i) * load(x + i);
+  for (; i < n; ++i) rest += x[i] * x[i];
+  const float scale = 1 / std::sqrt((sum(squares) + rest) / n + epsilon);
+  visit(weight, [&](auto *w) {
+    for (int64_t j = 0; j < n; ++j) y[j] = x[j] * scale * widen(w[j]);
+  });
 }
 
-// put(row of w, row of x, dot product) for this thread's share of the rows of w.
+// y [batch, width]; done by each thread for itself.
+void normalise_rows(const Step &m, const Array &weight, const float *x, float *y) {
+  for (int64_t b = 0; b < m.batch; ++b) normalise(weight, x + b * m.width, m.width, m.epsilon, y + b * m.width);
+}
+
+// put(row of w, row of x, dot product plus bias) for this thread's share of the rows of w.
 template <class Put>
-void share(const Thread &thread, int64_t batch, const Array &weight, int64_t rows, int64_t n, const float *x, Put put) {
-  visit(weight, [&](auto *w) { product(w, thread.first(rows), thread.last(rows), x, batch, n, put); });
+void share(const Thread &thread, const Step &m, const Array &weight, const Array &bias, int64_t rows, int64_t n,
+           const float *x, Put put) {
+  visit(weight, [&](auto *w) {
+    product(w, thread.first(rows), thread.last(rows), x, m.batch, n, [&](int64_t o, int64_t b, float y) {
+      put(o, b, bias.data ? y + element(bias, o) : y);
+    });
+  });
 }
 
-void embed(const Thread &thread, const Model &m, State &s) {
+void embed(const Thread &thread, const Step &m, State &s) {
   visit(m.embedding, [&](auto *rows) {
     for (int64_t b = thread.first(m.batch); b < thread.last(m.batch); ++b)
       for (int64_t i = 0; i < m.width; ++i) s.x[b * m.width + i] = widen(rows[m.tokens[b] * m.width + i]);
   });
 }
 
-// One head of one row: writes its key and value into the cache, then attends.
-void head(const Model &m, const Layer &layer, State &s, int64_t b, int64_t h, float *query, float *scores) {
-  const float *q = &s.qkv[b * 3 * m.width + h * m.dim], *k = q + m.width, *v = k + m.width;
-  const float *cos = m.cos + m.column * m.dim, *sin = m.sin + m.column * m.dim;
-  const float log_n = std::max(1.0f, std::log(m.column + 1.0f) / m.log_seq_length);
-  visit(layer.keys, [&](auto *cache) {
-    const int64_t start = (b * m.heads + h) * m.columns * m.dim, now = start + m.column * m.dim;
-    auto *keys = cache, *values = static_cast<decltype(cache)>(layer.values.data);
-    rotate(k, cos, sin, m.dim, 1, query);
-    for (int64_t i = 0; i < m.dim; ++i) narrow(query[i], keys + now + i), narrow(v[i], values + now + i);
-    rotate(q, cos, sin, m.dim, log_n / std::sqrt(static_cast<float>(m.dim)), query);
-    attend(keys + start, values + start, m.segments + b * m.columns, m.column + 1, query, m.dim, scores,
-           &s.mixed[b * m.width + h * m.dim]);
+void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, const float *x, State &s) {
+  const auto into = [&](std::vector<float> &y, int64_t rows) {
+    return [to = y.data(), rows](int64_t o, int64_t b, float value) { to[b * rows + o] = value; };
+  };
+  const int64_t queries = m.heads * m.dim, keys = m.kv_heads * m.dim;
+  share(thread, m, layer.q, layer.q_b, queries, m.width, x, into(s.q, queries));
+  share(thread, m, layer.k, layer.k_b, keys, m.width, x, into(s.k, keys));
+  share(thread, m, layer.v, layer.v_b, keys, m.width, x, into(s.v, keys));
+}
+
+// Normalises, rotates and scales a head [dim] of row b in place; `room` for as many numbers.
+void turn(const Step &m, const Array &norm, int64_t b, float scale, float *x, float *room) {
+  if (norm.data) normalise(norm, x, m.dim, m.epsilon, x);
+  rotate(x, m.cos + b * m.dim, m.sin + b * m.dim, m.dim, scale, room);
+  std::copy_n(room, m.dim, x);
+}
+
+// Makes this thread's share of the heads ready to attend; keys and values go into the cache.
+void turn_heads(const Thread &thread, const Step &m, const Layer &layer, State &s, float *room) {
+  const int64_t queries = m.batch * m.heads, pairs = m.batch * m.kv_heads;
+  for (int64_t i = thread.first(queries); i < thread.last(queries); ++i) {
+    const int64_t b = i / m.heads;
+    const float scale = m.q_scale ? m.q_scale[b] : 1;
+    turn(m, layer.q_norm, b, scale / std::sqrt(static_cast<float>(m.dim)), &s.q[i * m.dim], room);
+  }
+  visit(layer.keys, [&](auto *keys) {
+    auto *values = static_cast<decltype(keys)>(layer.values.data);
+    for (int64_t i = thread.first(pairs); i < thread.last(pairs); ++i) {
+      const int64_t b = i / m.kv_heads, now = (i * m.columns + m.column[b]) * m.dim;
+      float *k = &s.k[i * m.dim], *v = &s.v[i * m.dim];
+      turn(m, layer.k_norm, b, 1, k, room);
+      for (int64_t j = 0; j < m.dim; ++j) narrow(k[j], keys + now + j), narrow(v[j], values + now + j);
+    }
+  });
+}
+
+// This thread's share of the query heads; those beside each other that have one key head attend together.
+void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State &s, float *scores) {
+  const int64_t all = m.batch * m.heads, group = m.heads / m.kv_heads;
+  visit(layer.keys, [&](auto *keys) {
+    const auto *values = static_cast<decltype(keys)>(layer.values.data);
+    for (int64_t i = thread.first(all), next; i < thread.last(all); i = next) {
+      const int64_t pair = i / group, b = i / m.heads, start = pair * m.columns * m.dim;
+      next = std::min((pair + 1) * group, thread.last(all));
+      attend(keys + start, values + start, m.segments + b * m.columns, m.column[b] + 1, &s.q[i * m.dim], next - i,
+             m.dim, scores, &s.mixed[i * m.dim]);
+    }
   });
 }
 
 float silu(float x) { return x / (1 + std::exp(-x)); }
 
-void decoder_layer(const Thread &thread, const Model &m, const Layer &layer, State &s, float *normed, float *scores) {
-  normalise(m, layer.ln_1, s.x.data(), normed);
-  visit(layer.qkv_bias, [&](auto *bias) {
-    share(thread, m.batch, layer.qkv, 3 * m.width, m.width, normed, [&](int64_t o, int64_t b, float y) {
-      s.qkv[b * 3 * m.width + o] = y + widen(bias[o]);
-    });
-  });
+void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed, float *scores) {
+  normalise_rows(m, layer.ln_1, s.x.data(), normed);
+  queries_keys_values(thread, m, layer, normed, s);
 #pragma omp barrier
-  const int64_t all = m.batch * m.heads;
-  for (int64_t i = thread.first(all); i < thread.last(all); ++i)
-    head(m, layer, s, i / m.heads, i % m.heads, normed, scores);
+  turn_heads(thread, m, layer, s, normed);
+#pragma omp barrier
+  attend_heads(thread, m, layer, s, scores);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
-  share(thread, m.batch, layer.projection, m.width, m.width, s.mixed.data(), add);
+  share(thread, m, layer.o, layer.o_b, m.width, m.heads * m.dim, s.mixed.data(), add);
 #pragma omp barrier
-  normalise(m, layer.ln_2, s.x.data(), normed);
-  share(thread, m.batch, layer.up, m.inner, m.width, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; });
-  share(thread, m.batch, layer.gate, m.inner, m.width, normed, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); });
+  normalise_rows(m, layer.ln_2, s.x.data(), normed);
+  const auto store = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; };
+  const auto close = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); };
+  share(thread, m, layer.up, layer.up_b, m.inner, m.width, normed, store);
+  share(thread, m, layer.gate, layer.gate_b, m.inner, m.width, normed, close);
 #pragma omp barrier
-  share(thread, m.batch, layer.down, m.width, m.inner, s.inner.data(), add);
+  share(thread, m, layer.down, layer.down_b, m.width, m.inner, s.inner.data(), add);
 #pragma omp barrier
 }
 
-void step(const Model &m) {
-  State s{std::vector<float>(m.batch * m.width), std::vector<float>(m.batch * 3 * m.width),
-          std::vector<float>(m.batch * m.width), std::vector<float>(m.batch * m.inner)};
+void step(const Step &m) {
+  State s(m);
 #pragma omp parallel
   {
     const Thread thread;
-    std::vector<float> normed(m.batch * m.width), scores(m.columns);
+    std::vector<float> normed(std::max(m.batch * m.width, m.dim)), scores(m.heads / m.kv_heads * m.columns);
     embed(thread, m, s);
 #pragma omp barrier
-    for (const Layer &layer : m.layer) decoder_layer(thread, m, layer, s, normed.data(), scores.data());
-    normalise(m, m.norm, s.x.data(), normed.data());
-    share(thread, m.batch, m.head, m.vocabulary, m.width, normed.data(), [&](int64_t o, int64_t b, float y) {
+    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.data(), scores.data());
+    normalise_rows(m, m.norm, s.x.data(), normed.data());
+    share(thread, m, m.head, Array{}, m.vocabulary, m.width, normed.data(), [&](int64_t o, int64_t b, float y) {
       m.logits[b * m.vocabulary + o] = y;
     });
   }
 }
 
-Model model_of(const Step &given) {
-  Model m{given};
-  int64_t at = 0;
-  const auto take = [&](Array &array) { array = {given.parameters[at], given.types[at]}, ++at; };
-  for (Array *array : {&m.embedding, &m.norm, &m.head}) take(*array);
-  m.layer.resize(m.layers);
-  for (Layer &l : m.layer)
-    for (Array *array : {&l.ln_1, &l.qkv, &l.qkv_bias, &l.projection, &l.ln_2, &l.up, &l.gate, &l.down, &l.keys,
-                         &l.values})
-      take(*array);
-  m.width = m.heads * m.dim;
-  return m;
-}
-
 }  // namespace
 
-extern "C" void decode_step(const Step *given) {
-  Model m = model_of(*given);
-  while (m.batch > 0 && m.segments[(m.batch - 1) * m.columns + m.column] == 0) --m.batch;  // rows nobody asked for
+// 0; or 1, and nothing is done, where the caller means other structures than these.
+extern "C" int32_t decode_step(const Step *given) {
+  if (given->size != sizeof(Step) || given->layer_size != sizeof(Layer)) return 1;
+  Step m = *given;
+  while (m.batch > 0 && m.segments[(m.batch - 1) * m.columns + m.column[m.batch - 1]] == 0) --m.batch;  // nobody's rows
   step(m);
+  return 0;
 }

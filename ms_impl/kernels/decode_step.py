@@ -1,10 +1,9 @@
-"""One column of decoding in one kernel call, for language models built as Qwen's is (``ms_impl.qwenvl.language``)."""
+"""One column of decoding in one kernel call, for every decoder that ``DecoderParts`` describes."""
 
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -12,22 +11,40 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.linear import Linear
+from ms_impl.generate.decoder_model import DecoderLayerParts, DecoderParts, Projection
 from ms_impl.kernels.build import library
 
 KERNEL = "decode_step"
-_LETTERS = {ms.float32: b"f", ms.float16: b"h", ms.bfloat16: b"b"}
+_LETTERS = {ms.float32: ord("f"), ms.float16: ord("h"), ms.bfloat16: ord("b")}
+_PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("type", ctypes.c_int64)]
+
+
+class _Layer(ctypes.Structure):
+    """One layer; decode_step.cc has the same fields."""
+
+    _fields_ = [
+        (name, _Array)
+        for name in (
+            "ln_1", "q", "q_b", "k", "k_b", "v", "v_b", "q_norm", "k_norm", "o", "o_b", "ln_2", "gate", "gate_b", "up",
+            "up_b", "down", "down_b", "keys", "values",
+        )
+    ]  # fmt: skip
 
 
 class _Step(ctypes.Structure):
     """What the kernel takes; decode_step.cc has the same fields."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("tokens", "segments", "cos", "sin", "logits", "parameters")),
-        ("types", ctypes.c_char_p),
-        *((name, ctypes.c_int64) for name in ("batch", "columns", "column", "layers", "heads", "dim")),
-        *((name, ctypes.c_int64) for name in ("inner", "vocabulary")),
-        *((name, ctypes.c_float) for name in ("epsilon", "log_seq_length")),
+        *((name, ctypes.c_int64) for name in ("size", "layer_size", "batch", "columns", "layers", "heads")),
+        *((name, ctypes.c_int64) for name in ("kv_heads", "dim", "width", "inner", "vocabulary")),
+        *((name, ctypes.c_void_p) for name in ("tokens", "segments", "column", "cos", "sin", "q_scale", "logits")),
+        *((name, _Array) for name in ("embedding", "norm", "head")),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("epsilon", ctypes.c_double),
     ]
 
 
@@ -35,65 +52,108 @@ class FusedTokenStep:
     """As ``ms_impl.generate.decode.TokenStep``: one column of tokens [B, 1] → logits fp32 [B, vocab].
 
     The kernel computes in fp32 from weights and caches in fp32, fp16 or bf16, and writes the new keys and values into
-    the cache in place. Rows whose segment is 0 in that column are not computed; their logits are zeros. It is called
-    on the parameters' memory: as an operator of a graph (``ops.Custom``), with all weights among its inputs, it would
-    wait longer for its turn than it computes.
+    the cache in place. The last rows, if their segment is 0 in that column, are not computed; their logits are zeros.
+    It is called on the parameters' memory: as an operator of a graph (``ops.Custom``), with all weights among its
+    inputs, it would wait longer for its turn than it computes.
 
     Args:
-        model: one with ``transformer.{wte, h, ln_f}``, ``lm_head`` and Qwen-VL's configuration.
+        parts: the decoder.
         cache: what ``model.new_cache`` gave.
         library: the compiled kernel.
+
+    Raises:
+        ValueError: the shapes of ``parts`` do not fit each other.
     """
 
-    def __init__(self, model: nn.Cell, cache: nn.CellList, library: Path):
-        config, shape = model.config, cache[0].shape
-        self.parameters = list(kernel_parameters(model, cache))
-        self.fixed = {
-            "types": b"".join(_LETTERS[parameter.dtype] for parameter in self.parameters),
-            "batch": shape[0], "columns": shape[2], "layers": config.num_hidden_layers,
-            "heads": config.num_attention_heads, "dim": config.kv_channels, "inner": config.ffn_size,
-            "vocabulary": config.vocab_size, "epsilon": config.layer_norm_epsilon,
-            # log(i)/∞ never exceeds 1
-            "log_seq_length": math.log(config.seq_length) if config.use_logn_attn else math.inf,
-        }  # fmt: skip
+    def __init__(self, parts: DecoderParts, cache: nn.CellList, library: Path):
+        check_shapes(parts)
         self.kernel = getattr(ctypes.CDLL(str(library)), KERNEL)
-        self.kernel.restype = None
+        self.kernel.restype = ctypes.c_int32
+        batch, _, columns, _ = cache[0].shape
+        self.layers = (_Layer * len(parts.layers))()
+        self.step = _Step(
+            size=ctypes.sizeof(_Step), layer_size=ctypes.sizeof(_Layer), batch=batch, columns=columns,
+            layers=len(parts.layers), heads=parts.heads, kv_heads=parts.kv_heads, dim=parts.head_dim,
+            width=parts.embedding.shape[1], inner=parts.layers[0].down.weight.shape[1],
+            vocabulary=parts.head.shape[0], layer=self.layers, epsilon=parts.eps,
+        )  # fmt: skip
+        self.arrays: dict[int, tuple[Parameter, list[tuple[_Array, int]]]] = {}
+        for name in ("embedding", "norm", "head"):
+            self._describe(getattr(self.step, name), getattr(parts, name))
+        for layer, described, cached in zip(self.layers, parts.layers, cache):
+            for name, parameter, first in layer_arrays(described):
+                self._describe(getattr(layer, name), parameter, first)
+            self._describe(layer.keys, cached.keys)
+            self._describe(layer.values, cached.values)
+
+    def _describe(self, array: _Array, parameter: Parameter, first: int = 0) -> None:
+        """Let ``array`` be the rows of a parameter from ``first`` on."""
+        array.type = _LETTERS[parameter.dtype]
+        row_bytes = parameter.nbytes // parameter.shape[0]
+        self.arrays.setdefault(id(parameter), (parameter, []))[1].append((array, first * row_bytes))
 
     def __call__(
-        self, tokens: np.ndarray, segment_ids: np.ndarray, columns: np.ndarray, table: np.ndarray
+        self,
+        tokens: np.ndarray,
+        segment_ids: np.ndarray,
+        columns: np.ndarray,
+        cos: np.ndarray,
+        sin: np.ndarray,
+        q_scale: np.ndarray | None,
     ) -> np.ndarray:
-        """int32 tokens [B, 1], segments [B, length] and the column [1]; the table of the prefill's NTK factor."""
-        logits = np.zeros((self.fixed["batch"], self.fixed["vocabulary"]), np.float32)
-        cos, sin = table
-        arrays = {"tokens": tokens, "segments": segment_ids, "cos": cos, "sin": sin, "logits": logits}
-        # Asked for at each step: set_data may have given a parameter other memory.
-        places = (ctypes.c_void_p * len(self.parameters))(*(parameter.data_ptr() for parameter in self.parameters))
-        pointers = {name: array.ctypes.data for name, array in arrays.items()}
-        step = _Step(**pointers, parameters=ctypes.addressof(places), column=int(columns[0]), **self.fixed)
-        self.kernel(ctypes.byref(step))
+        """int32 tokens [B, 1], segments [B, length] and columns [B, 1]; rotary float32 of one column of each row."""
+        step = self.step
+        for parameter, uses in self.arrays.values():  # at each step: set_data may have given it other memory
+            address = parameter.data_ptr()
+            for array, offset in uses:
+                array.data = address + offset
+        logits = np.zeros((step.batch, step.vocabulary), np.float32)
+        whole = {"tokens": tokens, "segments": segment_ids, "column": columns}
+        real = {"cos": cos, "sin": sin} | ({} if q_scale is None else {"q_scale": q_scale})
+        held = {name: np.ascontiguousarray(array, np.int32) for name, array in whole.items()}
+        held |= {name: np.ascontiguousarray(array, np.float32) for name, array in real.items()}
+        step.q_scale = None
+        for name, array in (held | {"logits": logits}).items():
+            setattr(step, name, array.ctypes.data)
+        if self.kernel(ctypes.byref(step)):
+            raise RuntimeError(f"{KERNEL}.cc and {__name__} describe a decoder by different structures")
         return logits
 
 
-def kernel_parameters(model: nn.Cell, cache: nn.CellList) -> Iterator[Parameter]:
-    """The kernel's weights and caches, in its order."""
-    decoder = model.transformer
-    yield from (decoder.wte.weight, decoder.ln_f.weight, model.lm_head.weight)
-    for block, layer in zip(decoder.h, cache):
-        yield from (block.ln_1.weight, block.attn.c_attn.weight, block.attn.c_attn.bias, block.attn.c_proj.weight)
-        yield from (block.ln_2.weight, block.mlp.w1.weight, block.mlp.w2.weight, block.mlp.c_proj.weight)
-        yield from (layer.keys, layer.values)
+def layer_arrays(layer: DecoderLayerParts) -> Iterator[tuple[str, Parameter, int]]:
+    """The arrays of a layer that are there: name, parameter, and the row that it begins with."""
+    for name in ("ln_1", "ln_2", "q_norm", "k_norm"):
+        if (norm := getattr(layer, name)) is not None:
+            yield name, norm, 0
+    for name in _PROJECTIONS:
+        projection: Projection = getattr(layer, name)
+        yield name, projection.weight, projection.first
+        if projection.bias is not None:
+            yield f"{name}_b", projection.bias, projection.first
 
 
-def fused_token_step(model: nn.Cell, cache: nn.CellList) -> FusedTokenStep | None:
-    """The kernel for this model as it is now; None on Ascend, with adapters, or where it cannot be compiled."""
-    if on_ascend() or not all(type(layer) is Linear for layer in linear_layers(model)):
+def check_shapes(parts: DecoderParts) -> None:
+    """Raises ValueError where the kernel would read beyond an array."""
+    width, dim = parts.embedding.shape[1], parts.head_dim
+    queries, keys, inner = parts.heads * dim, parts.kv_heads * dim, parts.layers[0].down.weight.shape[1]
+    if parts.heads % parts.kv_heads or dim % 2 or parts.head.shape[1] != width or parts.norm.shape != (width,):
+        raise ValueError(f"no decoder has {parts.heads} heads, {parts.kv_heads} key heads of {dim}, width {width}")
+    shapes = {
+        "q": (queries, width), "k": (keys, width), "v": (keys, width), "o": (width, queries), "gate": (inner, width),
+        "up": (inner, width), "down": (width, inner),
+    }  # fmt: skip
+    shapes |= {f"{name}_b": shape[:1] for name, shape in shapes.items()}
+    shapes |= {"ln_1": (width,), "ln_2": (width,), "q_norm": (dim,), "k_norm": (dim,)}
+    for number, layer in enumerate(parts.layers):
+        for name, parameter, first in layer_arrays(layer):
+            rows, *rest = shapes[name]
+            if parameter.shape[0] < first + rows or parameter.shape[1:] != tuple(rest):
+                raise ValueError(f"layer {number}: {name} has shape {parameter.shape}, not {shapes[name]}")
+
+
+def fused_token_step(parts: DecoderParts | None, cache: nn.CellList) -> FusedTokenStep | None:
+    """The kernel for a decoder as it is now; None on Ascend, without ``parts``, or where it cannot be compiled."""
+    if on_ascend() or parts is None:
         return None
     path = library(KERNEL)
-    return path and FusedTokenStep(model, cache, path)
-
-
-def linear_layers(model: nn.Cell) -> Iterable[nn.Cell]:
-    """The layers whose weights the kernel reads; an adapter would stand in their places."""
-    yield model.lm_head
-    for block in model.transformer.h:
-        yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.w1, block.mlp.w2, block.mlp.c_proj)
+    return path and FusedTokenStep(parts, cache, path)

@@ -11,6 +11,7 @@ from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import rotation
+from ms_impl.generate.decoder_model import DecoderLayerParts, Projection
 from ms_impl.qwenvl.config import QwenVLConfig
 
 
@@ -49,7 +50,8 @@ class Attention(nn.Cell):
             mask: what the attention cell's ``mask`` made of bool [B, 1, T, S].
             cos, sin: fp32 [B or 1, 1, T, head_dim].
             q_scale: log-n factors [B or 1, 1, T, 1], or None.
-            cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
+            cache, columns: take keys and values of all S columns from the cache after ``columns`` int [B, T] of it are
+                written.
         """
         q, k, v = self.split(self.c_attn(x))
         q = self.rotate(self.split_heads(q), cos, sin)
@@ -89,6 +91,18 @@ class Block(nn.Cell):
         self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
         self.mlp = MLP(config, dtype)
         self.add = ops.Add()
+
+    @property
+    def linears(self) -> tuple[nn.Cell, ...]:
+        """The layers that an adapter may stand in place of."""
+        return self.attn.c_attn, self.attn.c_proj, self.mlp.w1, self.mlp.w2, self.mlp.c_proj
+
+    def parts(self) -> DecoderLayerParts:
+        """The layer by its parameters: q, k and v are thirds of one matrix."""
+        packed, width = self.attn.c_attn, self.attn.c_attn.weight.shape[1]
+        q, k, v = (Projection(packed.weight, packed.bias, third * width) for third in range(3))
+        o, up, gate, down = (Projection(linear.weight) for linear in self.linears[1:])
+        return DecoderLayerParts(self.ln_1.weight, q, k, v, o, self.ln_2.weight, gate, up, down)
 
     def construct(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import mindspore as ms
@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 from ms_impl import families
 from ms_impl.cells.attention import attention, visible_keys
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.cells.kv_cache import LayerCache, take_column
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
@@ -20,8 +20,8 @@ from ms_impl.cells.media_features import merge_features
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
+from ms_impl.generate.decoder_model import DecoderParts, Rotary
 from ms_impl.generate.mixin import GenerationMixin
-from ms_impl.kernels.decode_step import fused_token_step
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.parallel import shard
@@ -93,9 +93,10 @@ class QwenVL(GenerationMixin, nn.Cell):
         """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
         return self.transformer.visual(images)
 
-    def embed(self, input_ids: Tensor, features: Tensor | None, image_context_pos: Tensor | None) -> Tensor:
-        """Token embeddings [B, T, D] with image features [B·M, Q, D] laid over their slots [B, M, Q]."""
-        return self.transformer.merge_media_features(input_ids, features, image_context_pos)
+    def embed(self, input_ids: Tensor, media: tuple[tuple[Tensor, Tensor], ...] = ()) -> Tensor:
+        """Token embeddings [B, T, D] with image features [B · M, Q, D] laid over their columns [B, M, Q]."""
+        features, columns = media[0] if media else (None, None)
+        return self.transformer.merge_media_features(input_ids, features, columns)
 
     def rotary_stack(self) -> Tensor:
         """cos and sin for each NTK factor of any prompt: fp32 [factors, 2, max_position_embeddings, head_dim]."""
@@ -112,9 +113,27 @@ class QwenVL(GenerationMixin, nn.Cell):
             index, reach = index + 1, reach * 2
         return index
 
-    def rotary_table(self, length: int) -> np.ndarray:
-        """cos and sin for a prefill of ``length`` columns: fp32 [2, max_position_embeddings, head_dim]."""
-        return self.tables[self.alpha_index(length)].asnumpy()
+    @cached_property
+    def host_tables(self) -> np.ndarray:
+        """``tables`` in numpy."""
+        return self.tables.asnumpy()
+
+    def rotary(self, position_ids: np.ndarray, length: int) -> Rotary:
+        """For positions int [B, T] in or after a prompt of ``length`` columns: cos and sin, float32
+        [B, 1, T, head_dim], in the prompt's NTK factor, and log-n factors, float32 [B, 1, T, 1], or None."""
+        cos, sin = self.host_tables[self.alpha_index(length)]
+        return cos[position_ids][:, None], sin[position_ids][:, None], self.host_log_n(position_ids)
+
+    def host_log_n(self, position_ids: np.ndarray) -> np.ndarray | None:
+        """``log_n`` on the host."""
+        if not self.config.use_logn_attn:
+            return None
+        factors = np.ones((len(position_ids), 1, position_ids.shape[1], 1), np.float32)
+        for row in np.flatnonzero((position_ids >= self.config.seq_length).any(1)):
+            # By itself: MindSpore's logarithm of one number and of many differ in bits, and rows must not depend on
+            # each other.
+            factors[row] = self.log_n(Tensor(position_ids[row : row + 1])).asnumpy()[0]
+        return factors
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """cos, sin [B, 1, T, head_dim] and the log-n factor of the queries [B, 1, T, 1] for int positions [B, T]."""
@@ -186,24 +205,32 @@ class QwenVL(GenerationMixin, nn.Cell):
         shape = (batch, config.num_attention_heads, length, config.kv_channels)
         return nn.CellList([LayerCache(*shape, self.compute_dtype) for _ in range(config.num_hidden_layers)])
 
-    def fused_token_step(self, cache: nn.CellList) -> Callable[..., np.ndarray] | None:
-        """One column of tokens through the cache in one kernel, where there is one for this model and machine."""
-        return fused_token_step(self, cache)
+    def decoder_parts(self) -> DecoderParts | None:
+        """The decoder by its parameters; None where an adapter stands in place of a layer."""
+        blocks = self.transformer.h
+        linears = [self.lm_head, *(linear for block in blocks for linear in block.linears)]
+        if not all(type(linear) is Linear for linear in linears):
+            return None
+        config = self.config
+        return DecoderParts(
+            self.transformer.wte.weight, [block.parts() for block in blocks], self.transformer.ln_f.weight,
+            self.lm_head.weight, config.num_attention_heads, config.num_attention_heads, config.kv_channels,
+            config.layer_norm_epsilon,
+        )  # fmt: skip
 
     def step(
-        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, tables: Tensor, cache: nn.CellList, last: Tensor
-    ) -> Tensor:
-        """Run the ``columns`` [T] of hidden [B, T, D] through the cache of S columns; logits [B, vocab] after one.
+        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
+        cache: nn.CellList, last: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Run hidden [B, T, D] through a cache of S columns; logits [B, vocab] after one of each row's T.
 
         Args:
             segment_ids: int [B, S], 0 for padding and for columns not filled yet.
-            tables: cos and sin of the prefill's NTK factor: fp32 [2, max_position_embeddings, head_dim].
-            last: int [1], which of the T columns to take the logits of.
+            columns: int [B, T], those of the cache that are written.
+            cos, sin, q_scale: what ``rotary`` gives for these columns' positions.
+            last: int [B], which of the T columns to take the logits of.
         """
         mask = self.attention.mask(visible_keys(segment_ids, columns), self.config.num_attention_heads, hidden.dtype)
-        cos = ops.gather(tables[0], columns, 0).expand_dims(0).expand_dims(0)
-        sin = ops.gather(tables[1], columns, 0).expand_dims(0).expand_dims(0)
-        q_scale = self.log_n(columns.expand_dims(0))
         for block, layer in zip(self.transformer.h, cache):
             hidden = block(hidden, mask, cos, sin, q_scale, layer, columns)
-        return self.lm_head(self.transformer.ln_f(ops.gather(hidden, last, 1)))[:, 0]
+        return self.lm_head(self.transformer.ln_f(take_column(hidden, last)))

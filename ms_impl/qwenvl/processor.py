@@ -15,6 +15,7 @@ from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
 from ms_impl.data.memory_images import MemoryImages
+from ms_impl.data.sample import ArraySpec, MediaKind
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.boxes import BOXES
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -31,11 +32,20 @@ from ms_impl.qwenvl.prompt import (
 )
 from ms_impl.qwenvl.tokenizer import IMAGE_START, QwenVLTokenizer
 
+IMAGES = MediaKind(
+    "images",
+    arrays=(ArraySpec("images", np.float32, ("images", 3, "side", "side")),),
+    columns=ArraySpec("image_context_pos", np.int32, ("images", "queries"), padding=None),
+    encode="encode_images",
+)
+
 
 class QwenVLProcessor:
     """Tokenizer and image reader of one model. Raises InputError if the vocabulary is not the model's."""
 
     boxes = BOXES
+    kinds = (IMAGES,)
+    padding_shifts_positions = True
 
     def __init__(self, tokenizer: QwenVLTokenizer, config: QwenVLConfig):
         if tokenizer.image_start_id != config.image_start_id:
@@ -137,6 +147,9 @@ class QwenVLProcessor:
         end_of_text = [self.tokenizer.eod_id]
         words = stop_words(self.tokenizer, chat_format)
         return words if end_of_text in words else [*words, end_of_text]
+
+    def policy(self, sample: Sample, generation: Any) -> None:
+        """None: every token is sampled."""
 
     def draw_boxes(
         self, history: History, dataset_dir: str | os.PathLike | None = None, font: str | os.PathLike | None = None

@@ -13,6 +13,7 @@ import numpy as np
 from ms_impl import load
 from ms_impl.generate import graph_cache
 from ms_impl.qwenvl.model import QwenVL
+from ms_impl.qwenvl.processor import QwenVLProcessor
 
 STEPS = 3
 
@@ -41,7 +42,12 @@ def decode(model: QwenVL, name: str) -> np.ndarray:
         batch["images"] = generator.normal(size=(1, 1, 3, *[config.visual.image_size] * 2)).astype(np.float32)
         batch["image_context_pos"] = np.arange(5, 5 + config.num_queries, dtype=np.int32).reshape(1, 1, -1)
     with model.decoders.lend(1, length + STEPS) as decoder:
-        return np.concatenate([decoder.prefill(batch), *(decoder.step(np.array([token])) for token in range(STEPS))])
+        return np.concatenate(
+            [
+                decoder.prefill(batch, QwenVLProcessor.kinds),
+                *(decoder.step(np.array([token])) for token in range(STEPS)),
+            ]
+        )
 
 
 if __name__ == "__main__":

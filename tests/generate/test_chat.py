@@ -47,7 +47,7 @@ def test_the_images_count(loaded, turns, mini):
     for picture in ("a.png", "b.png"):
         turn = {**turns[0], "image_paths": [picture]}
         with model.decoders.lend(1, len(turn["input_ids"]) + 12) as decoder:
-            logits.append(decoder.prefill(processor.collate([turn], "left", dataset_dir=mini)))
+            logits.append(decoder.prefill(processor.collate([turn], "left", dataset_dir=mini), processor.kinds))
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
 
 

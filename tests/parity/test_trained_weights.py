@@ -77,7 +77,7 @@ def test_loss_and_every_gradient(processor, samples, side, reference, table):
 
 def test_greedy_answers_are_equal(batch, processor, side, reference):
     with side.model.set_train(False).decoders.lend(2, batch["input_ids"].shape[1] + NEW_TOKENS) as decoder:
-        tokens = [decoder.prefill(batch).argmax(-1)]
+        tokens = [decoder.prefill(batch, processor.kinds).argmax(-1)]
         for _ in range(NEW_TOKENS - 1):
             tokens.append(decoder.step(tokens[-1]).argmax(-1))
     ids, images, places, segments = (

@@ -1,0 +1,106 @@
+"""Media of a batch → features and the columns that they take, by the model's own methods, in compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from ms_impl.data.sample import MediaKind
+from ms_impl.generate.graph_cache import CachedGraph
+
+UNITS_AT_ONCE = 8
+
+Batch = Mapping[str, np.ndarray | None]
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below ``number``."""
+    return 1 << (number - 1).bit_length()
+
+
+class EncoderGraph(CachedGraph):
+    """The arrays of one kind [N, …] → features [N, F, D] in fp32, compiled."""
+
+    def __init__(self, model: nn.Cell, encode: str):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.encode = encode
+
+    def construct(self, *arrays: Tensor) -> Tensor:
+        return getattr(self.model, self.encode)(*arrays).astype(ms.float32)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features float32 [F, D] of a whole batch, and the row and column of each, int [F]."""
+
+    values: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def within(self, start: int, stop: int, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Those of the columns from ``start`` to ``stop``; None: there are none.
+
+        Always as many, so that the graphs that take them have few shapes: float32 [rows, width, D], and the columns
+        int32 [rows, 1, width], counted from ``start``, that they take; ``width`` stands for none.
+        """
+        here = np.flatnonzero((start <= self.columns) & (self.columns < stop))
+        if not len(here):
+            return None
+        width = stop - start
+        values = np.zeros((rows, width, self.values.shape[-1]), np.float32)
+        columns = np.full((rows, 1, width), width, np.int32)
+        row, column = self.rows[here], self.columns[here] - start
+        values[row, column], columns[row, 0, column] = self.values[here], column
+        return values, columns
+
+
+class FeatureEncoder:
+    """Encodes the media of batches; only what is present, in few batch sizes."""
+
+    def __init__(self, model: nn.Cell):
+        self.model = model
+        self.graphs: dict[str, EncoderGraph] = {}
+
+    def __call__(self, batch: Batch, kinds: Sequence[MediaKind], length: int) -> Features | None:
+        """The features of a batch of rows of ``length`` columns; None where it has no media.
+
+        Raises:
+            ValueError: two features stand at one column.
+        """
+        found = [features for kind in kinds if (features := self._of_kind(batch, kind, length))]
+        if not found:
+            return None
+        values, rows, columns = (
+            np.concatenate([getattr(each, name) for each in found]) for name in ("values", "rows", "columns")
+        )
+        if len(np.unique(rows.astype(np.int64) * length + columns)) < len(rows):
+            raise ValueError("the template puts two features at one column")
+        return Features(values, rows, columns)
+
+    def _of_kind(self, batch: Batch, kind: MediaKind, length: int) -> Features | None:
+        columns = batch.get(kind.columns.name)
+        if columns is None or not (columns < length).any():
+            return None
+        places = columns.reshape(-1, columns.shape[-1])  # [B · units, F]
+        present = np.flatnonzero((places < length).any(-1))
+        arrays = [batch[array.name] for array in kind.arrays]
+        values = self._encode(kind.encode, [each.reshape(-1, *each.shape[2:])[present] for each in arrays])
+        unit, feature = np.nonzero(places[present] < length)
+        return Features(values[unit, feature], present[unit] // columns.shape[1], places[present[unit], feature])
+
+    def _encode(self, encode: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Arrays [N, …] → features [N, F, D], a few units at a time."""
+        graph = self.graphs.setdefault(encode, EncoderGraph(self.model, encode))
+        done = []
+        for start in range(0, len(arrays[0]), UNITS_AT_ONCE):
+            blocks = [array[start : start + UNITS_AT_ONCE] for array in arrays]
+            count = len(blocks[0])
+            room = power_of_two(count)
+            padded = [np.concatenate((each, np.zeros((room - count, *each.shape[1:]), each.dtype))) for each in blocks]
+            done.append(graph(*map(Tensor, padded)).asnumpy()[:count])
+        return np.concatenate(done)
