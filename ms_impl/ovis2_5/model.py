@@ -17,9 +17,8 @@ from ms_impl.generate.decoder_model import DecoderParts, Rotary
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.language import LanguageModel
+from ms_impl.ovis2_5.train_modules import UNUSED
 from ms_impl.ovis2_5.visual_tokenizer import VisualTable, VisualTokenizer
-
-UNUSED = "visual_tokenizer.vit.vision_model.post_layernorm."  # in the checkpoint, never in the graph, never trained
 
 
 class Ovis2_5(GenerationMixin, nn.Cell):
