@@ -90,7 +90,8 @@ class OvisSide:
         parameters = self.model.parameters_dict()
         assert set(parameters) == set(self.weights)
         for name, parameter in parameters.items():
-            parameter.set_data(Tensor(self.weights[name].astype(np.float32)))
+            # set_data would be ignored by the graphs that have used the parameter after an optimizer's
+            ms.ops.assign(parameter, Tensor(self.weights[name].astype(np.float32)))
 
     def logits(self, batch: Batch) -> Stages:
         """Embeddings [B, T, D] and logits [B, T, vocab]."""
@@ -131,7 +132,8 @@ class OvisSide:
             for rate in rates
         ]
         optimizer = AdamW(groups, 1e-3, (0.9, 0.95), 1e-8, weight_decay=0.1)
-        clip, places = ClipByGlobalNorm(1.0), [self.parameters.index(p) for p in optimizer.parameters]
+        clip, names = ClipByGlobalNorm(1.0), [p.name for p in self.parameters]
+        places = [names.index(p.name) for p in optimizer.parameters]
         losses, norms = [], []
         for _ in range(5):
             loss, gradients = self._gradients(batch)
