@@ -1,14 +1,17 @@
-"""Ovis2.5's boxes: ``<box>(x1,y1),(x2,y2)</box>`` and ``<point>(x,y)</point>`` in [0, 1), several in ``[ ]``."""
-
-from __future__ import annotations
+"""How Ovis2.5 writes boxes and points: parts of the image's sides, from 0 to below 1, after what they are of."""
 
 from ms_impl.data.boxes import BoxStyle, Marks
 
 BOXES = BoxStyle(
-    shapes=(Marks("<box>", "</box>", (2,)), Marks("<point>", "</point>", (1,))),
-    ref=("<ref>", "</ref>"),
-    side=1,
-    whole=False,
-    largest=0.999,
-    lists=True,
-)
+    shapes=(Marks("<box>", "</box>", (2,)), Marks("<point>", "</point>", (1,))), ref=("<ref>", "</ref>"), side=1.0,
+    whole=False, largest=0.999, lists=True,
+)  # fmt: skip
+
+BOX_REQUEST = "Please provide the bounding box coordinates."
+POINT_REQUEST = "Please provide the point coordinates."
+
+
+def grounding_query(text: str, request: str) -> str:
+    """A query that asks for boxes or points: the text as a sentence, then the request."""
+    text = text.strip()
+    return f"{text if text.endswith('.') else text + '.'} {request}"
