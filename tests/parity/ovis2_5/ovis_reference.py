@@ -93,24 +93,19 @@ class Reference:
             losses.append(loss.item())
         return losses, norms, model
 
-    def greedy(self, batch: Batch, length: int, tokens: np.ndarray) -> np.ndarray:
+    @torch.no_grad()
+    def greedy(self, batch: Batch, tokens: np.ndarray) -> np.ndarray:
         """Logits before each of ``tokens`` and after the last, with the cache: [N + 1, vocab]."""
-        given = self.tensors({name: array[:1] for name, array in batch.items()})
-        arrays = [given[name] for name in MEDIA]
-        columns = arrays[4], arrays[6]
-        past = batch["input_ids"].shape[1]
-        arrays[4], arrays[6] = (torch.where(where == past, length, where) for where in columns)
-        decoder, logits = self.model.llm.model, []
-        end = length + len(tokens)
-        with torch.no_grad():
-            cache, hidden = decoder.new_cache(1, end), None
-            for start, stop in ((0, length), *((i, i + 1) for i in range(length, end))):
-                ids = given["input_ids"][:, :length] if start == 0 else torch.tensor([[int(tokens[start - length])]])
-                hidden = decoder.embed(ids, self.model.media(*arrays) if start == 0 else ())
-                segments = (torch.arange(end) < stop).long()[None]
-                where = torch.arange(start, stop)
-                hidden = decoder.step(hidden, segments, where, where[None], cache)
-                logits.append(self.model.llm.logits(hidden[:, -1]))
+        given, decoder, logits = self.tensors(batch), self.model.llm.model, []
+        length, end = batch["input_ids"].shape[1], batch["input_ids"].shape[1] + len(tokens)
+        cache, segments = decoder.new_cache(1, end), torch.ones(1, end, dtype=torch.int64)
+        hidden = decoder.embed(given["input_ids"], self.model.media(*(given[name] for name in MEDIA)))
+        for start, stop in ((0, length), *((i, i + 1) for i in range(length, end))):
+            if start:
+                hidden = decoder.embed(torch.tensor([[int(tokens[start - length])]]))
+            where = torch.arange(start, stop)
+            states = decoder.step(hidden, segments, where, where[None], cache)
+            logits.append(self.model.llm.logits(states[:, -1]))
         return torch.cat(logits).double().numpy()
 
 

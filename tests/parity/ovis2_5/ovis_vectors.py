@@ -60,10 +60,11 @@ class OvisVectors:
             "indicators": 4,
         }
 
-    def empty(self, rows: int = ROWS) -> Batch:
-        """A batch of padding."""
+    def empty(self, rows: int = ROWS, columns: int | None = None) -> Batch:
+        """A batch of padding; ``columns``: None for room for every case."""
         shape, vision = self.shape, self.config.vit_config
-        columns, place = shape["columns"], (rows, shape["patch_rows"], shape["length"])
+        columns = columns or shape["columns"]
+        place = (rows, shape["patch_rows"], shape["length"])
         return {
             "input_ids": np.zeros((rows, columns), np.int32),
             "patches": np.zeros((*place, vision.patch_features), np.float32),
@@ -119,11 +120,20 @@ class OvisVectors:
         batch["labels"][0, : len(ids)] = self["dummy.labels"][0]
         return batch
 
-    def greedy_case(self) -> tuple[Batch, int, np.ndarray]:
-        """The prompt in the first row of a batch, its length, and the tokens that follow."""
-        batch, ids = self.empty(), self["greedy.input_ids"][0].astype(int)
+    def in_one_row(self, batch: Batch) -> Batch:
+        """The same batch with all frames of a row of tokens in one long row of patches."""
+        joined = dict(batch)
+        for name in MEDIA[:5]:
+            array = batch[name]
+            joined[name] = array.reshape(len(array), 1, -1, *array.shape[3:])
+        return joined
+
+    def greedy_case(self) -> tuple[Batch, np.ndarray]:
+        """The prompt as a batch of one row without padding, and the tokens that follow."""
+        ids = self["greedy.input_ids"][0].astype(int)
+        batch = self.empty(1, len(ids))
         self.fill(batch, 0, ids, LOGITS["single"])
-        return batch, len(ids), self["greedy.tokens"]
+        return batch, self["greedy.tokens"]
 
     def tower_case(self, name: str) -> tuple[Batch, np.ndarray, tuple[int, ...] | None]:
         """Packed visuals as rows of patches without a batch axis, the place [N] in R · L of every patch, and the layers

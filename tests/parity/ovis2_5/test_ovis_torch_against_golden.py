@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ovis_vectors import LOGITS
+from ovis_vectors import LOGITS, MEDIA
 from stages import ACTIVATION, FIFTH_LOSS, FIRST_LOSS, GRADIENT
 
 from ms_impl.ovis2_5.train_modules import parse_train_modules, trained
@@ -62,6 +62,10 @@ def test_padded_batch(golden, reference, table, floors):
 
 def test_greedy_with_the_cache(golden, reference, table, floors):
     logits = reference.greedy(*golden.greedy_case())
+    batch, _ = golden.greedy_case()
+    arrays = [torch.from_numpy(batch[name]) for name in ("input_ids", *MEDIA)]
+    tokens, _ = reference.model.greedy(arrays[0], len(golden["greedy.tokens"]), *arrays[1:])
+    assert tokens[0].tolist() == golden["greedy.tokens"].tolist()
     assert logits[:-1].argmax(-1).tolist() == golden["greedy.tokens"].tolist()
     table.check(SIDES, "logits, cached decoding", logits, golden["greedy.logits"], ACTIVATION, floors.greedy())
 
