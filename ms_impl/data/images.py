@@ -23,8 +23,10 @@ _LEVELS = 256  # of a channel of 8 bits
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:image/", re.IGNORECASE)
 
 
-def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False) -> Path:
-    """The file an image tag means: ``dataset_dir`` + path, or an absolute path by itself.
+def resolve_path(
+    path: str, dataset_dir: str | os.PathLike | None = None, allow_outside: bool = False, what: str = "image"
+) -> Path:
+    """The file that a record means: ``dataset_dir`` + path, or an absolute path by itself. ``what`` it is, for errors.
 
     Raises InputError for a URL: nothing is fetched because data names it. Also, unless ``allow_outside``, for a path
     that leaves ``dataset_dir`` through ``..``; without a folder (None) there is none to leave. Symbolic links are
@@ -33,13 +35,13 @@ def resolve_path(path: str, dataset_dir: str | os.PathLike | None = None, allow_
     NFC; a file whose name is in NFD, as macOS writes them, is found all the same.
     """
     if _URL.match(path):
-        raise InputError(f"image '{path}' is a URL; download it yourself and give the path of the file")
+        raise InputError(f"{what} '{path}' is a URL; download it yourself and give the path of the file")
     if dataset_dir is None or allow_outside or os.path.isabs(path):
         return _as_stored(dataset_dir or "", path)
     inside = os.path.normpath(path)
     if inside.split(os.sep)[0] == os.pardir:
         raise InputError(
-            f"image '{path}' lies outside dataset_dir '{dataset_dir}'; move it, or set allow_outside_dataset_dir: True"
+            f"{what} '{path}' lies outside dataset_dir '{dataset_dir}'; move it, or set allow_outside_dataset_dir: True"
         )
     return _as_stored(dataset_dir, inside)
 
