@@ -29,7 +29,8 @@ from PIL import Image
 from training import Case, Shape, our_step, use_cores
 
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD
-from ms_impl.train.feed import INPUT_COLUMNS
+from ms_impl.qwenvl.template import QwenVLTemplate
+from ms_impl.train.feed import step_columns
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, SETTINGS = ROOT / "assets/qwenvl_tiny_easyvqa", ROOT / "configs/qwenvl/finetune_tiny.yaml"
@@ -173,7 +174,7 @@ def wait_row(work: Path, steps: int) -> Row:
         began = time.perf_counter()
         batch = next(batches)
         waited.append(time.perf_counter() - began)
-        train(dict(zip(INPUT_COLUMNS, batch, strict=True)))
+        train(dict(zip(step_columns(QwenVLTemplate), batch, strict=True)))
         whole.append(time.perf_counter() - began)
     wait, step = (1000 * statistics.mean(seconds[SKIPPED_STEPS:]) for seconds in (waited, whole))
     case, ratio = "wait of a step; anchor: the step, small model", wait / step

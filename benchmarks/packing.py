@@ -12,14 +12,16 @@ row a step. A useful token is one that is not padding.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from harness import Row, arguments, interleaved, report
 from training import Case, Shape, our_step, use_cores
 
-from ms_impl.data.batch import IGNORED, Sample, collate
+from ms_impl.data.batch import collate
 from ms_impl.data.packing import best_fit, pack
+from ms_impl.data.sample import IGNORED, Outline, Placed, Sample, Sizes
+from ms_impl.qwenvl.template import IMAGES
 
 ROW, DIALOGUES, GOAL = 512, 2000, 2.5
 MEDIAN, SIGMA, SHORTEST, LONGEST = 55, 0.5, 8, 400  # tokens of text
@@ -35,8 +37,9 @@ def main() -> None:
     use_cores(given.cores)
     shape = Shape(layers=1, vision_width=64, vision_layers=1) if given.quick else SHAPE
     dialogues = drawn(shape)
-    lengths = [len(dialogue["input_ids"]) for dialogue in dialogues]
-    packed = best_fit(lengths, [1] * len(lengths), ROW, ROW // (shape.queries + MARKS))
+    lengths = [len(dialogue) for dialogue in dialogues]
+    needs = np.stack([lengths, np.ones_like(lengths)], axis=1)
+    packed = best_fit(needs, (ROW, ROW // (shape.queries + MARKS)), RandomImages.needs)
     slots = max(map(len, packed))
     order = np.random.default_rng(1).permutation(len(packed))[: given.repeats]
     batches = {
@@ -52,29 +55,45 @@ def main() -> None:
 
 
 def drawn(shape: Shape) -> list[Sample]:
-    """Conversations of random tokens, the second half of each text an answer; an image's path is a number from 0."""
+    """Conversations of random tokens, the second half of each text an answer; an image's source is a number from 0."""
     rng = np.random.default_rng(0)
     texts = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, DIALOGUES), SHORTEST, LONGEST).astype(int)
     dialogues = []
     for number, text in enumerate(texts):
         ids = rng.integers(0, shape.vocab, shape.queries + MARKS + text).astype(np.int32)
         labels = np.where(np.arange(len(ids)) >= len(ids) - text // 2, ids, IGNORED).astype(np.int32)
-        image = {"image_paths": [str(number)], "image_columns": [1]}
-        dialogues.append({"record": f"dialogue {number}", "input_ids": ids, "labels": labels, **image})
+        image = Placed(IMAGES.name, number, np.arange(1, shape.queries + 1, dtype=np.int32))
+        positions = np.arange(len(ids), dtype=np.int32)
+        dialogues.append(Sample(ids, positions, labels, media=(image,), record=f"dialogue {number}"))
     return dialogues
 
 
 def batch(dialogues: Sequence[Sample], shape: Shape, slots: int) -> dict[str, np.ndarray]:
     """The columns of one row."""
-
-    def pixels(path: str, out: np.ndarray) -> None:
-        out[:] = np.random.default_rng(int(path)).normal(0, 1, out.shape)
-
-    arrays = collate(
-        [pack(dialogues)], pad_id=0, num_queries=shape.queries, image_size=shape.image_size, load_pixels=pixels,
-        length=ROW, image_slots=slots,
-    )  # fmt: skip
+    arrays = collate([pack(dialogues)], RandomImages(shape), {"tokens": ROW, "images": slots})
     return {**arrays, "seeds": np.zeros(1, np.int32)}
+
+
+class RandomImages:
+    """Of a template what a batch asks for; an image is noise seeded by its number."""
+
+    kinds, needs, position_axes, padding_shifts_positions, pad_id = (IMAGES,), ("tokens", "images"), 1, True, 0
+
+    def __init__(self, shape: Shape):
+        self.fixed_sizes = {"side": shape.image_size, "queries": shape.queries}
+        self.tokenizer = self
+
+    def largest(self, outline: Outline) -> dict[str, int]:
+        return {}
+
+    def need(self, outline: Outline, sizes: Sizes) -> dict[str, int]:
+        return {"tokens": outline.tokens, "images": len(outline.media)}
+
+    def load(self, media: Sequence[Placed], out: Mapping[str, np.ndarray], offset: int = 0) -> None:
+        for number, image in enumerate(media):
+            pixels = out["images"][number]
+            pixels[:] = np.random.default_rng(image.source).normal(0, 1, pixels.shape)
+            out["image_context_pos"][number] = image.columns + offset
 
 
 def measured(

@@ -135,9 +135,10 @@ class OurStep:
         """The columns as the step takes them."""
         import mindspore as ms
 
-        from ms_impl.train.feed import INPUT_COLUMNS
+        from ms_impl.qwenvl.template import QwenVLTemplate
+        from ms_impl.train.feed import step_columns
 
-        return [ms.Tensor(batch[name]) for name in INPUT_COLUMNS]
+        return [ms.Tensor(batch[name]) for name in step_columns(QwenVLTemplate)]
 
 
 def torch_step(

@@ -80,7 +80,6 @@ class Family:
     generation: Mapping[str, Any] = field(default_factory=dict)
     estimate: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
-    processor: str = ""  # until ``template`` has taken its place everywhere
 
     def resolve(self, field: str) -> Any:
         """Import and return the object that ``field`` names.
@@ -91,7 +90,7 @@ class Family:
             self.check_packages()
         return imported(getattr(self, field))
 
-    def make_template(self, directory: Path, config: Any = None, **options: Any) -> Any:
+    def make_template(self, directory: str | Path, config: Any = None, **options: Any) -> Any:
         """The template with the files of a checkpoint directory. Raises InputError for what is wrong with them."""
         return self.resolve("template").from_pretrained(directory, config, **{**self.template_options, **options})
 

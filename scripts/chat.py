@@ -104,7 +104,7 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     from ms_impl import load  # the slow import
 
     names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family_name(arguments)}
-    model, processor = load(arguments.model, arguments.dtype, **names)
+    model, template = load(arguments.model, arguments.dtype, **names)
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     chat_format = model.generation.chat_format
@@ -113,7 +113,7 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
         if not remembers:
             raise InputError(f"--system: the {chat_format} format of this base model has no system message")
         settings = settings | {"system": arguments.system}
-    return Conversation(model, processor, images, settings, interrupts, remembers, arguments.draw, arguments.font)
+    return Conversation(model, template, images, settings, interrupts, remembers, arguments.draw, arguments.font)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,19 @@ Needs the model's config.json and the vocabulary, but no weights; neither mindsp
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 
 import numpy as np
 
 from ms_impl.cli.annotations import annotation_files
+from ms_impl.cli.plan import training_template
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Findings, check_all
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
 from ms_impl.data.files import Mixture
-from ms_impl.data.sample_reader import SampleReader, require_answers
+from ms_impl.data.sample_reader import require_answers
 
 SAMPLES = 5  # that are shown
-
-_TRANSFORM = "train_dataset.modal_to_text_transform"
-_STYLE = [field.name for field in dataclasses.fields(ConversationFormat)]
 
 
 def check_data(settings: Settings) -> tuple[Checker, Findings]:
@@ -35,7 +31,7 @@ def check_data(settings: Settings) -> tuple[Checker, Findings]:
     if findings.lengths.any():
         print("\ntokens of a conversation", check_report.histogram(findings.lengths[findings.lengths > 0]), sep="\n")
     _print_samples(checker, findings)
-    max_length = checker.reader.encoder.max_length
+    max_length = checker.template.max_length
     if findings.unanswered:
         print("\ncut off", check_report.unanswered(findings.unanswered, max_length), sep="\n")
     if findings.faults:
@@ -49,18 +45,10 @@ def checker_of(settings: Settings) -> Checker:
     """The checker of the settings' ``train_dataset``. Raises InputError if one of its files cannot be used."""
     family = family_of(settings)
     config = family.resolve("config").from_file(lookup(settings, "model.model_config.config_file"))
-    vocabulary = lookup(settings, "train_dataset.tokenizer.vocab_file")
-    tokenizer = family.resolve("processor").from_vocabulary(vocabulary, config).tokenizer
-    template = lookup(settings, f"{_TRANSFORM}.model_transform_template")
-    style = ConversationFormat(**{key: template[key] for key in _STYLE if template.get(key) is not None})
-    loader = lookup(settings, "train_dataset.data_loader")
-    reader = SampleReader(
-        ConversationEncoder(tokenizer, lookup(settings, f"{_TRANSFORM}.max_length"), style),
-        dataset_dir=template.get("dataset_dir") or "",
-        allow_outside=bool(template.get("allow_outside_dataset_dir")),
-        image_slots=template.get("modal_content_padding_size"),
-    )
-    return Checker(Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples")), reader)
+    section = settings["train_dataset"]
+    loader = section["data_loader"]
+    mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
+    return Checker(mixture, training_template(family, config, section))
 
 
 def _print_samples(checker: Checker, findings: Findings) -> None:
@@ -71,4 +59,4 @@ def _print_samples(checker: Checker, findings: Findings) -> None:
     places = np.unique(np.linspace(0, len(whole) - 1, SAMPLES).round().astype(int))
     for index in whole[places[: len(whole)]]:
         sample = checker.sample(int(index))
-        print("", check_report.dialogue(sample, checker.reader.encoder.tokenizer.decode, coloured), sep="\n")
+        print("", check_report.dialogue(sample, checker.template.tokenizer.decode, coloured), sep="\n")

@@ -48,7 +48,7 @@ class Conversation:
     """
 
     model: Any
-    processor: Any
+    template: Any
     images: list[Image.Image]
     settings: dict[str, Any]
     interrupts: Interrupts
@@ -79,7 +79,7 @@ class Conversation:
         """Print the answer as it grows; ``interrupted`` fills when it shall end. Raises InputError."""
         query = [*({"image": image} for image in self.waiting), {"text": question}]
         history = self.history if self.remembers else []
-        pieces = self.model.chat(self.processor, query, history, stream=True, **self.settings)
+        pieces = self.model.chat(self.template, query, history, stream=True, **self.settings)
         said: list[str] = []
         while not interrupted:
             try:
@@ -91,7 +91,7 @@ class Conversation:
             print(piece, end="", flush=True)
         else:
             pieces.close()
-            self.history = [*history, (self.processor.query_text(query), "".join(said) or None)]
+            self.history = [*history, (self.template.query_text(query), "".join(said) or None)]
             print(" …", end="")
         print(flush=True)
         self.latest = self.waiting[-1] if self.waiting else self.latest
@@ -138,7 +138,7 @@ class Conversation:
         else:
             answer = self.history[-1][1] or ""
             image = enlarged(self.latest)
-            save_picture(draw_boxes(image, answer, self.processor.boxes, self.font, self.latest.size), target)
+            save_picture(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
 
 
 def enlarged(image: Image.Image) -> Image.Image:

@@ -22,8 +22,10 @@ from ms_impl.cli.plan import plan_settings
 from ms_impl.cli.relations import cuts_model, ranks_of
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings import adapt_to_cpu, check_weights, complete
-from ms_impl.data.batch_plan import BatchPlan
+from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.check import Checker, Findings
+from ms_impl.data.encoded_dataset import needs_of
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.estimate.memory import memory
 from ms_impl.estimate.parts import check as check_cut
@@ -103,7 +105,6 @@ def _print_weights(settings: Settings) -> None:
 
 def _judge_training_data(settings: Settings) -> bool:
     """Whether a record is broken. Prints what is in the data, and the steps that they make."""
-    _require_image_size(settings)
     if settings.get("do_eval"):
         _judge_eval_data(settings)
     plan_monitor(settings)
@@ -113,22 +114,17 @@ def _judge_training_data(settings: Settings) -> bool:
     return bool(findings.faults)
 
 
-def _require_image_size(settings: Settings) -> None:
-    """Raise InputError where the YAML's image_size is not the model's own."""
-    given = lookup(settings, "train_dataset.modal_to_text_transform.model_transform_template.image_size")
-    config = family_of(settings).resolve("config").from_file(lookup(settings, _CONFIG))
-    size = getattr(getattr(config, "visual", None), "image_size", given)
-    if given not in (None, size):
-        raise InputError(f"image_size is {given}, but the model's configuration says {size}")
-
-
 @dataclass(frozen=True)
-class _Lengths:
+class _Planned:
     """Of a data set what a batch plan asks for."""
 
     checker: Checker
-    lengths: np.ndarray
-    images: np.ndarray
+    sizes: Mapping[str, int]
+    needs: np.ndarray
+
+    @property
+    def need_names(self) -> tuple[str, ...]:
+        return self.checker.template.needs
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
         return self.checker.conversations.epoch(number, seed)  # type: ignore[attr-defined]  # a Mixture
@@ -141,14 +137,12 @@ def _print_steps(settings: Settings, checker: Checker, findings: Findings) -> No
     runner: Mapping[str, Any] = settings.get("runner_config") or {}
     ranks = lookup(settings, "parallel_config.data_parallel") or 1 if cuts_model(settings) else 1
     rows = runner.get("batch_size", 1) * runner.get("gradient_accumulation_steps", 1) * ranks
-    reader = checker.reader
-    planned = plan_settings(
-        settings["train_dataset"], rows, runner.get("epochs", 1), settings.get("seed", 0), reader.image_slots
-    )
-    lengths = np.minimum(findings.lengths, reader.encoder.max_length)
-    plan = BatchPlan(_Lengths(checker, lengths, findings.image_counts), planned)
+    template = checker.template
+    planned = plan_settings(settings["train_dataset"], rows, runner.get("epochs", 1), settings.get("seed", 0), template)
+    plan = BatchPlan(_Planned(checker, *needs_of(template, findings.outlines)), planned)
     devices = f"{ranks_of(settings)} ranks" if cuts_model(settings) else "one rank; divide by the number of ranks"
     print(f"\n{'steps':<14}{plan.total_steps:,} of {rows} rows, with {devices}")
+    print(f"{'rows':<14}{described(plan, template.needs)}")
 
 
 def _judge_eval_data(settings: Settings) -> None:
@@ -162,13 +156,13 @@ def _judge_eval_data(settings: Settings) -> None:
         return
     from ms_impl.evaluate.evaluation import Evaluation  # the slow import
 
-    processor = _processor(settings, family)
+    template = _template(settings, family)
     for data in asked:
-        evaluation = Evaluation(data, processor, generation)
+        evaluation = Evaluation(data, template, generation)
         print(f"{data.name:<14}{len(evaluation.questions):,} records for {data.metric}")
 
 
-def _processor(settings: Settings, family: Family) -> Any:
+def _template(settings: Settings, family: Family) -> Template:
     config = family.resolve("config").from_file(lookup(settings, _CONFIG))
     section = "processor" if settings.get("processor") else "train_dataset"
-    return family.resolve("processor").from_vocabulary(lookup(settings, f"{section}.tokenizer.vocab_file"), config)
+    return family.make_template(lookup(settings, f"{section}.tokenizer.vocab_file"), config)

@@ -1,113 +1,127 @@
-"""Samples → the arrays that the models take.
-
-A sample is one dialogue, a dict in numpy terms: ``input_ids`` int32 [t]; ``labels`` int32 [t] (−100 = not trained),
-absent for inference; ``image_paths`` list of str; ``image_columns`` list of int, the column of each image's first slot;
-and, where it came from a file, ``record``: how errors name it. A row to train on, of one dialogue or several, is a
-sample too; ``ms_impl.data.packing.pack`` says what else it has.
-"""
+"""Samples → the arrays that the models take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
+from ms_impl.data.sample import IGNORED, TOKENS, ArraySpec, Outline, Sample, Sizes
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 
-IGNORED = -100  # the label of a token that is not trained
-_TRAINED = {"labels": IGNORED, "position_ids": 0, "loss_weights": 0}  # what only training needs, with its padding
-
-Sample = Mapping[str, Any]
 PaddingSide = Literal["right", "left"]
-LoadPixels = Callable[[str, np.ndarray], object]  # reads the image of a path into float32 [3, S, S]
+Batch = dict[str, Any]  # arrays; None for those of a kind that no row has room for
 
 
 def collate(
-    samples: Sequence[Sample],
-    *,
-    pad_id: int,
-    num_queries: int,
-    image_size: int,
-    load_pixels: LoadPixels,
-    padding_side: PaddingSide = "right",
-    length: int | None = None,
-    image_slots: int | None = None,
-) -> dict[str, np.ndarray | None]:
-    """One batch of B samples padded to T = ``length`` columns (the longest sample where None).
+    rows: Sequence[Sample], template: Template, sizes: Sizes | None = None, padding_side: PaddingSide = "right"
+) -> Batch:
+    """One batch of B rows, their media read.
 
-    Each row has M = ``image_slots`` places for images (the most of any sample where None), of S = ``image_size``
-    pixels in height and width, which ``load_pixels`` reads where they stand.
+    ``sizes`` is the shape of the rows: T = ``tokens`` columns, and what the template's arrays name. What it leaves out
+    is as large as these rows need.
 
-    Returns ``input_ids`` int32 [B, T]; ``segment_ids`` int32 [B, T], 0 on padding and 1 on a sample that has none of
-    its own; ``images`` float32 [B, M, 3, S, S], zeros in unused places; ``image_context_pos`` int32 [B, M, Q], the
-    column of each query feature, or T in unused places. The last two are None if M is 0. Rows to train on also give
-    ``labels`` int32, ``position_ids`` int32 and ``loss_weights`` float32, all [B, T].
+    Returns ``input_ids`` int32 [B, T]; ``segment_ids`` int32 [B, T], 0 on padding and 1 where a row has none of its
+    own; ``position_ids`` int32 [B, T], or [B, axes, T]; ``next_positions`` int32 [B]; and the arrays of
+    ``template.kinds``, None where a row has no room for one unit. Rows to train on also give ``labels`` int32 and
+    ``loss_weights`` float32, both [B, T].
 
-    Raises InputError naming the record that is too long or has too many images.
+    Raises InputError naming the record that is too long, has too many media, or has one that cannot be read.
     """
-    if not samples:
+    if not rows:
         raise InputError("a batch needs at least one sample")
-    length = length or max(len(sample["input_ids"]) for sample in samples)
-    slots = max(len(sample["image_paths"]) for sample in samples) if image_slots is None else image_slots
-    names = [sample.get("record") or f"sample {row} of the batch" for row, sample in enumerate(samples)]
-    for name, sample in zip(names, samples):
-        _check_fits(sample, name, length, slots)
-    offsets = [length - len(sample["input_ids"]) if padding_side == "left" else 0 for sample in samples]
-    batch = {
-        "input_ids": _pad([sample["input_ids"] for sample in samples], offsets, length, pad_id),
-        "segment_ids": _pad([_segments(sample) for sample in samples], offsets, length, 0),
-        "images": _images(samples, names, slots, image_size, load_pixels) if slots else None,
-        "image_context_pos": _positions(samples, offsets, length, slots, num_queries) if slots else None,
+    rows = [_named(row, f"sample {number} of the batch") for number, row in enumerate(rows)]
+    sizes = sizes_of(template, (row.outline for row in rows), sizes or {})
+    for row in rows:
+        _check_fits(row, template, sizes)
+    length = sizes[TOKENS]
+    offsets = [length - len(row) if padding_side == "left" else 0 for row in rows]
+    shifts = offsets if template.padding_shifts_positions else [0] * len(rows)
+    batch: Batch = {
+        "input_ids": _pad([row.input_ids for row in rows], offsets, length, template.tokenizer.pad_id),
+        "segment_ids": _pad([_segments(row) for row in rows], offsets, length, 0),
+        "position_ids": _pad([row.position_ids + shift for row, shift in zip(rows, shifts)], offsets, length, 0),
+        "next_positions": np.array([row.next_position + shift for row, shift in zip(rows, shifts)], np.int32),
     }
-    for key, padding in _TRAINED.items():
-        if all(key in sample for sample in samples):
-            batch[key] = _pad([sample[key] for sample in samples], offsets, length, padding)
-    return batch
+    for key, padding in (("labels", IGNORED), ("loss_weights", 0)):
+        values = [getattr(row, key) for row in rows]
+        if all(value is not None for value in values):
+            batch[key] = _pad(values, offsets, length, padding)
+    return batch | _media(rows, template, sizes, offsets)
 
 
-def _segments(sample: Sample) -> np.ndarray:
-    return sample.get("segment_ids", np.ones(len(sample["input_ids"]), dtype=np.int32))
+def sizes_of(template: Template, outlines: Iterable[Outline], given: Sizes) -> dict[str, int]:
+    """The shape of rows that hold each of ``outlines``: what is ``given``, else the largest that one needs."""
+    outlines = list(outlines)
+    largest = largest_of(template, outlines)
+    sizes = {**template.fixed_sizes, **largest, **given}
+    needs = [template.need(outline, sizes) for outline in outlines]
+    return {name: max(need[name] for need in needs) for name in template.needs} | sizes
 
 
-def _check_fits(sample: Sample, name: str, length: int, slots: int) -> None:
-    if len(sample["input_ids"]) > length:
-        raise InputError(f"{name}: {len(sample['input_ids'])} tokens do not fit in {length}")
-    if len(sample["image_paths"]) > slots:
-        raise InputError(f"{name}: {len(sample['image_paths'])} images do not fit in {slots} image slots a row")
+def largest_of(template: Template, outlines: Iterable[Outline]) -> dict[str, int]:
+    """The sizes of ``template.largest_of`` that hold each of ``outlines``."""
+    largest = dict(template.largest(Outline(0)))
+    for outline in outlines:
+        for name, size in template.largest(outline).items():
+            largest[name] = max(largest[name], size)
+    return largest
+
+
+def _named(row: Sample, name: str) -> Sample:
+    """The row with a name for errors, its media too."""
+    name = row.record or name
+    media = tuple(medium if medium.record else replace(medium, record=name) for medium in row.media)
+    return replace(row, record=name, media=media)
+
+
+def _segments(row: Sample) -> np.ndarray:
+    return np.ones(len(row), np.int32) if row.segment_ids is None else row.segment_ids
+
+
+def _check_fits(row: Sample, template: Template, sizes: Sizes) -> None:
+    for name, need in template.need(row.outline, sizes).items():
+        if need > sizes[name]:
+            raise InputError(f"{row.record}: {need} {name} do not fit in {sizes[name]} a row")
+    for name, need in template.largest(row.outline).items():
+        if need > sizes[name]:
+            raise InputError(f"{row.record}: {name} is {need}, more than the {sizes[name]} of this batch")
+    if len(row) and row.input_ids.min() < 0:
+        raise InputError(f"{row.record}: a token id is negative; no embedding has it")
 
 
 def _pad(rows: Sequence[np.ndarray], offsets: Sequence[int], length: int, value: int) -> np.ndarray:
-    padded = np.full((len(rows), length), value, dtype=rows[0].dtype)
+    """Rows [..., t] side by side as [B, ..., length]."""
+    padded = np.full((len(rows), *rows[0].shape[:-1], length), value, dtype=rows[0].dtype)
     for target, row, offset in zip(padded, rows, offsets):
-        target[offset : offset + len(row)] = row
+        target[..., offset : offset + row.shape[-1]] = row
     return padded
 
 
-def _images(
-    samples: Sequence[Sample], names: Sequence[str], slots: int, size: int, load_pixels: LoadPixels
-) -> np.ndarray:
-    images = np.zeros((len(samples), slots, 3, size, size), dtype=np.float32)
-    for places, sample, name in zip(images, samples, names):
-        _read(sample, name, load_pixels, places)
-    return images
+def _media(rows: Sequence[Sample], template: Template, sizes: Sizes, offsets: Sequence[int]) -> Batch:
+    """The arrays of the template's kinds."""
+    specs = {spec.name: spec for kind in template.kinds for spec in kind.all_arrays}
+    shapes = {name: (len(rows), *spec.shape(sizes)) for name, spec in specs.items()}
+    arrays = {name: _filled(spec, shapes[name], sizes) for name, spec in specs.items() if shapes[name][1]}
+    for number, (row, offset) in enumerate(zip(rows, offsets)):
+        template.load(row.media, {name: array[number] for name, array in arrays.items()}, offset)
+    columns = [arrays[kind.columns.name] for kind in template.kinds if kind.columns.name in arrays]
+    for number, row in enumerate(rows):
+        _check_columns([each[number] for each in columns], row, sizes[TOKENS])
+    return {name: arrays.get(name) for name in specs}
 
 
-def _read(sample: Sample, name: str, load_pixels: LoadPixels, places: np.ndarray) -> None:
-    """Put a sample's images into ``places`` [M, 3, S, S]. Where dialogues share a row, errors name the right one."""
-    paths = sample["image_paths"]
-    for place, path, record in zip(places, paths, sample.get("image_records", [name] * len(paths))):
-        try:
-            load_pixels(path, place)
-        except InputError as error:
-            raise InputError(f"{record}: {error}") from error
+def _filled(spec: ArraySpec, shape: tuple[int, ...], sizes: Sizes) -> np.ndarray:
+    padding = sizes[TOKENS] if spec.padding is None else spec.padding
+    return np.full(shape, padding, spec.dtype) if padding else np.zeros(shape, spec.dtype)  # zeros cost nothing
 
 
-def _positions(
-    samples: Sequence[Sample], offsets: Sequence[int], length: int, slots: int, num_queries: int
-) -> np.ndarray:
-    positions = np.full((len(samples), slots, num_queries), length, dtype=np.int32)
-    for row, sample, offset in zip(positions, samples, offsets):
-        for place, column in zip(row, sample["image_columns"]):
-            place[:] = np.arange(num_queries) + column + offset
-    return positions
+def _check_columns(columns: Sequence[np.ndarray], row: Sample, length: int) -> None:
+    """Raise InputError if two features stand in one column: a scatter would keep one of them, which one is open."""
+    taken = np.concatenate([np.empty(0, np.int32), *(each.ravel() for each in columns)])
+    taken = np.sort(taken[taken != length])
+    if len(taken) and (taken[0] < 0 or taken[-1] > length or (taken[1:] == taken[:-1]).any()):
+        raise InputError(f"{row.record}: features of its media share columns, or lie outside the row")

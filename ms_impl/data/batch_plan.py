@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from ms_impl.data.packing import best_fit
+from ms_impl.data.sample import TOKENS, Sizes
 from ms_impl.errors import InputError
 
 _GROUPED_BATCHES = 50  # group_by_length sorts so many batches at a time: enough to be even, few enough to stay mixed
@@ -22,12 +25,16 @@ class PlannedData(Protocol):
     """What a plan asks of a data set: one entry for each dialogue."""
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Tokens."""
+    def needs(self) -> np.ndarray:
+        """int [n, k]: what each takes of a row, tokens first."""
 
     @property
-    def images(self) -> np.ndarray:
-        """Their number."""
+    def need_names(self) -> tuple[str, ...]:
+        """What the needs are called, [k]."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes that are not needs: those that every row of the run has."""
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The dialogues of an epoch, in their own order; one may come several times."""
@@ -40,7 +47,8 @@ class PlannedData(Protocol):
 class PlanSettings:
     """How the dialogues become a stream of rows, and the stream becomes steps.
 
-    ``rows_per_step`` counts the rows of all ranks and all micro-batches. ``image_slots`` None: as many as any row has.
+    ``rows_per_step`` counts the rows of all ranks and all micro-batches. ``capacities`` are what each row has room for
+    of other needs than tokens; of those that it does not name, as much as any row takes.
     """
 
     epochs: int
@@ -50,7 +58,7 @@ class PlanSettings:
     shuffle: bool = True
     packing: bool = False
     group_by_length: bool = False
-    image_slots: int | None = None
+    capacities: Sizes = field(default_factory=dict)
     drop_remainder: bool = True
 
 
@@ -66,8 +74,9 @@ class BatchPlan:
     def __init__(self, dialogues: PlannedData, settings: PlanSettings):
         self.settings = settings
         self._dialogues = dialogues
-        self._lengths, self._images = np.asarray(dialogues.lengths), np.asarray(dialogues.images)
-        self._check_images()
+        self._needs = np.asarray(dialogues.needs)
+        self._lengths = self._needs[:, 0]
+        self._check_capacities()
         self._check_number()
         epochs = [self._epoch_rows(epoch) for epoch in range(settings.epochs)]
         self._epoch_ends = np.cumsum([len(rows) for rows in epochs])
@@ -76,7 +85,6 @@ class BatchPlan:
             rows = self._grouped(rows)
         self._members = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
         self._starts = np.cumsum([0, *map(len, rows)])
-        self.image_slots = settings.image_slots or self._most_images()
         steps, rest = divmod(len(rows), settings.rows_per_step)
         self.dropped = rest if settings.drop_remainder else 0
         self.total_steps = steps + (rest > 0 and not settings.drop_remainder)
@@ -98,14 +106,13 @@ class BatchPlan:
         share = self.settings.rows_per_step // ranks
         return step * self.settings.rows_per_step + rank * share + np.arange(share)
 
-    def row_length(self, step: int) -> int:
-        """Columns of a step's rows: ``row_length``, or, grouped, as many quarters of it as the longest row needs."""
-        whole = self.settings.row_length
-        if not self.settings.group_by_length:
-            return whole
-        longest = max(int(self._lengths[row].sum()) for row in self.rows(step))
-        quarters = [-(-whole * part // _BUCKETS) for part in range(1, _BUCKETS + 1)]
-        return next(length for length in quarters if longest <= length)
+    def sizes(self, step: int) -> dict[str, int]:
+        """The shape of a step's rows: one for the whole run, or, grouped by length, one of four."""
+        return self._shapes[self._shape_of_step[step]]
+
+    def shapes(self) -> list[tuple[dict[str, int], int]]:
+        """The shapes of the run's rows, and how many steps have each."""
+        return [(self._shapes[shape], count) for shape, count in sorted(Counter(self._shape_of_step).items())]
 
     def useful_tokens(self, step: int) -> int:
         """Tokens of a step, padding not counted."""
@@ -113,7 +120,7 @@ class BatchPlan:
 
     def all_tokens(self, step: int) -> int:
         """Tokens of a step, padding too."""
-        return self.settings.rows_per_step * self.row_length(step)
+        return self.settings.rows_per_step * self.sizes(step)[TOKENS]
 
     def epoch_at(self, step: int) -> float:
         """How many epochs are done when ``step`` begins."""
@@ -147,11 +154,12 @@ class BatchPlan:
                 f"{_MOST_MEMBERS:,}; lower epochs, repeat or the files' weights"
             )
 
-    def _check_images(self) -> None:
-        if slots := self.settings.image_slots:
-            for index in np.flatnonzero(self._images > slots)[:1].tolist():
-                images = f"{self._images[index]} images do not fit in {slots} image slots a row"
-                raise InputError(f"{self._dialogues.record(index)}: {images} (modal_content_padding_size)")
+    def _check_capacities(self) -> None:
+        for column, name in enumerate(self._dialogues.need_names):
+            capacity = self.settings.capacities.get(name)
+            for index in np.flatnonzero(self._needs[:, column] > capacity)[:1].tolist() if capacity else ():
+                need = f"{self._needs[index, column]} {name} do not fit in {capacity} a row"
+                raise InputError(f"{self._dialogues.record(index)}: {need}")
 
     def _row(self, number: int) -> np.ndarray:
         if number >= self.total_rows:
@@ -165,9 +173,9 @@ class BatchPlan:
             members = generator.permutation(members)
         if not self.settings.packing:
             return list(members.reshape(-1, 1))
-        slots = self.settings.image_slots or 0
-        images = self._images[members] if slots else np.zeros_like(members)  # no limit: none need be counted
-        rows = best_fit(self._lengths[members], images, self.settings.row_length, slots)
+        names = self._dialogues.need_names
+        capacities = [self.settings.row_length, *(self.settings.capacities.get(name) or None for name in names[1:])]
+        rows = best_fit(self._needs[members], capacities, names)
         order = generator.permutation if self.settings.shuffle else np.arange
         return [members[np.sort(rows[number])] for number in order(len(rows))]
 
@@ -185,6 +193,43 @@ class BatchPlan:
             ordered += [row for rows in batches[len(whole) :] for row in rows]
         return ordered
 
-    def _most_images(self) -> int:
-        sums = np.add.reduceat(self._images[self._members], self._starts[:-1]) if len(self._members) else [0]
-        return max(int(np.max(sums)), 1)
+    @cached_property
+    def _shape_of_step(self) -> list[int]:
+        """Which of ``_shapes`` each step has."""
+        if not self.settings.group_by_length:
+            return [0] * self.total_steps
+        whole = self.settings.row_length
+        ends = [-(-whole * part // _BUCKETS) for part in range(1, _BUCKETS + 1)]
+        longest = self._largest_by_step[: self.total_steps, 0]
+        return np.searchsorted(ends, longest).tolist()
+
+    @cached_property
+    def _shapes(self) -> dict[int, dict[str, int]]:
+        """The shapes that steps have. The first need's size is that of its bucket, the others' as large as its rows'.
+
+        Without groups, rows that are left out at the end count, too.
+        """
+        whole, grouped = self.settings.row_length, self.settings.group_by_length
+        shapes = {}
+        for shape in set(self._shape_of_step):
+            steps = np.array(self._shape_of_step) == shape
+            largest = self._largest_by_step[: self.total_steps][steps] if grouped else self._largest_by_step
+            sizes = dict(zip(self._dialogues.need_names, np.maximum(largest.max(axis=0), 1).tolist()))
+            sizes[TOKENS] = -(-whole * (shape + 1) // _BUCKETS) if grouped else whole
+            limits = {name: capacity for name, capacity in self.settings.capacities.items() if capacity}
+            shapes[shape] = {**self._dialogues.sizes, **sizes, **limits}
+        return shapes
+
+    @cached_property
+    def _largest_by_step(self) -> np.ndarray:
+        """The largest sums of needs of a step's rows: int [steps, k], the last rows of the run a step of their own."""
+        rows = [np.add.reduceat(column[self._members], self._starts[:-1]) for column in self._needs.T]
+        first = np.arange(0, self.total_rows, self.settings.rows_per_step)
+        return np.stack([np.maximum.reduceat(sums, first) for sums in rows], axis=1)
+
+
+def described(plan: BatchPlan, needs: Sequence[str]) -> str:
+    """The shapes of a run's rows, in words."""
+    return "; ".join(
+        f"{', '.join(f'{sizes[name]} {name}' for name in needs)} ({count:,} steps)" for sizes, count in plan.shapes()
+    )

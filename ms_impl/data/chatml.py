@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import numpy as np
+
+from ms_impl.data.sample import IGNORED
 
 CHATML = "chatml"  # its name in generation_config.json; training writes nothing else
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
-
-
-class ImageSlots(NamedTuple):
-    """One image in a token sequence: the column of its first slot (the one after ``<img>``), and its path."""
-
-    column: int
-    path: str
 
 
 class ChatTokenizer(Protocol):
@@ -22,16 +19,9 @@ class ChatTokenizer(Protocol):
 
     im_start_id: int
     im_end_id: int
-    num_queries: int
 
     def encode_message(self, text: str) -> list[int]:
         """Token ids of a message's content, in which no text can end the message."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special ones and the paths of images included."""
-
-    def find_images(self, ids: Sequence[int]) -> list[ImageSlots]:
-        """The images of a token sequence, in order."""
 
 
 def message_ids(tokenizer: ChatTokenizer, role: str, content: str) -> list[int]:
@@ -47,3 +37,10 @@ def framed_ids(tokenizer: ChatTokenizer, role: str, body: Sequence[int]) -> list
 def opening_ids(tokenizer: ChatTokenizer, role: str) -> list[int]:
     """``<|im_start|>`` role, newline: what stands before a message's content."""
     return [tokenizer.im_start_id, *tokenizer.encode_message(f"{role}\n")]
+
+
+def answer_tokens(tokenizer: ChatTokenizer, ids: np.ndarray, labels: np.ndarray) -> int:
+    """How many tokens of answers a sample trains; ChatML's markers, which may be trained everywhere, do not count."""
+    markers = np.isin(ids, (tokenizer.im_start_id, tokenizer.im_end_id))
+    markers[1:] |= ids[:-1] == tokenizer.im_end_id  # the newline that follows
+    return int(((labels != IGNORED) & ~markers).sum())

@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ms_impl.data.batch import IGNORED, Sample
-from ms_impl.data.images import read_image
 from ms_impl.data.records import Conversation
-from ms_impl.data.sample_reader import SampleReader, record_faults
+from ms_impl.data.sample import Outline, Sample
+from ms_impl.data.sample_reader import read_sample, record_faults
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 
 _CHUNK = 64  # records that a worker takes at a time
@@ -51,28 +51,28 @@ class Fault:
 class Findings:
     """What was found in records.
 
-    ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken; ``image_counts`` int32
-    [records].
+    ``lengths`` int32 [records]: tokens before cutting off, 0 where a record is broken; ``outlines`` are those of the
+    records that are not, after cutting off.
     """
 
     lengths: np.ndarray
     tokens: int = 0  # after cutting off
     trained: int = 0
-    images: int = 0
+    media: Counter[str] = field(default_factory=Counter)  # by kind
     changes: Counter[str] = field(default_factory=Counter)  # the encoder's warnings
     faults: list[Fault] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)  # records of whose answers cutting off leaves nothing
-    image_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    outlines: list[Outline] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Findings"]) -> "Findings":
         """What was found in the records of all parts."""
         return cls(
             lengths=np.concatenate([part.lengths for part in parts]),
-            image_counts=np.concatenate([part.image_counts for part in parts]),
+            outlines=[outline for part in parts for outline in part.outlines],
             tokens=sum(part.tokens for part in parts),
             trained=sum(part.trained for part in parts),
-            images=sum(part.images for part in parts),
+            media=sum((part.media for part in parts), Counter()),
             changes=sum((part.changes for part in parts), Counter()),
             faults=[fault for part in parts for fault in part.faults],
             unanswered=[record for part in parts for record in part.unanswered],
@@ -81,43 +81,43 @@ class Findings:
 
 @dataclass(frozen=True)
 class Checker:
-    """Reads conversations as training does, and decodes their images."""
+    """Reads conversations as training does, and decodes their media."""
 
     conversations: NamedConversations
-    reader: SampleReader
+    template: Template
 
     def check(self, indices: Sequence[int]) -> Findings:
         """What is in some of the conversations."""
-        encoder = self.reader.encoder
-        encoder.counts.clear()
-        findings = Findings(np.zeros(len(indices), np.int32), image_counts=np.zeros(len(indices), np.int32))
+        self.template.counts.clear()
+        findings = Findings(np.zeros(len(indices), np.int32))
         for place, index in enumerate(indices):
             name = self.conversations.name(index)
             try:
                 with record_faults(name):
-                    findings.lengths[place], findings.image_counts[place] = self._check_one(index, findings)
+                    findings.lengths[place] = self._check_one(index, findings)
             except InputError as error:
                 findings.faults.append(Fault(str(error), _reason(str(error), name)))
-        findings.changes.update(encoder.counts)
+        findings.changes.update(self.template.counts)
         return findings
 
     def sample(self, index: int) -> Sample:
         """The sample of one conversation as it is trained on."""
-        return self.reader.sample(self.conversations[index])
+        return read_sample(self.template, self.conversations[index])[0]
 
-    def _check_one(self, index: int, findings: Findings) -> tuple[int, int]:
-        sample, length = self.reader.read(self.conversations[index])
+    def _check_one(self, index: int, findings: Findings) -> int:
+        sample, length = read_sample(self.template, self.conversations[index])
         try:
-            for path in sample["image_paths"]:
-                read_image(path)
+            for medium in sample.media:
+                self.template.check_medium(medium)
         except InputError as error:
-            raise InputError(f"{sample['record']}: {error}") from error
-        findings.tokens += len(sample["labels"])
-        findings.trained += int((sample["labels"] != IGNORED).sum())
-        findings.images += len(sample["image_paths"])
-        if not sample["answer_tokens"]:
-            findings.unanswered.append(sample["record"])
-        return length, len(sample["image_paths"])
+            raise InputError(f"{sample.record}: {error}") from error
+        findings.tokens += len(sample)
+        findings.trained += int(sample.trained.sum())
+        findings.media.update(medium.kind for medium in sample.media)
+        findings.outlines.append(sample.outline)
+        if not sample.answer_tokens:
+            findings.unanswered.append(sample.record)
+        return length
 
 
 def check_all(checker: Checker, workers: int | None = None) -> Findings:

@@ -9,8 +9,8 @@ from itertools import groupby
 
 import numpy as np
 
-from ms_impl.data.batch import IGNORED, Sample
 from ms_impl.data.check import Fault, Findings
+from ms_impl.data.sample import Sample
 
 NAMED = 3  # records that are named for each reason
 BINS = 12  # at most, in the histogram
@@ -29,7 +29,7 @@ def table(findings: Findings) -> str:
         ("records", records, ""),
         ("tokens", findings.tokens, ""),
         ("trained", findings.trained, share),
-        ("images", findings.images, ""),
+        *((kind, count, "") for kind, count in findings.media.items()),
         *((kind, count, "") for kind, count in sorted(findings.changes.items())),
         *([("no token of an answer left", len(findings.unanswered), "")] if findings.unanswered else []),
         ("broken", broken, ""),
@@ -82,12 +82,12 @@ def legend(coloured: bool) -> str:
 def dialogue(sample: Sample, decode: Callable[[Sequence[int]], str], coloured: bool) -> str:
     """A sample as text: what is trained in green or, without colour, between ⟦ and ⟧."""
     begin, end = (_GREEN, _PLAIN) if coloured else _MARKS
-    trained = sample["labels"] != IGNORED
+    trained = sample.trained
     pieces = []
     for is_trained, group in groupby(range(len(trained)), key=trained.__getitem__):
-        text = printable(decode(sample["input_ids"][list(group)].tolist()))
+        text = printable(decode(sample.input_ids[list(group)].tolist()))
         pieces.append(f"{begin}{text}{end}" if is_trained else text)
-    return f"{sample['record']}: {len(trained):,} tokens, {trained.sum():,} trained\n{''.join(pieces)}"
+    return f"{sample.record}: {len(trained):,} tokens, {trained.sum():,} trained\n{''.join(pieces)}"
 
 
 def printable(text: str) -> str:

@@ -6,12 +6,14 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ms_impl.data import image_cost
+from ms_impl.data.sample import Placed, Sample
 from ms_impl.errors import InputError
 from ms_impl.kernels.resize import Resize, resize_kernel
 
@@ -44,6 +46,18 @@ def resolve_path(
             f"{what} '{path}' lies outside dataset_dir '{dataset_dir}'; move it, or set allow_outside_dataset_dir: True"
         )
     return _as_stored(dataset_dir, inside)
+
+
+def in_directory(samples: Sequence[Sample], dataset_dir: str | os.PathLike | None) -> list[Sample]:
+    """Samples whose media have ``dataset_dir`` before relative paths. Raises InputError as ``resolve_path``."""
+    if dataset_dir is None:
+        return list(samples)
+    return [replace(sample, media=tuple(_placed_in(dataset_dir, each) for each in sample.media)) for sample in samples]
+
+
+def _placed_in(directory: str | os.PathLike, medium: Placed) -> Placed:
+    source = medium.source
+    return replace(medium, source=str(resolve_path(source, directory))) if isinstance(source, str) else medium
 
 
 def _as_stored(directory: str | os.PathLike, path: str) -> Path:

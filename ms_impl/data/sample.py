@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+IGNORED = -100  # the label of a token that is not trained
 TOKENS = "tokens"  # the size, and the need, that every family has: columns of a row
 
 Sizes = Mapping[str, int]  # the shape of a batch's rows: ``tokens``, and what the kinds' arrays name
@@ -102,6 +103,11 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Which tokens are trained: bool [t]."""
+        return np.zeros(len(self), bool) if self.labels is None else self.labels != IGNORED
 
     @property
     def outline(self) -> Outline:

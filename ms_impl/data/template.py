@@ -39,7 +39,9 @@ class Template(Protocol):
     ``kinds`` are the media that its model takes, in the order of the model's arguments. ``position_axes`` is 1, or the
     number of rows of its positions. ``padding_shifts_positions`` tells whether a row padded on the left counts its
     positions from the padding's first column (Qwen-VL) or from its own (the others). ``needs`` names the sizes that add
-    up over the conversations of a row, ``tokens`` first; ``largest_of`` those that are the maximum over a run.
+    up over the conversations of a row, ``tokens`` first; ``largest_of`` those that are the maximum over a run;
+    ``fixed_sizes`` are those that the model's configuration decides. ``capacities`` are needs that an option limits,
+    each the size of every row; a need that is not among them is as large as the run asks for.
     ``counts`` says how often a conversation was changed in encoding, by kind, ``examples`` the first of each kind.
     """
 
@@ -48,46 +50,80 @@ class Template(Protocol):
     padding_shifts_positions: ClassVar[bool]
     needs: ClassVar[tuple[str, ...]]
     largest_of: ClassVar[tuple[str, ...]]
-    options: type  # a frozen dataclass: what a YAML's template section may say, with its defaults
+    Options: ClassVar[type]  # a frozen dataclass: what a YAML's template section may say, with its defaults
 
-    tokenizer: Any
+    options: Any  # of Options
+    tokenizer: Any  # pad_id
     config: Any
     boxes: BoxStyle | None  # how its answers write boxes; None: not at all
     max_length: int
+    fixed_sizes: Sizes
+    capacities: Sizes
     counts: Counter[str]
     examples: dict[str, str]
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike, config: Any = None, **options: Any) -> Template:
-        """From the files of a checkpoint directory. Raises InputError for an unknown option or a wrong file."""
+    def from_pretrained(
+        cls, directory: str | os.PathLike, config: Any = None, max_length: int | None = None, **options: Any
+    ) -> Template:
+        """From the files of a checkpoint directory, or from the vocabulary file where that is one file.
+
+        ``max_length`` None: the most that the model takes. Raises InputError for an unknown option or a wrong file.
+        """
+
+    def fingerprint(self) -> str:
+        """A digest of all that samples depend on beside records and media: vocabulary, configuration, options."""
 
     # From a record to arrays.
 
     def sample(self, conversation: Conversation) -> Sample:
-        """The whole sample of a conversation, media probed and not decoded. Raises InputError naming the record."""
+        """The whole sample of a conversation, media probed where its tokens depend on them, and not decoded.
+
+        Raises InputError naming the record.
+        """
 
     def cut(self, sample: Sample, max_length: int) -> Sample:
         """A sample of at most ``max_length`` tokens. Raises InputError where that would cut a medium in two."""
 
+    def find_media(self, sample: Sample) -> Sample:
+        """The sample of a record with its media found: each ``source`` can be loaded.
+
+        Raises InputError, naming the record, where one is not there, or there are more than a row has room for.
+        """
+
+    def check_medium(self, medium: Placed) -> None:
+        """Decode a medium to see that it can be. Raises InputError that does not name the record."""
+
     def largest(self, outline: Outline) -> Mapping[str, int]:
-        """The sizes of ``largest_of`` that this sample asks for."""
+        """The sizes of ``largest_of`` that this sample asks for; those of an empty sample are the least."""
 
     def need(self, outline: Outline, sizes: Sizes) -> Mapping[str, int]:
-        """The sizes of ``needs`` that this sample takes; ``sizes`` has those of ``largest_of`` for the run."""
+        """The sizes of ``needs`` that this sample takes; ``sizes`` has those of ``largest_of`` for the run, and the
+        fixed ones. A row of several takes at most the sum."""
 
     def load(self, media: Sequence[Placed], out: Mapping[str, np.ndarray], offset: int = 0) -> None:
         """Read the media of one row into its arrays, and their columns, moved by ``offset``, beside them.
 
-        ``out`` has the arrays of all kinds without the batch axis, filled with padding. Raises InputError naming the
-        medium's record.
+        ``out`` has the arrays of all kinds without the batch axis, filled with padding; those of a kind that no row of
+        the batch has are not in it. Raises InputError naming the medium's record.
         """
 
     # A conversation with a model.
 
     def encode_turn(
-        self, query: Query, history: Sequence[Turn] | None, system: str | None, generation: Any, **where: Any
+        self,
+        query: Query,
+        history: Sequence[Turn] | None,
+        system: str | None,
+        generation: Any,
+        dataset_dir: str | os.PathLike | None = None,
+        lenient: bool = False,
     ) -> Sample:
-        """The sample of the next turn up to where the answer begins, in the chat format of ``generation``."""
+        """The sample of the next turn up to where the answer begins, in the chat format of ``generation``.
+
+        ``dataset_dir`` stands before relative paths where media are probed; sources stay as they are written.
+        ``lenient``: what an earlier answer says of media that cannot be shown is text, with a warning.
+        """
 
     def encode_answer(self, text: str, chat_format: str) -> list[int]:
         """Token ids of an answer as it follows a turn's prompt."""

@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from ms_impl.data.files import RecordFile
 from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.sample import Sample
 from ms_impl.data.sample_reader import record_faults
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.data_set import DataSet
@@ -47,12 +49,12 @@ class Evaluation:
             decoded to see that they can be.
     """
 
-    def __init__(self, data: DataSet, processor: Any, generation: GenerationConfig):
+    def __init__(self, data: DataSet, template: Template, generation: GenerationConfig):
         self.data = data
-        self.processor = processor
+        self.template = template
         tokens = data.max_new_tokens or generation.max_new_tokens
         self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
-        self.metric = METRICS[data.metric](processor.boxes)
+        self.metric = METRICS[data.metric](template.boxes)
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
         numbers = range(len(file))
@@ -136,30 +138,29 @@ class Evaluation:
                 seen.add(path)
 
     def _check_length(self, question: Question) -> None:
-        prompt = len(self._sample(question)["input_ids"])
+        prompt = len(self._sample(question))
         choices = self._choices(question) if self.metric.weighs_choices else ()
         answer = max(map(len, choices)) if choices else self.generation.max_new_tokens
-        limit = self.processor.config.max_position_embeddings
+        limit = self.template.config.max_position_embeddings
         if prompt + answer > limit:
             raise InputError(f"{prompt} tokens, and {answer} for the answer, are more than the model's {limit}")
 
-    def _sample(self, question: Question) -> dict[str, Any]:
-        settings = self.generation.chat_format, self.generation.max_window_size
-        sample = self.processor.encode_turn(question.query, question.history, question.system, *settings)
-        return {**sample, "record": question.record}
+    def _sample(self, question: Question) -> Sample:
+        sample = self.template.encode_turn(question.query, question.history, question.system, self.generation)
+        return dataclasses.replace(sample, record=question.record)
 
     def _choices(self, question: Question) -> list[list[int]]:
-        return [self.processor.encode_answer(text, self.generation.chat_format) for text in question.choices]
+        return [self.template.encode_answer(text, self.generation.chat_format) for text in question.choices]
 
     def _ask(self, model: Any, questions: Sequence[Question]) -> list[Any]:
         samples = [self._sample(question) for question in questions]
         if self.metric.weighs_choices:
             choices = [self._choices(question) for question in questions]
-            weights = log_likelihoods(model, self.processor, samples, choices, self.data.dataset_dir)
+            weights = log_likelihoods(model, self.template, samples, choices, self.data.dataset_dir)
             return [[(w, len(tokens)) for w, tokens in zip(*row)] for row in zip(weights, choices)]
-        stops = stop_sequences(self.processor, self.generation)
-        tokens = model.generate(self.processor, samples, self.generation, dataset_dir=self.data.dataset_dir)
-        return [answer_text(answer, stops, self.processor.tokenizer.decode) for answer in tokens]
+        stops = stop_sequences(self.template, self.generation)
+        tokens = model.generate(self.template, samples, self.generation, dataset_dir=self.data.dataset_dir)
+        return [answer_text(answer, stops, self.template.tokenizer.decode) for answer in tokens]
 
 
 def run(

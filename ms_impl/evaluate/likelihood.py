@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ms_impl.data.batch import Sample
+from ms_impl.data.batch import collate
+from ms_impl.data.images import in_directory
+from ms_impl.data.sample import Sample
+from ms_impl.data.template import Template
 from ms_impl.generate.decode import padding_side
 
 Tokens = Sequence[int]
@@ -16,7 +19,7 @@ Tokens = Sequence[int]
 
 def log_likelihoods(
     model: Any,
-    processor: Any,
+    template: Template,
     samples: Sequence[Sample],
     answers: Sequence[Sequence[Tokens]],
     dataset_dir: str | os.PathLike | None = None,
@@ -31,12 +34,12 @@ def log_likelihoods(
     Raises:
         InputError: an image cannot be read, or prompt and answer are longer than the model takes.
     """
-    batch = processor.collate(samples, padding_side=padding_side(processor), dataset_dir=dataset_dir)
+    batch = collate(in_directory(samples, dataset_dir), template, padding_side=padding_side(template))
     length = batch["input_ids"].shape[1]
     longest = max(len(tokens) for given in answers for tokens in given)
     sums = [[0.0] * len(given) for given in answers]
     with model.decoders.lend(len(samples), length + longest) as decoder:
-        after_prompt = _log_softmax(decoder.prefill(batch, processor.kinds))
+        after_prompt = _log_softmax(decoder.prefill(batch, template.kinds))
         for number in range(max(map(len, answers))):
             asked = [given[number] if number < len(given) else () for given in answers]
             decoder.rewind()

@@ -1,4 +1,4 @@
-"""A checkpoint on disk → a model and its processor, ready to answer."""
+"""A checkpoint on disk → a model and its template, ready to answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(
     adapter: str | Path | None = None,
     model_type: str | None = None,
 ) -> tuple[nn.Cell, Any]:
-    """Model in eval mode and processor of a checkpoint.
+    """Model in eval mode and template of a checkpoint.
 
     The default settings of ``model.generate`` and ``model.chat`` are those of the checkpoint's generation_config.json.
 
@@ -53,9 +53,9 @@ def load(
     with no_init_parameters():
         model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family, adapter)
-    processor = family.resolve("processor").from_pretrained(config_file.parent, settings)
+    template = family.resolve("template").from_pretrained(config_file.parent, settings)
     model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter)
-    return model.set_train(False), processor
+    return model.set_train(False), template
 
 
 def _weights_dtype(path: str | Path, name: str | None) -> ms.Type:

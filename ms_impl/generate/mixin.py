@@ -8,8 +8,10 @@ from functools import cached_property
 from operator import index
 from typing import Any
 
-from ms_impl.data.batch import Sample
-from ms_impl.data.chatml import SYSTEM_MESSAGE
+from ms_impl.data.batch import collate
+from ms_impl.data.images import in_directory
+from ms_impl.data.sample import Sample
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError, quote
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decode import DecoderPool, padding_side
@@ -36,7 +38,7 @@ class GenerationMixin:
 
     def generate(
         self,
-        processor: Any,
+        template: Template,
         samples: Sequence[Sample],
         generation: GenerationConfig | None = None,
         *,
@@ -47,7 +49,7 @@ class GenerationMixin:
         """The new token ids of each sample, up to and including its stop word.
 
         Args:
-            samples: prompts, answered together as one batch; see ``ms_impl.data.batch``.
+            samples: prompts, answered together as one batch; see ``ms_impl.data.sample``.
             generation: settings; the model's own where None.
             stream: called with (row, token) for every new token.
             seed: makes sampling repeatable. A row's draws depend on the seed and its place alone.
@@ -57,9 +59,9 @@ class GenerationMixin:
             InputError: an image cannot be read, or prompt and answer may be longer than the model takes.
         """
         generation = generation or self.generation
-        stops = stop_sequences(processor, generation)
+        stops = stop_sequences(template, generation)
         tokens: list[list[int]] = [[] for _ in samples]
-        for new in self._steps(processor, samples, generation, stops, seed, dataset_dir):
+        for new in self._steps(template, samples, generation, stops, seed, dataset_dir):
             for row, token in new.items():
                 tokens[row].append(token)
                 if stream:
@@ -68,10 +70,10 @@ class GenerationMixin:
 
     def chat(
         self,
-        processor: Any,
+        template: Template,
         query: Query,
         history: Sequence[Turn] | None = None,
-        system: str = SYSTEM_MESSAGE,
+        system: str | None = None,
         *,
         stream: bool | Callable[[str], None] = False,
         seed: int | None = None,
@@ -85,7 +87,7 @@ class GenerationMixin:
             query: text, or a list such as ``[{"image": path or PIL image}, {"text": question}]``.
             history: (query, answer) pairs, oldest first; an answer may be None. The raw format of base models has none.
                 What an earlier answer says of images that cannot be shown is text, with a warning.
-            system: the system message; the raw format has none.
+            system: the system message; None: the family's own. The raw format has none.
             stream: a function gets the pieces of the answer as they come. True returns a generator of them, which
                 itself returns (answer, history). The pieces joined are the answer.
             stop_words_ids: further token sequences that end the answer, and stay in its text, as in the original.
@@ -95,23 +97,16 @@ class GenerationMixin:
             InputError: as ``generate``, or for an unknown setting.
         """
         generation = self.generation.changed(**changes)
-        stops, more_stops = stop_sequences(processor, generation), _checked(stop_words_ids)
-        query = processor.query_text(query)
-        turn = processor.encode_turn(
-            query,
-            history,
-            system,
-            generation.chat_format,
-            generation.max_window_size,
-            unshowable=lambda path: processor.unshowable(path, dataset_dir),
-        )
-        steps = self._steps(processor, [turn], generation, [*stops, *more_stops], seed, dataset_dir)
-        pieces = _converse(steps, TextStreamer(stops, processor.tokenizer.detokenizer()), query, history or ())
+        stops, more_stops = stop_sequences(template, generation), _checked(stop_words_ids)
+        query = template.query_text(query)
+        turn = template.encode_turn(query, history, system, generation, dataset_dir, lenient=True)
+        steps = self._steps(template, [turn], generation, [*stops, *more_stops], seed, dataset_dir)
+        pieces = _converse(steps, TextStreamer(stops, template.tokenizer.detokenizer()), query, history or ())
         return pieces if stream is True else _exhaust(pieces, stream or None)
 
     def _steps(
         self,
-        processor: Any,
+        template: Template,
         samples: Sequence[Sample],
         generation: GenerationConfig,
         stops: StopWords,
@@ -119,18 +114,18 @@ class GenerationMixin:
         dataset_dir: str | os.PathLike | None,
     ) -> Iterator[dict[int, int]]:
         """The new tokens by row, step by step."""
-        batch = processor.collate(samples, padding_side=padding_side(processor), dataset_dir=dataset_dir)
+        batch = collate(in_directory(samples, dataset_dir), template, padding_side=padding_side(template))
         columns = batch["input_ids"].shape[1] + generation.max_new_tokens
         answers = [
-            Answer(sample["input_ids"], sampler, stops, generation.max_new_tokens, processor.policy(sample, generation))
+            Answer(sample.input_ids, sampler, stops, generation.max_new_tokens, template.policy(sample, generation))
             for sample, sampler in zip(samples, samplers(generation, seed, len(samples)))
         ]
-        return grow(self.decoders.lend(len(samples), columns), batch, processor.kinds, answers)
+        return grow(self.decoders.lend(len(samples), columns), batch, template.kinds, answers)
 
 
-def stop_sequences(processor: Any, generation: GenerationConfig) -> list[list[int]]:
+def stop_sequences(template: Template, generation: GenerationConfig) -> list[list[int]]:
     """All token sequences that end an answer."""
-    return processor.stop_words(generation.chat_format) + [[token] for token in generation.eos_token_ids]
+    return template.stop_words(generation.chat_format) + [[token] for token in generation.eos_token_ids]
 
 
 def _checked(stop_words_ids: Any) -> list[list[int]]:

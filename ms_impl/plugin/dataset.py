@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindformers.dataset.base_dataset import BaseDataset
-from mindformers.dataset.transforms import build_transforms
-from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore.dataset import Dataset, GeneratorDataset
 
 from ms_impl.cli.annotations import annotation_files
-from ms_impl.cli.plan import plan_settings
-from ms_impl.data.batch_plan import BatchPlan
+from ms_impl.cli.plan import plan_settings, training_template
+from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture
 from ms_impl.plugin.model import ModelSection
-from ms_impl.train.feed import INPUT_COLUMNS, Shard, StepFeed
+from ms_impl.train.feed import Shard, StepFeed
 from ms_impl.train.ranks import is_first_rank, parameters_are_whole, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ class ConversationDataset(BaseDataset):
     def __new__(
         cls, dataset_config: Mapping[str, Any], model: ModelSection, epochs: int = 1, seed: int = 0, first_step: int = 0
     ) -> Dataset:
-        """All steps of a run from ``first_step`` on: ``INPUT_COLUMNS``, with its ``feed`` and its ``plan``.
+        """All steps of a run from ``first_step`` on: its feed's columns, with its ``feed`` and its ``plan``.
 
         ``batch_size`` is the number of rows that this rank takes in a step, those of all micro-batches together.
         """
@@ -49,45 +47,26 @@ class ConversationDataset(BaseDataset):
         feed = _feed(dataset_config, model, shard, epochs, seed, first_step)
         dataset = GeneratorDataset(
             feed,
-            list(INPUT_COLUMNS),
+            list(feed.columns),
             shuffle=False,
             num_parallel_workers=dataset_config.get("num_parallel_workers", 1),
             python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
         )
         dataset.feed, dataset.plan = feed, feed.plan
-        dataset.pixels = _normalisation(dataset_config)
         return dataset
 
 
 def _feed(
     config: Mapping[str, Any], model: ModelSection, shard: Shard, epochs: int, seed: int, first_step: int
 ) -> StepFeed:
-    template = _template(config, model)
+    template = training_template(model.family, model.config, config)
     loader = config["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
-    dialogues = EncodedDataset(mixture, template.reader, show_progress=is_first_rank())
+    dialogues = EncodedDataset(mixture, template, show_progress=is_first_rank())
     rows = config["batch_size"] * shard.world_size
-    settings = plan_settings(config, rows, epochs, seed, template.image_slots)
-    plan = BatchPlan(dialogues, settings)
+    plan = BatchPlan(dialogues, plan_settings(config, rows, epochs, seed, template))
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
-    return StepFeed(plan, dialogues, template.collate, shard, first_step, config.get("loss_weighting") or "token")
-
-
-def _template(config: Mapping[str, Any], model: ModelSection) -> Any:
-    """The family's own class for ``model_transform_template``."""
-    transform = config["modal_to_text_transform"]
-    mean, std = _normalisation(config)
-    tokenizer = build_tokenizer(config["tokenizer"], default_args={"num_queries": model.config.num_queries})
-    return build_transforms(
-        transform["model_transform_template"],
-        default_args={
-            "tokenizer": tokenizer, "model": model, "max_length": transform["max_length"], "mean": mean, "std": std,
-        },
-    )  # fmt: skip
-
-
-def _normalisation(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the colours, which are taken off in one go when an image is read."""
-    normalise = config["modal_content_transforms"][-1]
-    return tuple(normalise["mean"]), tuple(normalise["std"])
+    if is_first_rank():
+        print(f"rows: {described(plan, template.needs)}", flush=True)
+    return StepFeed(plan, dialogues, shard, first_step, config.get("loss_weighting") or "token")

@@ -12,7 +12,6 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindformers.models.build_config import build_model_config
-from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
@@ -150,9 +149,8 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 def _prepare(
     asked: Sequence[DataSet], tokenizer: Mapping[str, Any], section: ModelSection, generation: GenerationConfig
 ) -> list[Evaluation]:
-    built = build_tokenizer(tokenizer, default_args={"num_queries": section.config.num_queries})
-    processor = section.family.resolve("processor")(built, section.config)
-    return [Evaluation(data, processor, generation) for data in asked]
+    template = section.family.make_template(tokenizer["vocab_file"], section.config)
+    return [Evaluation(data, template, generation) for data in asked]
 
 
 def _require_whole_parameters() -> None:

@@ -72,7 +72,7 @@ class TrainerModel(nn.Cell):
     def construct(
         self, input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights, seeds
     ) -> Tensor:
-        """The loss of a batch, whose columns are ``ms_impl.train.feed.INPUT_COLUMNS``: a scalar in fp32."""
+        """The loss of a batch, whose columns are those of ``ms_impl.train.feed.step_columns``: a scalar in fp32."""
         if self.seed_dropout is not None:
             self.seed_dropout(seeds)
         return self.network(input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights)

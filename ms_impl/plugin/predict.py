@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.data.batch import Sample
-from ms_impl.data.chatml import SYSTEM_MESSAGE
+from ms_impl.data.sample import Sample
 from ms_impl.errors import InputError
 from ms_impl.evaluate.results import save_lines
 from ms_impl.generate.config import GenerationConfig
@@ -86,21 +85,19 @@ def take_adapter(section: dict[str, Any], weights: str | None) -> str | None:
 
 def answered(
     model: nn.Cell,
-    processor: Any,
+    template: Any,
     prompts: Sequence[Query],
     generation: GenerationConfig,
     batch_size: int,
     seed: int | None,
 ) -> Iterator[Answered]:
     """Answer prompts, in order. Raises InputError naming the prompt, by its number from 1, that cannot be read."""
-    turns = [_turn(processor, prompt, generation, f"prompt {n}") for n, prompt in enumerate(prompts, start=1)]
-    stops, decode = stop_sequences(processor, generation), processor.tokenizer.decode
+    turns = [_turn(template, prompt, generation, f"prompt {n}") for n, prompt in enumerate(prompts, start=1)]
+    stops, decode = stop_sequences(template, generation), template.tokenizer.decode
     for start in range(0, len(turns), batch_size):
         batch = turns[start : start + batch_size]
-        for (query, turn), tokens in zip(
-            batch, model.generate(processor, [t for _, t in batch], generation, seed=seed)
-        ):
-            prompt_ids, answer_ids = (tuple(map(int, ids)) for ids in (turn["input_ids"], tokens))
+        for (query, turn), tokens in zip(batch, model.generate(template, [t for _, t in batch], generation, seed=seed)):
+            prompt_ids, answer_ids = (tuple(map(int, ids)) for ids in (turn.input_ids, tokens))
             text = decode([*prompt_ids, *answer_ids])
             yield Answered(query, answer_text(answer_ids, stops, decode), text, prompt_ids, answer_ids)
 
@@ -111,12 +108,11 @@ def save_answers(answers: Sequence[Answered], path: Path) -> None:
     save_lines(({"id": n, **{key: getattr(each, key) for key in keys}} for n, each in enumerate(answers)), path)
 
 
-def _turn(processor: Any, prompt: Query, generation: GenerationConfig, name: str) -> tuple[str, Sample]:
+def _turn(template: Any, prompt: Query, generation: GenerationConfig, name: str) -> tuple[str, Sample]:
     """A prompt's text and its sample."""
-    style = generation.chat_format, generation.max_window_size
     try:
-        query = processor.query_text(prompt)
-        turn = processor.encode_turn(query, None, SYSTEM_MESSAGE, *style)
+        query = template.query_text(prompt)
+        turn = template.encode_turn(query, None, None, generation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return query, {**turn, "record": name}
+    return query, replace(turn, record=name)

@@ -9,16 +9,15 @@ from mindspore import Tensor, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
-from ms_impl.train.feed import INPUT_COLUMNS
+from ms_impl.train.feed import AFTER_MEDIA
 from ms_impl.train.grad_accumulation import Columns, GlobalBatchLoss, data_parallel_ranks, gradients_are_averaged
 from ms_impl.train.gradient_norm import ClipByGlobalNorm, any_overflow
 
-_LABELS = INPUT_COLUMNS.index("labels")
-_LOSS_WEIGHTS = INPUT_COLUMNS.index("loss_weights")
+_LABELS, _LOSS_WEIGHTS = (AFTER_MEDIA.index(name) - len(AFTER_MEDIA) for name in ("labels", "loss_weights"))
 
 
 def weight_of(columns: Columns) -> Tensor:
-    """What the labels of a batch, given as ``INPUT_COLUMNS``, weigh together: an fp32 scalar."""
+    """What the labels of a batch, given as ``step_columns``, weigh together: an fp32 scalar."""
     return total_weight(columns[_LABELS], columns[_LOSS_WEIGHTS])
 
 

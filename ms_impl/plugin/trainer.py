@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindformers.models.build_config import build_model_config
-from mindformers.models.build_tokenizer import build_tokenizer
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_output_root_path
 from mindformers.trainer.multi_modal_to_text_generation import MultiModalToTextGenerationTrainer
@@ -75,15 +74,13 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         self._weights = _take_weights(config)
         self._merged = take_adapter(config.model.model_config, self._weights)
         network = self.create_network().set_train(False)
-        tokenizer = build_tokenizer(
-            config.processor.tokenizer, default_args={"num_queries": network.config.config.num_queries}
-        )
-        processor = network.config.family.resolve("processor")(tokenizer, network.config.config)
+        vocabulary = config.processor.tokenizer.vocab_file
+        template = network.config.family.make_template(vocabulary, network.config.config)
         changes = config.model.generation_config or {}
         config_file = config.model.model_config.config_file
         generation = generation_settings(checkpoint, config_file, changes, self._merged)
         answers = []
-        for answer in answered(network.network, processor, input_data, generation, batch_size or 1, config.seed):
+        for answer in answered(network.network, template, input_data, generation, batch_size or 1, config.seed):
             print(answer.text, flush=True)
             answers.append(answer)
         if is_first_rank():

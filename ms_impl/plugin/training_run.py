@@ -72,7 +72,7 @@ class TrainingRun:
         plan, feed, dialogues = dataset.plan, dataset.feed, dataset.feed.dialogues
         order, files = plan.digest(dialogues.digests), dialogues.mixture.digests
         self.identity = resume_check.describe(
-            plan, order, files, feed.weighting, schedule_steps, dataset.pixels, self._settings
+            plan, order, files, feed.weighting, schedule_steps, dialogues.template.options, self._settings
         )
         if self.resumed:
             changed = resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))

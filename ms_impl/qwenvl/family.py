@@ -12,7 +12,6 @@ FAMILY = Family(
     model="ms_impl.qwenvl.model:QwenVL",
     reference="torch_ref.qwenvl.model:QwenVL",
     template="ms_impl.qwenvl.template:QwenVLTemplate",
-    processor="ms_impl.qwenvl.processor:QwenVLProcessor",
     weights="convert.qwenvl:WEIGHTS",
     groups={
         "aligner": ("transformer.visual.attn_pool.*",),

@@ -9,11 +9,11 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import NamedTuple
 
 import tiktoken
 
 from ms_impl.data.bpe import WORDS, read_ranks
-from ms_impl.data.chatml import ImageSlots
 from ms_impl.data.tags import IMAGE_END, IMAGE_START, shorten, split_images
 from ms_impl.errors import InputError
 from ms_impl.qwenvl.detokenizer import BYTES, Detokenizer, pieces
@@ -32,6 +32,13 @@ SPECIAL_TOKENS = (
 )
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+
+
+class ImageSlots(NamedTuple):
+    """One image in a token sequence: the column of its first slot (the one after ``<img>``), and its path."""
+
+    column: int
+    path: str
 
 
 class QwenVLTokenizer:

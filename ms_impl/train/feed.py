@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ms_impl.data.batch import Sample
+from ms_impl.data.batch import Batch, collate
 from ms_impl.data.batch_plan import BatchPlan
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.packing import LossWeighting, pack
+from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 
-# What a step of training takes, in the order of the training model's ``construct``.
-INPUT_COLUMNS = (
-    "input_ids", "images", "image_context_pos", "labels", "segment_ids", "position_ids", "loss_weights", "seeds",
-)  # fmt: skip
+AFTER_MEDIA = ("labels", "segment_ids", "position_ids", "loss_weights", "seeds")  # the last columns of a step
 
-# Makes arrays of rows, given their length and image slots.
-Collate = Callable[[Sequence[Sample], int, int], Mapping[str, np.ndarray]]
+
+def step_columns(template: Template | type[Template]) -> tuple[str, ...]:
+    """What a step of training takes, in the order of the training model's ``construct``."""
+    media = [spec.name for kind in template.kinds for spec in kind.all_arrays]
+    return ("input_ids", *media, *AFTER_MEDIA)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Shard:
 
 
 class StepFeed:
-    """The steps of a plan from ``first_step`` on, each as the arrays of ``INPUT_COLUMNS``: for ``GeneratorDataset``.
+    """The steps of a plan from ``first_step`` on, each as the arrays of ``step_columns``: for ``GeneratorDataset``.
 
     ``seeds`` int32 [B] hold a random number for each row of the stream, from which all of the row's randomness comes.
 
@@ -42,7 +42,6 @@ class StepFeed:
         self,
         plan: BatchPlan,
         dialogues: EncodedDataset,
-        collate: Collate,
         shard: Shard = Shard(),
         first_step: int = 0,
         weighting: LossWeighting = "token",
@@ -51,7 +50,7 @@ class StepFeed:
         self.dialogues = dialogues
         self.first_step = first_step
         self.error: InputError | None = None
-        self._collate = collate
+        self.columns = step_columns(dialogues.template)
         self._shard = shard
         self.weighting: LossWeighting = weighting
 
@@ -64,14 +63,16 @@ class StepFeed:
         except InputError as error:
             self.error = error
             raise
-        return tuple(batch[column] for column in INPUT_COLUMNS)
+        return tuple(batch[column] for column in self.columns)
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
+    def batch(self, step: int) -> Batch:
         """The arrays of this rank's rows of a step (from 0), by column."""
         shard = self._shard
         rows = self.plan.rows(step, shard.rank, shard.world_size)
-        packed = [pack([self.dialogues[int(index)] for index in row], self.weighting) for row in rows]
-        batch = self._collate(packed, self.plan.row_length(step), self.plan.image_slots)
+        template = self.dialogues.template
+        samples = ([self.dialogues[int(index)] for index in row] for row in rows)
+        packed = [pack(row, self.weighting, template.position_axes) for row in samples]
+        batch = collate(packed, template, self.plan.sizes(step))
         seeds = [self._row_seed(number) for number in self.plan.row_numbers(step, shard.rank, shard.world_size)]
         return {**batch, "seeds": np.array(seeds, np.uint32).view(np.int32)}
 

@@ -18,10 +18,8 @@ _KEYS = {
     "epochs": "runner_config.epochs",
     "rows_per_step": "ranks × runner_config.batch_size × gradient_accumulation_steps",
     "row_length": "max_length",
-    "image_slots": "modal_content_padding_size",
     "shuffle": "data_loader.shuffle",
     "schedule_steps": "lr_schedule.total_steps",
-    "pixels": "modal_content_transforms",
 }
 # What of a YAML a resumed run may have otherwise; differences are printed.
 _FREE = ("optimizer", "lr_schedule", "grouped_lr_schedule", "runner_wrapper", "model.model_config", "context.mode")
@@ -29,10 +27,12 @@ _FREE = ("optimizer", "lr_schedule", "grouped_lr_schedule", "runner_wrapper", "m
 _OF_NO_MATTER = (
     "config_file", "vocab_file", "annotation_file", "path", "dataset_dir", "num_parallel_workers", "prefetch_size",
     "python_multiprocessing", "numa_enable", "batch_size",
+    "allow_outside_dataset_dir", "output_columns", "mode",
 )  # fmt: skip
 _ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
 _TOLD = 10  # differences, in a message
 _LONGEST_KEY = 150  # characters
+_VERSION = 2  # of the names of settings
 _SHAPE = {"files": dict, "settings": dict, "total_steps": int}  # of a state.json
 
 
@@ -48,7 +48,7 @@ def describe(
     files: Mapping[str, str],
     weighting: str,
     schedule_steps: Sequence[int],
-    pixels: Sequence[Any] = (),
+    options: Any = None,
     kept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A run's identity and settings, as state.json keeps them.
@@ -57,12 +57,20 @@ def describe(
         order: the digest of the encoded samples in their order.
         files: the sha256 of each file of records, by its path.
         schedule_steps: the lengths of the learning-rate schedules.
-        pixels: what is done to images after they are read.
+        options: those of the template, a dataclass.
         kept: what ``settings_of`` says of the YAML.
     """
-    others = {"loss_weighting": weighting, "schedule_steps": list(schedule_steps), "pixels": list(pixels)}
-    settings = {**dataclasses.asdict(plan.settings), **others}
-    identity = {"files": dict(files), "settings": settings, "total_steps": plan.total_steps, "order": order}
+    template = {f"template.{key}": value for key, value in dataclasses.asdict(options).items()} if options else {}
+    kept_options = {key: value for key, value in template.items() if key.rpartition(".")[2] not in _OF_NO_MATTER}
+    others = {"loss_weighting": weighting, "schedule_steps": list(schedule_steps)}
+    settings = {**dataclasses.asdict(plan.settings), **others, **kept_options}
+    identity = {
+        "version": _VERSION,
+        "files": dict(files),
+        "settings": settings,
+        "total_steps": plan.total_steps,
+        "order": order,
+    }
     return json.loads(
         json.dumps({**identity, **(kept or {"data": {}, "free": {}})})
     )  # tuples as lists, as it is read back
@@ -81,7 +89,7 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
             raise InputError(f"{source}: its state.json has no '{key}'; the checkpoint is damaged")
     data, free = (saved[key] if isinstance(saved.get(key), dict) else {} for key in ("data", "free"))
     _check_files(run["files"], saved["files"], source)
-    changed = _differences(run["settings"], {"pixels": run["settings"]["pixels"], **saved["settings"]}, _KEYS)
+    changed = _differences(run["settings"], _of_this_version(run, saved, source), _KEYS)
     if "order" in saved and run["order"] != saved["order"]:
         changed += _differences(run["data"], data) or ([] if changed else ["the samples as they are encoded"])
     if changed:
@@ -91,6 +99,15 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
         lengths = f"{quote(saved['total_steps'])} steps, this one has {run['total_steps']}"
         raise InputError(f"{source}: the run was one of {lengths}. {_ADVICE}")
     return _differences({**run["data"], **run["free"]}, {**data, **free})
+
+
+def _of_this_version(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The saved settings; those that an earlier version named otherwise are this run's: the order tells them apart."""
+    if "version" not in saved:
+        return {**run["settings"], **{key: value for key, value in saved["settings"].items() if key in run["settings"]}}
+    if saved["version"] != _VERSION:
+        raise InputError(f"{source}: its state.json is of version {quote(saved['version'])}; this is {_VERSION}")
+    return saved["settings"]
 
 
 def _check_files(run: Mapping[str, str], saved: Mapping[str, str], source: str) -> None:

@@ -14,10 +14,15 @@ class Lengths:
 
     def __init__(self, count: int = 101, seed: int = 0):
         rng = np.random.default_rng(seed)
-        self.lengths, self.images = rng.integers(10, 100, count), rng.integers(0, 2, count)
+        self.needs = np.stack([rng.integers(10, 100, count), rng.integers(0, 2, count)], 1)
+        self.need_names, self.sizes = ("tokens", "images"), {"side": 7}
+
+    @property
+    def lengths(self):
+        return self.needs[:, 0]
 
     def epoch(self, number, seed):
-        return np.arange(len(self.lengths))
+        return np.arange(len(self.needs))
 
     def record(self, index):
         return f"record {index}"
@@ -32,7 +37,13 @@ def members(made: BatchPlan, **part) -> list[list[int]]:
     return [row.tolist() for step in range(made.total_steps) for row in made.rows(step, **part)]
 
 
-KINDS = [{}, {"packing": True}, {"group_by_length": True}, {"shuffle": False}, {"packing": True, "image_slots": 2}]
+KINDS = [
+    {},
+    {"packing": True},
+    {"group_by_length": True},
+    {"shuffle": False},
+    {"packing": True, "capacities": {"images": 2}},
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,10 +83,10 @@ def test_the_ranks_parts_of_a_step_make_up_the_step():
 def test_grouped_steps_are_short_where_they_can_be():
     dialogues = Lengths(2000)
     made, plain = plan(dialogues, group_by_length=True), plan(dialogues)
-    lengths = {made.row_length(step) for step in range(made.total_steps)}
+    lengths = {made.sizes(step)["tokens"] for step in range(made.total_steps)}
     assert lengths <= {32, 64, 96, 128} and len(lengths) == 4
     for step in range(made.total_steps):
-        assert max(dialogues.lengths[row].sum() for row in made.rows(step)) <= made.row_length(step)
+        assert max(dialogues.lengths[row].sum() for row in made.rows(step)) <= made.sizes(step)["tokens"]
     share = [
         sum(map(p.useful_tokens, range(p.total_steps))) / sum(map(p.all_tokens, range(p.total_steps)))
         for p in (made, plain)
@@ -95,11 +106,26 @@ def test_epochs_are_told_as_they_pass():
     assert made.epoch_at(50) == pytest.approx(50 / 101)
 
 
-def test_image_slots_are_as_many_as_a_row_needs_unless_they_are_given():
-    made = plan(packing=True)
-    assert made.image_slots == max(Lengths().images[row].sum() for row in members(made))
-    limited = plan(packing=True, image_slots=1)
-    assert limited.image_slots == 1 and all(Lengths().images[row].sum() <= 1 for row in members(limited))
+def test_rows_have_room_for_as_much_as_one_needs_unless_it_is_given():
+    made, images = plan(packing=True), Lengths().needs[:, 1]
+    assert made.sizes(0) == {"side": 7, "tokens": 128, "images": max(images[row].sum() for row in members(made))}
+    assert made.shapes() == [(made.sizes(0), made.total_steps)]
+    limited = plan(packing=True, capacities={"images": 1})
+    assert limited.sizes(0)["images"] == 1 and all(images[row].sum() <= 1 for row in members(limited))
+
+
+def test_grouped_rows_have_at_most_four_shapes_that_hold_all_needs():
+    dialogues = Lengths(2000)
+    dialogues.needs[:, 1] = dialogues.needs[:, 0] // 20
+    made = plan(dialogues, group_by_length=True)
+    assert len(made.shapes()) <= 4 and sum(count for _, count in made.shapes()) == made.total_steps
+    largest: dict[int, int] = {}
+    for step in range(made.total_steps):
+        tokens, images = np.max([dialogues.needs[row].sum(0) for row in made.rows(step)], axis=0)
+        sizes = made.sizes(step)
+        assert tokens <= sizes["tokens"] and images <= sizes["images"]
+        largest[sizes["tokens"]] = max(largest.get(sizes["tokens"], 1), images)
+    assert {sizes["tokens"]: sizes["images"] for sizes, _ in made.shapes()} == largest
 
 
 def test_records_of_a_step_are_named():

@@ -13,14 +13,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from released_template import CONFIG, released_template
 
 from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Fault, Findings, check_all
-from ms_impl.data.conversations import ConversationEncoder
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import ConversationFile, Mixture
 from ms_impl.data.records import parse_record
-from ms_impl.data.sample_reader import SampleReader
 from ms_impl.errors import InputError
 
 
@@ -62,11 +61,10 @@ def checker(tmp_path, tokenizer):
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
     (tmp_path / "text.png").write_text("no image")
 
-    def make(records, image_slots=1):
+    def make(records, slots=1):
         (tmp_path / "train.json").write_text(json.dumps(records))
-        encoder = ConversationEncoder(tokenizer, max_length=900)
-        reader = SampleReader(encoder, str(tmp_path), image_slots=image_slots)
-        return Checker(ConversationFile(tmp_path / "train.json"), reader)
+        options = {"dataset_dir": str(tmp_path), "modal_content_padding_size": slots}
+        return Checker(ConversationFile(tmp_path / "train.json"), released_template(tokenizer, 900, **options))
 
     return make
 
@@ -76,18 +74,18 @@ def test_counts_are_those_of_the_samples(checker):
     checker = checker([record("<img>a.png</img>What?"), record("word " * 1000), led])
     samples = [checker.sample(index) for index in range(3)]
     findings = checker.check(range(3))
-    assert findings.tokens == sum(len(sample["input_ids"]) for sample in samples)
-    assert findings.trained == sum((sample["labels"] != -100).sum() for sample in samples)
-    assert findings.images == 1 and not findings.faults
-    assert findings.lengths[[0, 2]].tolist() == [len(samples[0]["labels"]), len(samples[2]["labels"])]
-    assert len(samples[1]["labels"]) == 900 and findings.lengths[1] > 1000  # its length before it is cut off
+    assert findings.tokens == sum(map(len, samples))
+    assert findings.trained == sum(sample.trained.sum() for sample in samples)
+    assert findings.media == {"images": 1} and not findings.faults
+    assert findings.lengths[[0, 2]].tolist() == [len(samples[0]), len(samples[2])]
+    assert len(samples[1]) == 900 and findings.lengths[1] > 1000  # its length before it is cut off
     assert findings.changes == {"cut off at 900 tokens": 1, "leading turn that is not the user's left out": 1}
 
 
 def test_each_kind_of_fault_is_found(checker, tmp_path):
     checker = checker([record("Hi"), *FAULTY.values(), record("<img>a.png</img>")])
     findings = checker.check(range(len(FAULTY) + 2))
-    assert len(findings.faults) == len(FAULTY) and findings.images == 1
+    assert len(findings.faults) == len(FAULTY) and findings.media == {"images": 1}
     for number, (expected, fault) in enumerate(zip(FAULTY, findings.faults), start=1):
         start = f"{tmp_path}/train.json: record {number} (id 'x'): "
         assert fault.message.startswith(start + expected.format(root=tmp_path))
@@ -97,7 +95,7 @@ def test_each_kind_of_fault_is_found(checker, tmp_path):
 def test_any_number_of_images_without_a_limit(checker):
     records = [record("<img>a.png</img><img>a.png</img>")]
     assert checker(records).check([0]).faults
-    assert checker(records, image_slots=None).check([0]).images == 2
+    assert checker(records, slots=None).check([0]).media == {"images": 2}
 
 
 def test_like_faults_have_one_reason(checker):
@@ -111,8 +109,8 @@ def test_all_records_are_checked_in_processes(checker):
     together = check_all(checker, workers=2)
     alone = checker.check(range(500))
     assert together.lengths.tolist() == alone.lengths.tolist() and together.faults == alone.faults
-    assert (together.tokens, together.trained, together.images) == (alone.tokens, alone.trained, alone.images)
-    assert len(together.faults) == 50 and together.images == 450
+    assert (together.tokens, together.trained, together.media) == (alone.tokens, alone.trained, alone.media)
+    assert len(together.faults) == 50 and together.media == {"images": 450}
 
 
 class Deadly:
@@ -133,7 +131,7 @@ class Deadly:
 
 
 def test_a_killed_process_ends_the_check(tokenizer):
-    checker = Checker(Deadly(os.getpid()), SampleReader(ConversationEncoder(tokenizer, 900)))
+    checker = Checker(Deadly(os.getpid()), released_template(tokenizer, 900))
     with pytest.raises(InputError, match="a process of the check was ended"):
         check_all(checker, workers=2)
 
@@ -141,9 +139,8 @@ def test_a_killed_process_ends_the_check(tokenizer):
 _SLOW = """
 import os, sys, time
 from ms_impl.data.check import Checker, check_all
-from ms_impl.data.conversations import ConversationEncoder
-from ms_impl.data.sample_reader import SampleReader
-from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
+from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.template import QwenVLTemplate
 
 class Slow:
     def __len__(self):
@@ -155,14 +152,14 @@ class Slow:
         return str(index)
 
 if __name__ == "__main__":
-    encoder = ConversationEncoder(QwenVLTokenizer(sys.argv[1], 256), 900)
-    check_all(Checker(Slow(), SampleReader(encoder)), workers=2)
+    config = QwenVLConfig.from_file(sys.argv[2])
+    check_all(Checker(Slow(), QwenVLTemplate.from_pretrained(sys.argv[1], config)), workers=2)
 """
 
 
 def test_a_killed_check_leaves_no_process_behind(tmp_path, vocabulary_file):
     (tmp_path / "slow.py").write_text(_SLOW)
-    command = [sys.executable, tmp_path / "slow.py", vocabulary_file]
+    command = [sys.executable, tmp_path / "slow.py", vocabulary_file, CONFIG]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         workers = [int(parent.stdout.readline()) for _ in range(2)]
         parent.kill()
@@ -182,7 +179,9 @@ def _runs(process):
 
 
 def test_table():
-    findings = Findings(np.array([7, 0, 5]), 12345, 1234, 2, Counter({"cut off at 9 tokens": 1}), [Fault("m", "r")])
+    findings = Findings(
+        np.array([7, 0, 5]), 12345, 1234, Counter(images=2), Counter({"cut off at 9 tokens": 1}), [Fault("m", "r")]
+    )
     assert [line.split() for line in check_report.table(findings).splitlines()] == [
         ["records", "3"],
         ["tokens", "12,345"],
@@ -221,7 +220,7 @@ def test_trained_tokens_are_marked_or_coloured(checker, tokenizer):
     sample = checker([record("<img>a.png</img>\x1b[2J é?")]).sample(0)
     text = check_report.dialogue(sample, tokenizer.decode, coloured=False)
     head, _, body = text.partition("\n")
-    assert head.endswith(f"{len(sample['labels'])} tokens, {(sample['labels'] != -100).sum()} trained")
+    assert head.endswith(f"{len(sample)} tokens, {sample.trained.sum()} trained")
     assert body == (
         "⟦<|im_start|>⟧system\nYou are a helpful assistant.⟦<|im_end|>\n<|im_start|>⟧user\n"
         "<img>a.png</img>\N{REPLACEMENT CHARACTER}[2J é?⟦<|im_end|>\n<|im_start|>⟧assistant\n⟦A dog.<|im_end|>\n⟧"
@@ -260,17 +259,17 @@ class Failing(list):
 
 def test_any_exception_is_its_records_fault_and_the_check_goes_on(tokenizer):
     good = parse_record(record("Hi"), "a.json: record 0")
-    checker = Checker(Failing([good] * 3), SampleReader(ConversationEncoder(tokenizer, 900)))
+    checker = Checker(Failing([good] * 3), released_template(tokenizer, 900))
     findings = checker.check(range(3))
     (fault,) = findings.faults
     assert fault.message.startswith("a.json: record 1: the record cannot be read (RecursionError: maximum recursion")
     assert len(fault.message) < 400 and findings.lengths.astype(bool).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("max_length", [0, -5, True, 1.5, float("nan"), "900", None])
+@pytest.mark.parametrize("max_length", [0, -5, True, 1.5, float("nan"), "900"])
 def test_a_max_length_that_is_no_positive_whole_number_is_refused(tokenizer, max_length):
     with pytest.raises(InputError, match="max_length is .*; it must be a positive whole number"):
-        ConversationEncoder(tokenizer, max_length)
+        released_template(tokenizer, max_length)
 
 
 def test_training_reads_what_the_check_reads(checker, tmp_path):
@@ -283,11 +282,11 @@ def test_training_reads_what_the_check_reads(checker, tmp_path):
         mixture = Mixture([(tmp_path / "train.json", 1)])
         if faults and not any(text in faults[0].message for text in unseen):
             with pytest.raises(InputError) as caught:
-                EncodedDataset(mixture, one.reader)
+                EncodedDataset(mixture, one.template)
             assert str(caught.value) == faults[0].message
         else:
             assert number < len(good) or faults
-            EncodedDataset(mixture, one.reader)
+            EncodedDataset(mixture, one.template)
 
 
 @pytest.mark.parametrize("written", ["NFC", "NFD"])
@@ -297,5 +296,5 @@ def test_paths_in_either_unicode_form_are_found(checker, tmp_path, written, stor
     os.link(tmp_path / "a.png", tmp_path / unicodedata.normalize(stored, name))
     checker = checker([record(f"<img>{unicodedata.normalize(written, name)}</img>")])
     findings = checker.check([0])
-    assert findings.images == 1 and not findings.faults
-    EncodedDataset(Mixture([(tmp_path / "train.json", 1)]), checker.reader)
+    assert findings.media == {"images": 1} and not findings.faults
+    EncodedDataset(Mixture([(tmp_path / "train.json", 1)]), checker.template)

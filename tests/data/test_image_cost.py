@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from released_template import released_template
 
 from ms_impl.data import image_cost
 from ms_impl.data.batch import collate
 from ms_impl.data.check import Checker
-from ms_impl.data.conversations import ConversationEncoder
 from ms_impl.data.files import ConversationFile
 from ms_impl.data.image_headers import jpeg2000_tiles, jpeg_scans
 from ms_impl.data.images import load_pixels, read_image
-from ms_impl.data.sample_reader import SampleReader
 from ms_impl.errors import InputError
 
 SIDE = 1000
@@ -367,12 +366,9 @@ def test_check_and_training_give_one_answer(tmp_path, tokenizer):
         written(tmp_path, name, content)
         turns[0]["value"] = f"<img>{name}</img>"
         (tmp_path / "train.json").write_text(json.dumps([{"id": name, "conversations": turns}]))
-        reader = SampleReader(ConversationEncoder(tokenizer, 900), str(tmp_path))
-        checker = Checker(ConversationFile(tmp_path / "train.json"), reader)
+        template = released_template(tokenizer, 900, dataset_dir=str(tmp_path))
+        checker = Checker(ConversationFile(tmp_path / "train.json"), template)
         (fault,) = checker.check([0]).faults
         with pytest.raises(InputError) as trained:
-            collate(
-                [checker.sample(0)], pad_id=0, num_queries=2, image_size=28, image_slots=1,
-                load_pixels=lambda path, out: load_pixels(path, 28, out=out),
-            )  # fmt: skip
+            collate([checker.sample(0)], template)
         assert fault.message == str(trained.value) and f"record 0 (id '{name}'): image" in fault.message

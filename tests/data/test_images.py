@@ -229,10 +229,10 @@ def test_urls_are_never_fetched(url):
         resolve_path(url, "/data")
 
 
-def test_data_and_processor_import_no_framework():
+def test_data_and_template_import_no_framework():
     folder = Path(__file__).parents[2] / "ms_impl" / "data"
     modules = [f"ms_impl.data.{path.stem}" for path in folder.glob("[a-z]*.py")]
-    modules += [f"ms_impl.qwenvl.{name}" for name in ("config", "tokenizer", "prompt", "processor")]
+    modules += [f"ms_impl.qwenvl.{name}" for name in ("config", "tokenizer", "prompt", "template")]
     script = (
         f"import importlib, sys; [importlib.import_module(name) for name in {modules}];"
         "print(*{'mindspore', 'torch', 'mindformers', 'transformers'} & set(sys.modules))"

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from released_template import released_template
 
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
 from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
 
@@ -33,16 +33,20 @@ TEXT = part("text", "what color?")
 def texts(tokenizer):
     """Each message of a record's sample as text, and the sample."""
 
-    def texts(record, style=ConversationFormat()):
-        sample = ConversationEncoder(tokenizer, 2048, style).encode(parse_record(record, "a.json: record 7"))
-        decoded = tokenizer.decode(sample["input_ids"])
+    def texts(record, **style):
+        sample = released_template(tokenizer, 2048, **style).sample(parse_record(record, "a.json: record 7"))
+        decoded = tokenizer.decode(sample.input_ids)
         return [piece.split("\n", 1)[1] for piece in decoded.removesuffix("<|im_end|>\n").split("<|im_end|>\n")], sample
 
     return texts
 
 
+def sources(sample):
+    return [image.source for image in sample.media]
+
+
 def trained(tokenizer, sample):
-    return tokenizer.decode([int(label) for label in sample["labels"] if label >= 0])
+    return tokenizer.decode([int(label) for label in sample.labels if label >= 0])
 
 
 @pytest.mark.parametrize(
@@ -72,13 +76,13 @@ def trained(tokenizer, sample):
 def test_the_layouts_say_the_same(texts, tokenizer, record):
     messages, sample = texts(record)
     assert messages == ["You are a helpful assistant.", EXPECTED, "red"]
-    assert sample["image_paths"] == ["a.png"]
+    assert sources(sample) == ["a.png"]
     assert trained(tokenizer, sample).endswith("red<|im_end|>\n")
 
 
 def test_the_llava_record_of_a_report(texts):
     (record,) = json.loads((Path(__file__).parent / "llava.json").read_text())
-    assert texts(record)[1]["image_paths"] == ["a.png"]
+    assert sources(texts(record)[1]) == ["a.png"]
 
 
 def test_images_stand_where_their_placeholders_do_and_are_counted(texts):
@@ -89,11 +93,11 @@ def test_images_stand_where_their_placeholders_do_and_are_counted(texts):
         "Picture 1: <img>a b.png</img>\nPicture 2: <img>100%25.png</img>\nTwo?",
         "This: Picture 3: <img>é.png</img>\n",
     ]
-    assert sample["image_paths"] == ["a b.png", "100%25.png", "é.png"]
+    assert sources(sample) == ["a b.png", "100%25.png", "é.png"]
 
 
 def test_a_file_url_is_its_path(texts):
-    assert texts(message("<image>What?", images="file:///data/a.png"))[1]["image_paths"] == ["/data/a.png"]
+    assert sources(texts(message("<image>What?", images="file:///data/a.png"))[1]) == ["/data/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -106,21 +110,21 @@ def test_a_file_url_is_its_path(texts):
     ],
 )
 def test_a_record_may_have_its_own_system_message(texts, tokenizer, record):
-    messages, sample = texts(record, ConversationFormat(system_message="Not this."))
+    messages, sample = texts(record, system_message="Not this.")
     assert messages[0] == "Be brief." and len(messages) == 3
     assert "brief" not in trained(tokenizer, sample)
 
 
 def test_messages_have_standard_roles_whatever_the_files_words_are(texts):
-    style = ConversationFormat(user_role_name="assistant", assistant_role_name="user")
-    assert texts(message("What?"), style)[0][1:] == ["What?", "red"]
+    style = {"user_role_name": "assistant", "assistant_role_name": "user"}
+    assert texts(message("What?"), **style)[0][1:] == ["What?", "red"]
 
 
 def test_several_turns_of_one_role_train_as_in_the_original(tokenizer):
     turns = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d")]
     record = {"conversations": [{"from": role, "value": text} for role, text in turns]}
-    encoder = ConversationEncoder(tokenizer, 512)
-    sample = encoder.encode(parse_record(record, "x"))
+    encoder = released_template(tokenizer)
+    sample = encoder.sample(parse_record(record, "x"))
     assert trained(tokenizer, sample).count("c<|im_end|>\n") == trained(tokenizer, sample).count("d<|im_end|>\n") == 1
     assert encoder.counts == {"several turns of one role in a row": 1}
 
@@ -133,13 +137,13 @@ def test_a_turn_may_be_excluded_from_training(texts, tokenizer, excluded):
     record["messages"][1] |= excluded
     messages, sample = texts(record)
     assert messages[2] == "secret"
-    assert sample["input_ids"].tolist() == whole["input_ids"].tolist()
+    assert sample.input_ids.tolist() == whole.input_ids.tolist()
     begins = tokenizer.encode_message("secret")[0]
-    start = sample["input_ids"].tolist().index(begins) - 3  # <|im_start|>assistant, newline
+    start = sample.input_ids.tolist().index(begins) - 3  # <|im_start|>assistant, newline
     end = start + len([tokenizer.im_start_id, *tokenizer.encode_message("assistant\nsecret"), tokenizer.im_end_id, 1])
-    assert (sample["labels"][start:end] == -100).all()
-    assert sample["labels"][end:].tolist() == whole["labels"][end:].tolist()
-    assert sample["labels"][:start].tolist() == whole["labels"][:start].tolist()
+    assert (sample.labels[start:end] == -100).all()
+    assert sample.labels[end:].tolist() == whole.labels[end:].tolist()
+    assert sample.labels[:start].tolist() == whole.labels[:start].tolist()
 
 
 REFUSED = [

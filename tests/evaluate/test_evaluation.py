@@ -18,10 +18,10 @@ WEIGHTS = "digest of the weights"
 @pytest.fixture
 def evaluate(shipped, tmp_path):
     """Run a data set; returns the result of it and the lines of its file."""
-    model, processor = shipped
+    model, template = shipped
 
     def evaluate(data, weights=WEIGHTS):
-        (result,) = run([Evaluation(data, processor, model.generation)], model, weights, tmp_path / "eval")
+        (result,) = run([Evaluation(data, template, model.generation)], model, weights, tmp_path / "eval")
         lines = (tmp_path / "eval/asked.jsonl").read_text(encoding="utf-8").splitlines()
         return result, [json.loads(line) for line in lines]
 
@@ -33,9 +33,9 @@ def asked(monkeypatch) -> list[int]:
     """The number of questions of each batch that is generated."""
     sizes, generate = [], GenerationMixin.generate
 
-    def counted(self, processor, samples, *arguments, **settings):
+    def counted(self, template, samples, *arguments, **settings):
         sizes.append(len(samples))
-        return generate(self, processor, samples, *arguments, **settings)
+        return generate(self, template, samples, *arguments, **settings)
 
     monkeypatch.setattr(GenerationMixin, "generate", counted)
     return sizes
@@ -44,9 +44,9 @@ def asked(monkeypatch) -> list[int]:
 def test_every_record_is_answered_once_in_order_and_scored(evaluate, shipped, data_set, records, tmp_path):
     result, lines = evaluate(data_set())
     assert [line["id"] for line in lines] == ["r0", "r1", "r2", "r3", "r4"]
-    model, processor = shipped
+    model, template = shipped
     for line, (_, _, right) in zip(lines, records):
-        expected, _ = model.chat(processor, line["question"], do_sample=False, dataset_dir=data_set().dataset_dir)
+        expected, _ = model.chat(template, line["question"], do_sample=False, dataset_dir=data_set().dataset_dir)
         assert line["answer"] == expected and line["references"] == [right]
         assert line["score"] == float(expected == right)
     assert result.records == 5 and result.scores["accuracy"] == sum(line["score"] for line in lines) / 5
@@ -127,10 +127,10 @@ def test_pictures_are_checked_and_shown_under_one_name(evaluate, data_set, tmp_p
 
 def test_a_records_own_system_message_is_used(evaluate, shipped, data_set):
     data = data_set(system="Be brief.")
-    _, processor = shipped
-    evaluation = Evaluation(data, processor, shipped[0].generation)
-    ids = evaluation._sample(evaluation.questions[0])["input_ids"]
-    assert "system\nBe brief." in processor.tokenizer.decode(ids)
+    _, template = shipped
+    evaluation = Evaluation(data, template, shipped[0].generation)
+    ids = evaluation._sample(evaluation.questions[0]).input_ids
+    assert "system\nBe brief." in template.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("fields", [{"id": "\ud83d"}, {"answers": ["red", "\udc00"]}, {"id": {"a": ["\ud83d"]}}, {}])

@@ -1,5 +1,6 @@
 """Likelihoods of given answers against the PyTorch reference, which runs prompt and answer whole and by itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import easy_vqa
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ms_impl.data.batch import collate
+from ms_impl.data.images import in_directory
 from ms_impl.evaluate.likelihood import log_likelihoods
 
 PICTURES = Path(easy_vqa.__file__).parent / "data/test/images"
@@ -24,15 +27,16 @@ def tokens(shipped):
     return [[shipped[1].encode_answer(text, "chatml") for text in texts] for texts in ANSWERS]
 
 
-def summed(model, processor, sample, tokens) -> float:
+def summed(model, template, sample, tokens) -> float:
     """Log-probabilities of the tokens after a prompt, by one forward pass over both."""
-    whole = {**sample, "input_ids": np.concatenate([sample["input_ids"], tokens]).astype(np.int32)}
-    batch = processor.collate([whole], dataset_dir=PICTURES)
+    ids = np.concatenate([sample.input_ids, tokens]).astype(np.int32)
+    whole = replace(sample, input_ids=ids, position_ids=np.arange(len(ids), dtype=np.int32))
+    batch = collate(in_directory([whole], PICTURES), template)
     names = ("input_ids", "images", "image_context_pos")
     inputs = {name: torch.from_numpy(batch[name]) for name in names if batch[name] is not None}
     with torch.no_grad():
         logs = model(**inputs).log_softmax(-1)[0]
-    first = len(sample["input_ids"]) - 1
+    first = len(sample) - 1
     return sum(float(logs[first + n, token]) for n, token in enumerate(tokens))
 
 
@@ -51,6 +55,6 @@ def test_an_answer_leaves_no_trace_in_those_after_it(shipped, samples, tokens):
 
 
 def test_an_answer_after_a_raw_prompt_begins_with_a_space(shipped):
-    processor = shipped[1]
-    assert processor.tokenizer.decode(processor.encode_answer("A", "raw")) == " A"
-    assert processor.tokenizer.decode(processor.encode_answer("A", "chatml")) == "A"
+    template = shipped[1]
+    assert template.tokenizer.decode(template.encode_answer("A", "raw")) == " A"
+    assert template.tokenizer.decode(template.encode_answer("A", "chatml")) == "A"

@@ -18,7 +18,7 @@ CONFIG = {
 
 
 class TenSamples:
-    lengths, images = np.full(10, 5), np.zeros(10, int)
+    needs, need_names, sizes = np.full((10, 1), 5), ("tokens",), {}
 
     def epoch(self, number, seed):
         return np.arange(10)
@@ -30,7 +30,7 @@ class TenSamples:
 def identity():
     plan = BatchPlan(TenSamples(), PlanSettings(epochs=3, rows_per_step=2, row_length=8))
     order = plan.digest(np.zeros((10, 16), np.uint8))
-    return describe(plan, order, {"a.json": "1"}, "token", [15], [0.5], settings_of(CONFIG))
+    return describe(plan, order, {"a.json": "1"}, "token", [15], None, settings_of(CONFIG))
 
 
 def make(rng, folder):

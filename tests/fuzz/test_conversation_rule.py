@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import regex
+from released_template import released_template
 
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
 from ms_impl.data.files import ConversationFile
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
 
@@ -135,20 +135,21 @@ def run(case):
     record = layout(turns, system, chance)
     text = json.dumps([record] if chance[2] < 0.5 else {"conversations": [record]}, ensure_ascii=chance[2] < 0.7)
     (folder / "train.json").write_text(text)
-    style = ConversationFormat(system_message="You are a helpful assistant.")
+    system_message = "You are a helpful assistant."
+    template = released_template(tokenizer(), 10_000, system_message=system_message)
     (conversation,) = ConversationFile(folder / "train.json")
-    whole = ConversationEncoder(tokenizer(), 10_000, style).encode(conversation)
-    columns = whole["image_columns"]
+    whole = template.sample(conversation)
+    columns = [int(image.columns[0]) for image in whole.media]
     if any(column - 1 < max_length < column + QUERIES + 1 for column in columns):
         max_length = 10_000  # an image cut in two is refused: tests/data has it
-    sample = ConversationEncoder(tokenizer(), max_length, style).encode(conversation)
-    ids, labels = official(style.system_message if system is None else system, turns, max_length)
-    assert sample["input_ids"].tolist() == ids
-    assert sample["labels"].tolist() == labels
+    sample = template.cut(whole, max_length)
+    ids, labels = official(system_message if system is None else system, turns, max_length)
+    assert sample.input_ids.tolist() == ids
+    assert sample.labels.tolist() == labels
     shown = [at for at, token in enumerate(ids) if token == IMG]
-    assert [column - 1 for column in sample["image_columns"]] == shown
-    for column, path in zip(sample["image_columns"], sample["image_paths"], strict=True):
-        assert bytes(token for token in ids[column : column + QUERIES] if token < 256).decode() == path
+    assert [int(image.columns[0]) - 1 for image in sample.media] == shown
+    for image in sample.media:
+        assert bytes(ids[column] for column in image.columns if ids[column] < 256).decode() == image.source
 
 
 def test_ids_and_labels_are_the_official_ones(fuzz):

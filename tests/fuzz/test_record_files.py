@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from released_template import released_template
 
 from ms_impl.data.check import Checker
-from ms_impl.data.conversations import ConversationEncoder, ConversationFormat
+from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture, RecordFile
-from ms_impl.data.sample_reader import SampleReader
+from ms_impl.data.sample_reader import read_sample
 from ms_impl.errors import InputError
 from ms_impl.evaluate.questions import parse_question, pictures
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
@@ -141,29 +142,34 @@ def make(rng, folder):
 def run(case):
     folder, expected = case
     mixture = Mixture([(folder / "train.json", 1)])
-    reader = SampleReader(ConversationEncoder(tokenizer(), 2048, STYLE), str(folder))
-    findings = Checker(mixture, reader).check(range(len(mixture)))
+    template = released_template(tokenizer(), 2048, dataset_dir=str(folder))
+    findings = Checker(mixture, template).check(range(len(mixture)))
     for fault in findings.faults:
         assert fault.message.startswith(f"{folder}/train.json: record ") and len(fault.message) < 1500, fault.message
     if expected is not None and expected[0] is not None:  # from the first record a file's layout is told
         assert len(mixture) == len(expected)
         for number, paths in enumerate(expected):
             if paths is not None:
-                assert reader.sample(mixture[number])["image_paths"] == [f"{folder}/{path}" for path in paths]
+                assert sources(template, mixture[number]) == [f"{folder}/{path}" for path in paths]
                 assert findings.lengths[number]
-    read_for_evaluation(folder, reader, mixture, findings)
+    read_for_evaluation(folder, template, mixture, findings)
     if findings.faults:
         try:
-            EncodedDataset(mixture, reader)
+            EncodedDataset(mixture, template)
         except InputError as error:
             assert str(error) == findings.faults[0].message
         else:
             raise AssertionError("training read what the check refused")
         raise InputError(findings.faults[0].message)
-    EncodedDataset(mixture, reader)
+    EncodedDataset(mixture, template)
 
 
-def read_for_evaluation(folder, reader, mixture, findings):
+def sources(template, conversation):
+    """The files of a conversation's images."""
+    return [image.source for image in read_sample(template, conversation)[0].media]
+
+
+def read_for_evaluation(folder, template, mixture, findings):
     """Evaluation sees the images that training sees, and raises nothing but InputError."""
     file = RecordFile(folder / "train.json")
     for number in range(len(file)):
@@ -173,7 +179,7 @@ def read_for_evaluation(folder, reader, mixture, findings):
             continue
         if findings.lengths[number] and len(mixture[number].turns) == 2 * len(question.history) + 2:
             shown = [f"{folder}/{path}" for path in pictures(question)]
-            trained = reader.sample(mixture[number])["image_paths"]
+            trained = sources(template, mixture[number])
             assert trained[: len(shown)] == shown or any(path.startswith("/dev") for path in trained)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ms_impl import load
 from ms_impl.generate import graph_cache
 from ms_impl.qwenvl.model import QwenVL
-from ms_impl.qwenvl.processor import QwenVLProcessor
+from ms_impl.qwenvl.template import QwenVLTemplate
 
 STEPS = 3
 
@@ -44,7 +44,7 @@ def decode(model: QwenVL, name: str) -> np.ndarray:
     with model.decoders.lend(1, length + STEPS) as decoder:
         return np.concatenate(
             [
-                decoder.prefill(batch, QwenVLProcessor.kinds),
+                decoder.prefill(batch, QwenVLTemplate.kinds),
                 *(decoder.step(np.array([token])) for token in range(STEPS)),
             ]
         )

@@ -13,7 +13,7 @@ from ms_impl.errors import InputError
 from ms_impl.generate.decode import WIDEST, DecoderPool, chunks
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
-from ms_impl.qwenvl.processor import QwenVLProcessor
+from ms_impl.qwenvl.template import QwenVLTemplate
 from ms_impl.weights import load_weights
 from torch_ref.qwenvl.model import QwenVL as Reference
 
@@ -58,7 +58,7 @@ def decode(model: QwenVL, batch, tokens: np.ndarray) -> np.ndarray:
     columns = max(batch["input_ids"].shape[1] + tokens.shape[1], 200)  # few sizes: each is compiled
     with model.decoders.lend(len(tokens), columns) as decoder:
         return np.stack(
-            [decoder.prefill(batch, QwenVLProcessor.kinds), *(decoder.step(column) for column in tokens.T)], 1
+            [decoder.prefill(batch, QwenVLTemplate.kinds), *(decoder.step(column) for column in tokens.T)], 1
         )
 
 

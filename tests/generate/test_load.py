@@ -50,11 +50,11 @@ def test_every_kind_of_checkpoint(mini, tmp_path, kind):
         path, config = tmp_path / kind, None if kind == "x/" else mini
         arguments = ["--model", "qwenvl", "--input_path", str(mini), "--output_path", f"{tmp_path}/{kind}"]
         assert convert([*arguments, "--dtype", "fp32"]) == 0
-    model, processor = load(path, config=config)
+    model, template = load(path, config=config)
     assert not model.training
     assert relative_error(logits(model), wanted(mini)) < 5e-5
     assert model.generation == GenerationConfig(chat_format="chatml", top_p=0.9, max_new_tokens=12)
-    assert processor.tokenizer.eod_id == 1000
+    assert template.tokenizer.eod_id == 1000
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
@@ -67,10 +67,10 @@ def test_sixteen_bit_weights_become_fp32_on_the_cpu(directory, stored):
 
 
 def test_fp16_computes_in_fp16(mini):
-    model, processor = load(mini, dtype="fp16")
+    model, template = load(mini, dtype="fp16")
     assert {parameter.dtype for parameter in model.get_parameters()} == {ms.float16}
     assert relative_error(logits(model), wanted(mini)) < 5e-3
-    text, _ = model.chat(processor, "Hi", system="", max_new_tokens=3, do_sample=False)
+    text, _ = model.chat(template, "Hi", system="", max_new_tokens=3, do_sample=False)
     assert text
 
 
@@ -78,11 +78,11 @@ def test_bf16_weights_compute_in_fp32_on_the_cpu(directory):
     """Equal to torch_ref, which computes in fp32 from the same rounded weights."""
     file = directory / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    model, processor = load(directory, dtype="bf16")
+    model, template = load(directory, dtype="bf16")
     assert {parameter.dtype for parameter in model.get_parameters()} == {ms.bfloat16}
     assert relative_error(logits(model), wanted(directory)) < 5e-5
     query, greedy = [{"image": "a.png"}, {"text": "Hi"}], {"max_new_tokens": 8, "do_sample": False}
-    answers = [each.chat(processor, query, dataset_dir=directory, **greedy) for each in (model, load(directory)[0])]
+    answers = [each.chat(template, query, dataset_dir=directory, **greedy) for each in (model, load(directory)[0])]
     assert answers[0] == answers[1]
 
 

@@ -76,8 +76,8 @@ def test_the_answer_is_that_of_the_merged_checkpoint(base, adapter, merged, mode
     try:
         answers = []
         for path, own in ((base, adapter), (merged, None), (base, None)):
-            model, processor = load(path, adapter=own)
-            answers.append(model.chat(processor, PROMPT, None, dataset_dir=base, do_sample=False, max_new_tokens=8)[0])
+            model, template = load(path, adapter=own)
+            answers.append(model.chat(template, PROMPT, None, dataset_dir=base, do_sample=False, max_new_tokens=8)[0])
     finally:
         ms.set_context(mode=before)
     assert answers[0] == answers[1] != answers[2]

@@ -10,7 +10,7 @@ from mindspore_side import MindSporeSide
 from stages import ACTIVATION, FIRST_LOSS, FP16, GRADIENT, PAST_SEQ_LENGTH
 from test_torch_against_golden import tensors
 
-from ms_impl.qwenvl.processor import QwenVLProcessor
+from ms_impl.qwenvl.template import QwenVLTemplate
 
 MODES = [("graph", "fp32"), ("pynative", "fp32"), ("graph", "fp16"), ("pynative", "fp16")]
 
@@ -122,7 +122,7 @@ def test_greedy_with_the_cache(golden, side, table, floors):
     row["input_ids"] = golden["greedy.input_ids"].astype(np.int32)
     row["segment_ids"] = np.ones_like(row["input_ids"])
     with side.model.decoders.lend(1, row["input_ids"].shape[1] + len(tokens)) as decoder:
-        found = [decoder.prefill(row, QwenVLProcessor.kinds)]
+        found = [decoder.prefill(row, QwenVLTemplate.kinds)]
         for token in tokens:
             if not side.half:
                 assert found[-1].argmax(-1) == token

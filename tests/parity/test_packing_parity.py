@@ -14,27 +14,28 @@ import torch
 from floors import floor_of
 from mindspore import Tensor
 from mindspore_side import MindSporeSide
+from squares import Squares, Tokenizer
 from stages import Golden
 
-from ms_impl.data.batch import IGNORED, collate
+from ms_impl.data.batch import collate
 from ms_impl.data.packing import pack
+from ms_impl.data.sample import IGNORED, Sample
 from ms_impl.qwenvl.config import QwenVLConfig
 
 PACKED = 1e-5  # rms(difference) / rms(reference)
+GIVEN = ("input_ids", "images", "image_context_pos", "segment_ids", "position_ids")
 COLUMNS = ("input_ids", "images", "image_context_pos", "labels", "segment_ids", "position_ids", "loss_weights")
 
 
 @pytest.fixture(scope="module")
-def dialogues(golden: Golden) -> list[dict]:
+def dialogues(template) -> list[Sample]:
     """Three dialogues: with image 0, without an image, with image 1."""
     rng = np.random.default_rng(0)
-    queries = QwenVLConfig.from_file(golden.directory).num_queries
 
-    def dialogue(name: str, length: int, images: list[str]) -> dict:
-        ids = rng.integers(0, 300, length + len(images) * queries).astype(np.int32)
+    def dialogue(name: str, length: int, images: list[str]) -> Sample:
+        ids = rng.integers(0, 300, length + len(images) * template.queries).astype(np.int32)
         labels = np.where(rng.random(len(ids)) < 0.4, ids, IGNORED).astype(np.int32)
-        pictures = {"image_paths": images, "image_columns": [5] * len(images)}
-        return {"record": name, "input_ids": ids, "labels": labels, **pictures}
+        return template.sample(ids, labels, [5] * len(images), images, name)
 
     return [dialogue("a", 40, ["0"]), dialogue("b", 25, []), dialogue("c", 33, ["1"])]
 
@@ -45,17 +46,27 @@ def side(golden: Golden) -> MindSporeSide:
 
 
 @pytest.fixture(scope="module")
-def batch_of(golden: Golden):
-    """The arrays of rows, each a list of dialogues."""
-    pixels = golden.pixels()
+def template(golden: Golden) -> Squares:
+    """Whose images are the golden ones, by number."""
     config = QwenVLConfig.from_file(golden.directory)
-    sizes = {"num_queries": config.num_queries, "image_size": config.visual.image_size}
+    return GoldenPixels(golden.pixels(), queries=config.num_queries, side=config.visual.image_size)
 
-    def load(path, out):
-        out[:] = pixels[int(path)]
+
+class GoldenPixels(Squares):
+    def __init__(self, pixels, **sizes):
+        super().__init__(**sizes, tokenizer=Tokenizer(0))
+        self.pixels = pixels
+
+    def draw(self, source, out):
+        out[:] = self.pixels[int(source)]
+
+
+@pytest.fixture(scope="module")
+def batch_of(template):
+    """The arrays of rows, each a list of dialogues."""
 
     def make(rows, weighting="token"):
-        return collate([pack(row, weighting) for row in rows], pad_id=0, **sizes, load_pixels=load)
+        return collate([pack(row, weighting) for row in rows], template)
 
     return make
 
@@ -65,7 +76,7 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def logits(side: MindSporeSide, batch) -> np.ndarray:
-    given = {key: value for key, value in batch.items() if value is not None and key not in ("labels", "loss_weights")}
+    given = {key: value for key, value in batch.items() if value is not None and key in GIVEN}
     side.model.set_train(True)
     return side.model(**{key: Tensor(value) for key, value in given.items()}).asnumpy()
 
@@ -84,7 +95,7 @@ def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues
     start = 0
     for dialogue in dialogues:
         alone = logits(side, batch_of([[dialogue]]))[0]
-        part = packed[start : start + len(dialogue["input_ids"])]
+        part = packed[start : start + len(dialogue)]
         table.check(f"{side.name} / alone", "logits, packed row", part, alone, PACKED, floor)
         start += len(part)
 
@@ -114,7 +125,7 @@ def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogu
 def test_torch_ref_packs_alike(side, reference, dialogues, batch_of, table, floors):
     floor = floor_of(floors.states("padded batch")[-1])
     batch = batch_of([dialogues])
-    given = {key: torch.from_numpy(value) for key, value in batch.items() if key not in ("labels", "loss_weights")}
+    given = {key: torch.from_numpy(value) for key, value in batch.items() if key in GIVEN}
     with torch.no_grad():
         wanted = deepcopy(reference).train()(**given).numpy()
     table.check(f"{side.name} / torch_ref", "logits, packed row", logits(side, batch), wanted, 5e-5, floor)

@@ -13,8 +13,10 @@ from stages import ACTIVATION, FIRST_LOSS, GRADIENT
 from test_mindspore_against_torch import check_states, reference_gradients
 from test_torch_against_golden import tensors
 
-from ms_impl.data.batch import IGNORED
-from ms_impl.qwenvl.processor import QwenVLProcessor
+from ms_impl.data.batch import collate
+from ms_impl.data.images import in_directory
+from ms_impl.data.sample import IGNORED
+from ms_impl.qwenvl.template import QwenVLTemplate
 from torch_ref.qwenvl.model import QwenVL
 
 SHIPPED = Path(__file__).parents[2] / "assets/qwenvl_tiny_easyvqa"
@@ -28,8 +30,8 @@ def reference():
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return QwenVLProcessor.from_pretrained(SHIPPED)
+def template():
+    return QwenVLTemplate.from_pretrained(SHIPPED)
 
 
 @pytest.fixture(scope="module", params=["graph", "pynative"])
@@ -38,16 +40,16 @@ def side(request):
 
 
 @pytest.fixture(scope="module")
-def samples(processor):
+def samples(template):
     """A question and a box request about two pictures."""
     prompts = ["Picture 1: <img>1.png</img>\nwhat color is the shape?", "Picture 1: <img>2.png</img>\n框出图中的图形"]
-    return [processor.encode_chat(prompt) for prompt in prompts]
+    return [template.encode_chat(prompt) for prompt in prompts]
 
 
 @pytest.fixture(scope="module")
-def batch(processor, samples):
+def batch(template, samples):
     """Padded on the left, as for answering."""
-    return processor.collate(samples, padding_side="left", dataset_dir=PICTURES)
+    return collate(in_directory(samples, PICTURES), template, padding_side="left")
 
 
 def test_every_hidden_state_and_the_logits(batch, side, reference, table):
@@ -61,8 +63,8 @@ def test_image_features(batch, side, reference, table):
     table.check(f"{side.name} / torch_ref", "image features, trained", side.features(images), wanted, ACTIVATION)
 
 
-def test_loss_and_every_gradient(processor, samples, side, reference, table):
-    batch = processor.collate(samples, dataset_dir=PICTURES)  # padded on the right, as for training
+def test_loss_and_every_gradient(template, samples, side, reference, table):
+    batch = collate(in_directory(samples, PICTURES), template)  # padded on the right, as for training
     labels = np.where(batch["segment_ids"] > 0, batch["input_ids"], IGNORED)
     loss, gradients = side.gradients(batch, labels)
     wanted = reference_gradients(reference, batch, labels.astype(np.int64))
@@ -75,9 +77,9 @@ def test_loss_and_every_gradient(processor, samples, side, reference, table):
         table.check(f"{side.name} / torch_ref", "each gradient, trained", gradient, wanted[name], GRADIENT)
 
 
-def test_greedy_answers_are_equal(batch, processor, side, reference):
+def test_greedy_answers_are_equal(batch, template, side, reference):
     with side.model.set_train(False).decoders.lend(2, batch["input_ids"].shape[1] + NEW_TOKENS) as decoder:
-        tokens = [decoder.prefill(batch, processor.kinds).argmax(-1)]
+        tokens = [decoder.prefill(batch, template.kinds).argmax(-1)]
         for _ in range(NEW_TOKENS - 1):
             tokens.append(decoder.step(tokens[-1]).argmax(-1))
     ids, images, places, segments = (

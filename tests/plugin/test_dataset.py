@@ -18,8 +18,8 @@ from mindformers.tools.register import MindFormerConfig  # noqa: E402
 from ms_impl.cli.arguments import read_settings  # noqa: E402
 from ms_impl.cli.settings import override  # noqa: E402
 from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: E402
-from ms_impl.qwenvl.processor import QwenVLProcessor  # noqa: E402
-from ms_impl.train.feed import INPUT_COLUMNS  # noqa: E402
+from ms_impl.qwenvl.template import QwenVLTemplate  # noqa: E402
+from ms_impl.train.feed import step_columns  # noqa: E402
 
 TEMPLATE = "modal_to_text_transform.model_transform_template"
 
@@ -54,21 +54,21 @@ def conversations(tmp_path):
     return write
 
 
-def test_batches_hold_what_the_processor_makes_of_the_conversations(build, workspace):
+def test_batches_hold_what_the_template_makes_of_the_conversations(build, workspace):
     batches = list(build().create_dict_iterator(output_numpy=True, num_epochs=1))
-    assert [list(batch) for batch in batches] == [list(INPUT_COLUMNS)] * 3
-    processor = QwenVLProcessor.from_pretrained(workspace / "model")
+    assert [list(batch) for batch in batches] == [list(step_columns(QwenVLTemplate))] * 3
+    template = QwenVLTemplate.from_pretrained(workspace / "model")
     first = batches[0]
-    text = processor.tokenizer.decode(first["input_ids"][0])
+    text = template.tokenizer.decode(first["input_ids"][0])
     question = "<|im_start|>user\nPicture 1: <img>0.png</img>\nWhat?<|im_end|>"
     assert text.startswith(f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{question}")
-    np.testing.assert_array_equal(first["images"][0], processor.pixels(["0.png"], workspace))
+    np.testing.assert_array_equal(first["images"][0], template.pixels(["0.png"], workspace))
     assert not first["images"][1].any() and (first["image_context_pos"][1] == first["input_ids"].shape[1]).all()
-    start = int(np.flatnonzero(first["input_ids"][0] == processor.tokenizer.image_start_id)[0]) + 1
-    slots = np.arange(start, start + processor.config.num_queries)
+    start = int(np.flatnonzero(first["input_ids"][0] == template.tokenizer.image_start_id)[0]) + 1
+    slots = np.arange(start, start + template.config.num_queries)
     np.testing.assert_array_equal(first["image_context_pos"][0, 0], slots)
     learnt = first["labels"][0][first["labels"][0] >= 0]
-    assert "It is<|im_end|>\n" in processor.tokenizer.decode(learnt)
+    assert "It is<|im_end|>\n" in template.tokenizer.decode(learnt)
 
 
 def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace, tmp_path):
@@ -80,7 +80,7 @@ def test_roles_prompts_and_normalisation_come_from_the_section(build, workspace,
         (f"{TEMPLATE}.user_role_name", "human"), (f"{TEMPLATE}.assistant_role_name", "gpt"),
         (f"{TEMPLATE}.user_prompt", "Q: "), (f"{TEMPLATE}.system_message", "Be brief."),
     ).create_dict_iterator(output_numpy=True, num_epochs=1)  # fmt: skip
-    text = QwenVLProcessor.from_pretrained(workspace / "model").tokenizer.decode(batch["input_ids"][0])
+    text = QwenVLTemplate.from_pretrained(workspace / "model").tokenizer.decode(batch["input_ids"][0])
     turns = "<|im_start|>user\nQ: What?<|im_end|>\n<|im_start|>assistant\n<img>0.png</img><|im_end|>"
     assert text.startswith(f"<|im_start|>system\nBe brief.<|im_end|>\n{turns}")
     pixels = batch["images"][0, 0]
@@ -107,9 +107,9 @@ def test_records_of_other_layouts_train_with_their_images(build, workspace, tmp_
         output_numpy=True, num_epochs=1
     )
     (batch,) = batches
-    processor = QwenVLProcessor.from_pretrained(workspace / "model")
-    assert "user\nPicture 1: <img>0.png</img>\nWhat?<|im_end|>" in processor.tokenizer.decode(batch["input_ids"][0])
-    np.testing.assert_array_equal(batch["images"][0, 0], processor.pixels(["0.png"], workspace)[0])
+    template = QwenVLTemplate.from_pretrained(workspace / "model")
+    assert "user\nPicture 1: <img>0.png</img>\nWhat?<|im_end|>" in template.tokenizer.decode(batch["input_ids"][0])
+    np.testing.assert_array_equal(batch["images"][0, 0], template.pixels(["0.png"], workspace)[0])
 
 
 def test_the_first_num_samples_are_used_and_what_fills_no_batch_is_told(build, caplog):
@@ -134,7 +134,7 @@ def test_dialogues_are_packed_with_their_images(build, workspace):
     batches = list(dataset.create_dict_iterator(output_numpy=True, num_epochs=1))
     assert len(batches) < 6 and sum(batch["segment_ids"].max() for batch in batches) == 6
     assert sum(batch["images"].any(axis=(2, 3, 4)).sum() for batch in batches) == 3
-    tokenizer = QwenVLProcessor.from_pretrained(workspace / "model").tokenizer
+    tokenizer = QwenVLTemplate.from_pretrained(workspace / "model").tokenizer
     for batch in batches:
         for columns in batch["image_context_pos"][0]:
             if columns[0] < 320:
@@ -223,7 +223,7 @@ def test_more_images_than_slots_is_an_error(build, conversations):
     changes = [two_images, ("modal_to_text_transform.max_length", 400)]
     with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): 2 images do not fit in 1 image slots"):
         build(*changes, (f"{TEMPLATE}.modal_content_padding_size", 1))
-    assert build(*changes).plan.image_slots == 2
+    assert build(*changes).plan.sizes(0)["images"] == 2
 
 
 def test_another_models_vocabulary_is_refused(build, vocabulary_file):

@@ -86,14 +86,14 @@ def loaded(workspace):
 
 
 def test_answers_do_not_depend_on_the_batch_they_are_in(loaded, workspace):
-    model, processor = loaded
+    model, template = loaded
     generation = model.generation.changed(do_sample=False, max_new_tokens=6)
     prompts = [
         [{"image": str(workspace / "0.png")}, {"text": "What?"}],
         "Text alone, which is somewhat longer",
         [{"text": "Before "}, {"image": str(workspace / "1.png")}, {"text": "and after"}],
     ]
-    alone, together = (list(answered(model, processor, prompts, generation, size, 0)) for size in (1, 2))
+    alone, together = (list(answered(model, template, prompts, generation, size, 0)) for size in (1, 2))
     assert alone == together and len(alone) == 3
 
 
@@ -106,11 +106,11 @@ def test_answers_do_not_depend_on_the_batch_they_are_in(loaded, workspace):
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_named(loaded, tmp_path, monkeypatch, prompt, message):
-    model, processor = loaded
+    model, template = loaded
     monkeypatch.chdir(tmp_path)
     (tmp_path / "no.png").write_text("no picture")
     with pytest.raises(InputError, match=f"prompt 2: .*{message}"):
-        list(answered(model, processor, ["a", prompt], model.generation, 2, 0))
+        list(answered(model, template, ["a", prompt], model.generation, 2, 0))
 
 
 def test_the_settings_beside_the_checkpoint_are_changed_by_the_yaml(tmp_path):

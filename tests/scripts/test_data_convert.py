@@ -13,8 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import data_convert
+from released_template import released_template
 
-from ms_impl.data.conversations import ConversationEncoder
 from ms_impl.data.files import ConversationFile
 from ms_impl.data.images import load_pixels, resolve_path
 
@@ -105,9 +105,8 @@ def test_roles_lines_and_text_only_records(tmp_path, convert):
 
 def test_the_training_reads_what_is_written(convert, coco, tokenizer):
     _, (conversation,), _ = convert([record()])
-    sample = ConversationEncoder(tokenizer, 512).encode(conversation)
-    (path,) = sample["image_paths"]
-    assert load_pixels(resolve_path(path, coco), 14).shape == (3, 14, 14)
+    (image,) = released_template(tokenizer).sample(conversation).media
+    assert load_pixels(resolve_path(image.source, coco), 14).shape == (3, 14, 14)
 
 
 def test_the_training_reads_what_the_old_port_wrote(tmp_path, tokenizer):
@@ -116,7 +115,7 @@ def test_the_training_reads_what_the_old_port_wrote(tmp_path, tokenizer):
     turns = [{"from": "user", "value": value}, {"from": "assistant", "value": "A dog."}]
     (tmp_path / "old.json").write_text(json.dumps([{"id": "000000442786", "conversations": turns}]))
     (conversation,) = ConversationFile(tmp_path / "old.json")
-    assert ConversationEncoder(tokenizer, 512).encode(conversation)["image_paths"] == [PATH]
+    assert [image.source for image in released_template(tokenizer).sample(conversation).media] == [PATH]
 
 
 FAULTY = [

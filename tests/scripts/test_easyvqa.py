@@ -16,7 +16,7 @@ import easyvqa_data as data
 import make_tiny
 
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.processor import QwenVLProcessor
+from ms_impl.qwenvl.template import QwenVLTemplate
 from torch_ref.qwenvl.model import QwenVL
 
 
@@ -93,7 +93,7 @@ def test_the_fresh_checkpoint_loads_whole_and_is_repeatable(tmp_path):
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     QwenVL.from_pretrained(tmp_path / "one")
-    tokenizer = QwenVLProcessor.from_pretrained(tmp_path / "one").tokenizer
+    tokenizer = QwenVLTemplate.from_pretrained(tmp_path / "one").tokenizer
     generation = json.loads((tmp_path / "one" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == tokenizer.eod_id
     assert tokenizer.vocab_size <= QwenVLConfig.from_file(tmp_path / "one").vocab_size

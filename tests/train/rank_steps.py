@@ -22,8 +22,9 @@ from mindspore.nn.wrap.loss_scale import DynamicLossScaleUpdateCell
 
 from ms_impl.cells.loss import IGNORED_LABEL, causal_cross_entropy
 from ms_impl.plugin.train_step import TrainStep
+from ms_impl.qwenvl.template import QwenVLTemplate
 from ms_impl.train.adamw import AdamW
-from ms_impl.train.feed import INPUT_COLUMNS
+from ms_impl.train.feed import step_columns
 from ms_impl.train.optimizer_state import gather_state, restore_state
 from ms_impl.train.ranks import wait_for_ranks
 
@@ -99,7 +100,9 @@ class Run:
         rows = slice(rank() * share, (rank() + 1) * share)
         for number in numbers:
             batch = joint_batch(number, infinite=number == INFINITE)
-            loss, overflow, _, _, norm = self.step(*(Tensor(batch[column][rows]) for column in INPUT_COLUMNS))
+            loss, overflow, _, _, norm = self.step(
+                *(Tensor(batch[column][rows]) for column in step_columns(QwenVLTemplate))
+            )
             for name, value in zip(self.results, (loss, norm, overflow, self.step.scale_sense)):
                 self.results[name].append(float(value.asnumpy().reshape(())))
         return self

@@ -1,5 +1,7 @@
 """What keeps a run from going on from a checkpoint."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -9,17 +11,25 @@ from ms_impl.train.resume_check import check_same, describe, settings_of
 
 
 class TenDialogues:
-    lengths, images = np.full(10, 5), np.zeros(10, int)
+    needs, need_names, sizes = np.full((10, 1), 5), ("tokens",), {}
 
     def epoch(self, number, seed):
         return np.arange(10)
 
 
-def run(files=None, weighting="token", schedule_steps=(15,), encoded=0, pixels=(), config=None, **settings):
+@dataclass(frozen=True)
+class Options:
+    mean: tuple = (0.5,)
+    dataset_dir: str = "/old"
+
+
+def run(files=None, weighting="token", schedule_steps=(15,), encoded=0, options=Options(), config=None, **settings):
     given = {"epochs": 3, "rows_per_step": 2, "row_length": 8, **settings}
     made = BatchPlan(TenDialogues(), PlanSettings(**given))
     order = made.digest(np.full((10, 16), encoded, np.uint8))
-    return describe(made, order, files or {"a.json": "1"}, weighting, schedule_steps, pixels, settings_of(config or {}))
+    return describe(
+        made, order, files or {"a.json": "1"}, weighting, schedule_steps, options, settings_of(config or {})
+    )
 
 
 def section(weight=1, **template):
@@ -28,7 +38,8 @@ def section(weight=1, **template):
 
 
 def test_the_same_run_goes_on_and_its_files_may_have_moved():
-    check_same(run({"/new/a.json": "1"}), run({"/old/a.json": "1"}), "step_7")
+    now = run({"/new/a.json": "1"}, options=Options(dataset_dir="/new"))
+    check_same(now, run({"/old/a.json": "1"}), "step_7")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +54,7 @@ def test_the_same_run_goes_on_and_its_files_may_have_moved():
         (run(weighting="dialogue"), "loss_weighting: token → dialogue"),
         ({**run(), "total_steps": 99}, "the run was one of 15 steps, this one has 99"),
         (run(schedule_steps=(30,)), "lr_schedule.total_steps: [15] → [30]"),
-        (run(pixels=(0.5,)), "modal_content_transforms: [] → [0.5]"),
+        (run(options=Options(mean=(0.25,))), "template.mean: [0.5] → [0.25]"),
         (run(encoded=1), "the samples as they are encoded"),
     ],
 )
@@ -88,6 +99,7 @@ def test_a_state_of_another_shape_is_damaged(missing):
 
 
 def test_what_an_earlier_version_saved_is_resumed():
-    saved = {key: run()[key] for key in ("files", "settings", "total_steps")}
-    del saved["settings"]["pixels"]
+    saved = {key: run()[key] for key in ("files", "settings", "total_steps")}  # no version
+    saved["settings"] = {**saved["settings"], "image_slots": None, "pixels": [[0.5]]}
+    del saved["settings"]["template.mean"], saved["settings"]["capacities"]
     assert check_same(run(), saved, "step_7") == []
