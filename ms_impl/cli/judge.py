@@ -149,7 +149,8 @@ def _judge_eval_data(settings: Settings) -> None:
     """Read the data sets of ``eval_dataset`` as an evaluation does. Raises InputError for the first that is broken."""
     family = family_of(settings)
     config_file = Path(lookup(settings, _CONFIG))
-    beside = GenerationConfig.for_checkpoint(Path(settings.get("load_checkpoint") or config_file), config_file)
+    checkpoint = Path(settings.get("load_checkpoint") or config_file)
+    beside = GenerationConfig.for_checkpoint(checkpoint, config_file, defaults=family.generation)
     generation = beside.changed(**lookup(settings, "model.generation_config") or {})
     asked = data_sets(settings["eval_dataset"]) if settings.get("eval_dataset") else []
     if not asked:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError, listed, quote
-from ms_impl.io.checkpoint_assets import GENERATION_NAME, chat_format_of, find_generation_config
+from ms_impl.io.checkpoint_assets import CHAT_FORMAT, GENERATION_NAME, chat_format_of, find_generation_config
 from ms_impl.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _NO_MATTER = frozenset({"transformers_version", "_from_model_config", "pad_token
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """The defaults are those that Qwen-VL's base model was released with.
+    """The defaults are Hugging Face's, but for the length; a family's record has its own (``Family.generation``).
 
     Args:
         chat_format: the family's name for how a prompt is put together and where an answer ends.
@@ -29,20 +29,21 @@ class GenerationConfig:
         temperature: the logits are divided by it; above 0.
         top_k: draw among the k likeliest tokens; 0 is no limit.
         top_p: draw among the likeliest tokens that together have at least this probability; 1 is no limit.
-        repetition_penalty: tokens of the prompt and the answer become less likely by this factor; 1 is no penalty.
+        repetition_penalty: tokens of the prompt and the answer, or those that the template's policy says, become less
+            likely by this factor; 1 is no penalty. It counts for the likeliest token, too.
         max_new_tokens: where an answer is cut off.
-        max_window_size: tokens of system message and history that a chat keeps.
+        max_window_size: tokens of system message and history that a chat keeps; None is no limit.
         eos_token_id: tokens that end an answer, beside the stop words of ``chat_format``; one id or several.
     """
 
-    chat_format: str = "raw"
-    do_sample: bool = True
+    chat_format: str = "chatml"
+    do_sample: bool = False
     temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 0.5
+    top_k: int = 50
+    top_p: float = 1.0
     repetition_penalty: float = 1.0
     max_new_tokens: int = 512
-    max_window_size: int = 6144
+    max_window_size: int | None = None
     eos_token_id: int | tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -55,8 +56,8 @@ class GenerationConfig:
             "repetition_penalty must be a number above 0": _is_number(self.repetition_penalty)
             and self.repetition_penalty > 0,
             "max_new_tokens must be a whole number above 0": _is_whole(self.max_new_tokens) and self.max_new_tokens > 0,
-            "max_window_size must be a whole number above 0": _is_whole(self.max_window_size)
-            and self.max_window_size > 0,
+            "max_window_size must be a whole number above 0": self.max_window_size is None
+            or (_is_whole(self.max_window_size) and self.max_window_size > 0),
             "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
         }
         if broken := [
@@ -77,32 +78,42 @@ class GenerationConfig:
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], source: str = GENERATION_NAME) -> "GenerationConfig":
+    def from_dict(
+        cls, raw: Mapping[str, Any], source: str = GENERATION_NAME, defaults: Mapping[str, Any] | None = None
+    ) -> "GenerationConfig":
         """Read a parsed generation_config.json; null is the default. Unknown keys are left out with a warning."""
         known = {field.name for field in dataclasses.fields(cls)}
         if ignored := sorted(set(raw) - known - _NO_MATTER):
             logger.warning("%s: ignored: %s", source, listed(ignored))
         try:
-            return cls(**{name: value for name, value in raw.items() if name in known and value is not None})
+            told = {name: value for name, value in raw.items() if name in known and value is not None}
+            return cls(**{**(defaults or {}), **told})
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
 
     @classmethod
     def for_checkpoint(
-        cls, checkpoint: Path, config_path: Path, adapter: str | Path | None = None
+        cls,
+        checkpoint: Path,
+        config_path: Path,
+        adapter: str | Path | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> "GenerationConfig":
         """Read the generation_config.json beside a checkpoint's weights or its config.json; the defaults if none is.
 
         The chat format is that of the directory ``adapter``, if it names one: what the adapter was trained in.
 
-        A warning says that there is none: weights do not tell their chat format.
+        A warning says that there is none where the family's ``defaults`` have a chat format, which says that there are
+        several: weights do not tell theirs.
         """
         trained = {"chat_format": name} if adapter and (name := chat_format_of(Path(adapter))) else {}
         if path := find_generation_config(checkpoint, config_path):
-            return cls.from_dict({**read_json(path), **trained}, str(path))
+            return cls.from_dict({**read_json(path), **trained}, str(path), defaults)
         if trained:
-            return cls.from_dict(trained, str(Path(adapter) / GENERATION_NAME))
-        default = cls()
+            return cls.from_dict(trained, str(Path(adapter) / GENERATION_NAME), defaults)
+        default = cls.from_dict({}, defaults=defaults)
+        if CHAT_FORMAT not in (defaults or {}):
+            return default
         logger.warning(
             "%s: no %s beside it or its %s; prompts are written in chat format '%s'. A chat model needs that file, or "
             "chat_format set (in YAML: model.generation_config.chat_format)",

@@ -54,7 +54,7 @@ def load(
         model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family, adapter)
     template = family.resolve("template").from_pretrained(config_file.parent, settings)
-    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter)
+    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter, family.generation)
     return model.set_train(False), template
 
 

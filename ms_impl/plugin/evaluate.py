@@ -51,7 +51,7 @@ def evaluate_checkpoint(
     _require_whole_parameters()
     section = build_model_config(config.model.model_config)
     model_config, changes = config.model.model_config, config.model.generation_config or {}
-    generation = generation_settings(checkpoint, model_config.config_file, changes, adapter)
+    generation = generation_settings(checkpoint, model_config.config_file, changes, section.family, adapter)
     evaluations = _prepare(asked, config.processor.tokenizer, section, generation)
     model = create_network().set_train(False).network
     results = run(evaluations, model, weights_digest(model), _folder(), _ranks())
@@ -81,9 +81,8 @@ class EvaluationMonitor(Callback):
     ):
         self._asked = data_sets(eval_dataset)
         self._tokenizer = tokenizer
-        self._generation = generation_settings(
-            Path(checkpoint or config_file), config_file, {CHAT_FORMAT: CHATML, **generation_config}
-        )
+        self._checkpoint = Path(checkpoint or config_file), config_file
+        self._changes = {CHAT_FORMAT: CHATML, **generation_config}
         self._step_interval = step_interval
         self._epoch_interval = epoch_interval
 
@@ -93,7 +92,8 @@ class EvaluationMonitor(Callback):
         read_scores(_folder() / _SCORES)
         state = run_context.original_args()
         self._network = _trained_network(state.train_network)
-        self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, self._generation)
+        generation = generation_settings(*self._checkpoint, self._changes, self._network.config.family)
+        self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, generation)
         self._epochs = int(state.feed.plan.epoch_at(state.feed.first_step))
 
     def on_train_step_end(self, run_context) -> None:

@@ -14,6 +14,7 @@ from ms_impl.adapters.config import LoraConfig
 from ms_impl.data.sample import Sample
 from ms_impl.errors import InputError
 from ms_impl.evaluate.results import save_lines
+from ms_impl.families import Family
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import Query, stop_sequences
 from ms_impl.generate.text import answer_text
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def generation_settings(
-    checkpoint: Path, config_file: str, changes: Mapping[str, Any], adapter: str | None = None
+    checkpoint: Path, config_file: str, changes: Mapping[str, Any], family: Family, adapter: str | None = None
 ) -> GenerationConfig:
-    """The settings beside the checkpoint or its config.json, changed by the YAML's ``model.generation_config``.
+    """The settings beside the checkpoint or its config.json, else the family's, changed by the YAML's
+    ``model.generation_config``.
 
     The chat format is the one that the ``adapter`` was trained in, if it tells.
 
@@ -34,7 +36,8 @@ def generation_settings(
     """
     told = adapter and chat_format_of(Path(adapter))
     path = Path(adapter) / GENERATION_NAME if told else find_generation_config(checkpoint, Path(config_file))
-    settings = GenerationConfig.for_checkpoint(checkpoint, Path(config_file), adapter).changed(**changes)
+    beside = GenerationConfig.for_checkpoint(checkpoint, Path(config_file), adapter, family.generation)
+    settings = beside.changed(**changes)
     if is_first_rank():
         source = "model.generation_config" if CHAT_FORMAT in changes else path or "the defaults"
         print(f"chat format: {settings.chat_format} ({source})", flush=True)

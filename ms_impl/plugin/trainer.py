@@ -78,7 +78,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         template = network.config.family.make_template(vocabulary, network.config.config)
         changes = config.model.generation_config or {}
         config_file = config.model.model_config.config_file
-        generation = generation_settings(checkpoint, config_file, changes, self._merged)
+        generation = generation_settings(checkpoint, config_file, changes, network.config.family, self._merged)
         answers = []
         for answer in answered(network.network, template, input_data, generation, batch_size or 1, config.seed):
             print(answer.text, flush=True)

@@ -27,5 +27,13 @@ FAMILY = Family(
     sources={"mindformers-1.5": "convert.qwenvl_mindformers:WEIGHTS"},
     embeddings=("transformer.wte",),
     vocabulary=("*.tiktoken",),
+    generation={  # what the base model was released with
+        "chat_format": "raw",
+        "do_sample": True,
+        "top_k": 0,
+        "top_p": 0.5,
+        "max_new_tokens": 512,
+        "max_window_size": 6144,
+    },
     estimate="ms_impl.qwenvl.estimate",
 )

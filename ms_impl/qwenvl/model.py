@@ -20,9 +20,11 @@ from ms_impl.cells.media_features import merge_features
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
+from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decoder_model import DecoderParts, Rotary
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl.qwenvl.family import FAMILY
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.parallel import shard
 from ms_impl.qwenvl.vision import VisionTower
@@ -64,6 +66,8 @@ class QwenVL(GenerationMixin, nn.Cell):
         compute_dtype: dtype of activations. CPU computes in float32 and float16, Ascend also in bfloat16.
         param_dtype: dtype of the parameters; they are cast in the graph where it differs.
     """
+
+    generation = GenerationConfig(**FAMILY.generation)
 
     def __init__(self, config: QwenVLConfig, compute_dtype: ms.Type = ms.float32, param_dtype: ms.Type | None = None):
         super().__init__()

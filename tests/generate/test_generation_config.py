@@ -7,6 +7,7 @@ import pytest
 
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.qwenvl.family import FAMILY
 
 RELEASED_CHAT = {
     "chat_format": "chatml", "do_sample": True, "eos_token_id": 151643, "max_new_tokens": 512, "max_window_size": 6144,
@@ -16,16 +17,26 @@ RELEASED_CHAT = {
 
 def test_the_released_chat_model(caplog):
     config = GenerationConfig.from_dict(RELEASED_CHAT)
-    assert config == GenerationConfig(chat_format="chatml", top_p=0.3, eos_token_id=151643)
+    assert config == GenerationConfig(
+        chat_format="chatml", do_sample=True, top_k=0, top_p=0.3, max_window_size=6144, eos_token_id=151643
+    )
     assert config.eos_token_ids == (151643,)
     assert not caplog.records
 
 
-def test_a_directory_without_the_file_has_the_defaults_of_the_base_model_and_is_told(tmp_path, caplog):
-    config = GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
+def test_a_directory_without_the_file_has_the_defaults_of_the_family_and_is_told(tmp_path, caplog):
+    plain = GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json")
+    assert plain == GenerationConfig() and not plain.do_sample and not caplog.records
+    config = GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json", defaults=FAMILY.generation)
     assert (config.chat_format, config.do_sample, config.top_p, config.top_k) == ("raw", True, 0.5, 0)
     assert config.max_new_tokens == 512
     assert "chat format 'raw'" in caplog.text and str(tmp_path) in caplog.text
+
+
+def test_what_the_file_says_counts_before_the_family(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"top_p": 0.25, "eos_token_id": [1, 2], "top_k": null}')
+    config = GenerationConfig.for_checkpoint(tmp_path, tmp_path / "config.json", defaults=FAMILY.generation)
+    assert (config.top_p, config.top_k, config.chat_format, config.eos_token_ids) == (0.25, 0, "raw", (1, 2))
 
 
 def test_null_is_the_default_and_eos_may_be_several():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from convert.convert_weight import main as convert
 from ms_impl import InputError, load
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.qwenvl.family import FAMILY
 from torch_ref.qwenvl.model import QwenVL as Reference
 
 IDS = np.array([[5, 300, 7, 44]], np.int32)
@@ -53,7 +54,9 @@ def test_every_kind_of_checkpoint(mini, tmp_path, kind):
     model, template = load(path, config=config)
     assert not model.training
     assert relative_error(logits(model), wanted(mini)) < 5e-5
-    assert model.generation == GenerationConfig(chat_format="chatml", top_p=0.9, max_new_tokens=12)
+    assert model.generation == GenerationConfig(**FAMILY.generation).changed(
+        chat_format="chatml", top_p=0.9, max_new_tokens=12
+    )
     assert template.tokenizer.eod_id == 1000
 
 
@@ -95,7 +98,7 @@ def test_the_files_of_the_checkpoint_are_never_written_to(directory):
 
 def test_without_generation_config_the_defaults_hold(directory):
     (directory / "generation_config.json").unlink()
-    assert load(directory)[0].generation == GenerationConfig()
+    assert load(directory)[0].generation == GenerationConfig(**FAMILY.generation)
 
 
 def test_missing_extra_and_misshapen_weights_are_all_listed(directory):

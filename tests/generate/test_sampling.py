@@ -53,7 +53,7 @@ def test_repetition_penalty(penalty):
 
 
 def test_all_together_in_the_order_of_transformers():
-    config = GenerationConfig(temperature=0.7, top_k=40, top_p=0.6, repetition_penalty=1.3)
+    config = GenerationConfig(do_sample=True, temperature=0.7, top_k=40, top_p=0.6, repetition_penalty=1.3)
     logits, ids = random_logits(2), [int(token) for token in random_logits(2).argsort()[-5:]]
     expected = torch.tensor(logits)[None]
     for step in (RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(0.7), TopKLogitsWarper(40)):
@@ -72,7 +72,7 @@ def test_greedy_takes_the_likeliest_after_the_penalty():
 
 
 def test_a_seed_repeats_the_draws():
-    config = GenerationConfig(top_p=1.0)
+    config = GenerationConfig(do_sample=True)
     samplers = [Sampler(config, seed) for seed in (1, 1, 2)]
     first, second, other = ([sampler.pick(random_logits(7, 1.0), []) for _ in range(20)] for sampler in samplers)
     assert first == second != other

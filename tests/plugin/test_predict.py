@@ -11,6 +11,7 @@ from convert.convert_weight import main as convert_weight
 from convert.merge_adapter import main as merge_adapter
 from ms_impl.errors import InputError
 from ms_impl.plugin.predict import answered, generation_settings, take_adapter
+from ms_impl.qwenvl.family import FAMILY
 from torch_ref.qwenvl.model import QwenVL as Reference
 
 GREEDY = ["--options", "model.generation_config.max_new_tokens=4", "model.generation_config.do_sample=False"]
@@ -115,7 +116,7 @@ def test_a_prompt_that_cannot_be_answered_is_named(loaded, tmp_path, monkeypatch
 
 def test_the_settings_beside_the_checkpoint_are_changed_by_the_yaml(tmp_path):
     (tmp_path / "generation_config.json").write_text('{"top_p": 0.25, "max_new_tokens": 7}')
-    generation = generation_settings(tmp_path / "model.ckpt", "elsewhere/config.json", {"max_new_tokens": 3})
+    generation = generation_settings(tmp_path / "model.ckpt", "elsewhere/config.json", {"max_new_tokens": 3}, FAMILY)
     assert (generation.top_p, generation.max_new_tokens) == (0.25, 3)
 
 
@@ -124,14 +125,14 @@ def test_a_single_file_has_the_chat_format_beside_its_configuration_and_that_is_
     (tmp_path / "weights").mkdir()
     checkpoint, config = tmp_path / "weights/model.ckpt", str(tmp_path / "hub/config.json")
     (tmp_path / "hub/generation_config.json").write_text('{"chat_format": "chatml"}')
-    assert generation_settings(checkpoint, config, {}).chat_format == "chatml"
+    assert generation_settings(checkpoint, config, {}, FAMILY).chat_format == "chatml"
     assert f"chat format: chatml ({tmp_path}/hub/generation_config.json)" in capsys.readouterr().out
     assert f"{checkpoint} does not tell its chat format" in caplog.text
     caplog.clear()
-    assert generation_settings(checkpoint, config, {"chat_format": "raw"}).chat_format == "raw"
+    assert generation_settings(checkpoint, config, {"chat_format": "raw"}, FAMILY).chat_format == "raw"
     assert "chat format: raw (model.generation_config)" in capsys.readouterr().out and not caplog.text
     (tmp_path / "hub/generation_config.json").unlink()
-    assert generation_settings(checkpoint, config, {}).chat_format == "raw"
+    assert generation_settings(checkpoint, config, {}, FAMILY).chat_format == "raw"
     assert "prompts are written in chat format 'raw'" in caplog.text
 
 
