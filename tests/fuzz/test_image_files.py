@@ -118,7 +118,8 @@ def run(path: Path) -> None:
 
 def by_pillow(path: Path) -> Image.Image:
     formats = (*FORMATS, "TGA") if path.suffix == ".tga" else FORMATS
-    with Image.open(path, formats=formats) as image:
+    # Not by its name: Pillow would map the file, and read TIFFs without rows, which it refuses otherwise.
+    with open(path, "rb") as file, Image.open(file, formats=formats) as image:
         return image.convert("RGB")
 
 
