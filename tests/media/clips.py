@@ -19,7 +19,7 @@ def picture(number: int, height: int, width: int, bright: bool) -> np.ndarray:
     image = np.full((height, width, 3), BRIGHT if bright else DARK, np.uint8)
     image[: height // 2, width // 2 :] //= 2
     bits = np.array([(number >> bit) & 1 for bit in range(16)], np.uint8) * 255
-    image[-height // 4 :] = np.repeat(bits, width // 16)[:width][None, :, None]
+    image[-height // 4 :] = bits[np.arange(width) * 16 // width][None, :, None]
     return image
 
 
@@ -27,7 +27,7 @@ def number_of(image: np.ndarray) -> int:
     """The number that ``picture`` drew."""
     height, width = image.shape[:2]
     bar = image[-height // 8, :, 0].astype(int)
-    return sum(1 << bit for bit in range(16) if bar[bit * (width // 16) + width // 32] > 127)
+    return sum(1 << bit for bit in range(16) if bar[int((bit + 0.5) * width / 16)] > 127)
 
 
 def is_bright(image: np.ndarray) -> bool:
