@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from ms_impl.cli.main import command
 from ms_impl.data.chatml import ASSISTANT, USER
-from ms_impl.data.conversations import ConversationFormat, messages, require_alternation
+from ms_impl.data.conversations import ConversationFormat, messages
+from ms_impl.data.dialogue import require_alternation
 from ms_impl.data.files import RecordFile
 from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS
 from ms_impl.data.records import Conversation, parse_record
@@ -56,7 +57,7 @@ class Converter:
         try:
             _check_text(conversation)
             system, turns = messages(self._placed(conversation), LLAVA)
-            require_alternation(turns)
+            require_alternation([turn.role for turn in turns])
         except InputError as error:
             raise InputError(f"{conversation.record}: {error}") from error
         own = {} if conversation.system is None else {"system": system}

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 from ms_impl.cli.kinds import suggest
 from ms_impl.cli.schema import Settings, lookup
-from ms_impl.data.conversations import ConversationFormat
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
-_STYLE = ("system_message", "user_role_name", "assistant_role_name", "user_prompt")
+_OPTIONS = ("dataset_dir", "system_message", "user_role_name", "assistant_role_name", "user_prompt")
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 _INTERVALS = ("eval_step_interval", "eval_epoch_interval")
 
@@ -86,9 +85,8 @@ def _data_set(name: str, section: Settings) -> DataSet:
         name=name,
         annotation_file=locate(loader["annotation_file"]),
         metric=metric,
-        dataset_dir=section.get("dataset_dir") or "",
         batch_size=section["batch_size"],
         max_new_tokens=section.get("max_new_tokens"),
         num_samples=loader.get("num_samples"),
-        style=ConversationFormat(**{key: section[key] for key in _STYLE if section.get(key) is not None}),
+        options={"dataset_dir": "", **{key: section[key] for key in _OPTIONS if section.get(key) is not None}},
     )

@@ -79,21 +79,12 @@ def messages(conversation: Conversation, style: ConversationFormat) -> tuple[str
 def _require_known(conversation: Conversation, texts: Sequence[str]) -> None:
     """Raise InputError for what a record may have and this family cannot train on."""
     require_kinds(conversation.media, texts, {IMAGE: ()})
-    if conversation.objects:
-        raise InputError("'objects' is given, but boxes of this model stand in the text; write them there")
+    if conversation.objects is not None:
+        raise InputError("'objects' is given; its boxes must stand in the text")
     for number, turn in enumerate(conversation.turns):
         if turn.loss_scale not in (0, 1):
             scale = f"'loss_scale' is {quote(turn.loss_scale)}"
             raise InputError(f"turn {number}: {scale}: only 0 and 1 are supported, or 'loss': false")
-
-
-def require_alternation(turns: Sequence[Message]) -> None:
-    """Raise InputError unless user and assistant take turns, the user first."""
-    for number, turn in enumerate(turns):
-        if turn.role != (USER, ASSISTANT)[number % 2]:
-            raise InputError(
-                f"turn {number} is the {turn.role}'s: user and assistant must alternate, the user must begin"
-            )
 
 
 def spoken(turns: Sequence[Message], count: Callable[[str], None]) -> list[Message]:

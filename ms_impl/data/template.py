@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from ms_impl.data.boxes import BoxStyle
+from ms_impl.data.dialogue import Dialogue, Turn
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import MediaKind, Outline, Placed, Sample, Sizes
 
-Turn = tuple[str, str | None]  # a query and its answer
 Query = str | Sequence[Mapping[str, Any]]  # text, or elements such as {"image": path} and {"text": …}
 
 
@@ -71,6 +71,9 @@ class Template(Protocol):
         ``max_length`` None: the most that the model takes. Raises InputError for an unknown option or a wrong file.
         """
 
+    def with_options(self, **options: Any) -> Template:
+        """A template of the same files with some options changed. Raises InputError for an unknown one."""
+
     def fingerprint(self) -> str:
         """A digest of all that samples depend on beside records and media: vocabulary, configuration, options."""
 
@@ -109,6 +112,13 @@ class Template(Protocol):
         """
 
     # A conversation with a model.
+
+    def dialogue(self, conversation: Conversation) -> Dialogue:
+        """A record's turns as a chat with the model has them.
+
+        Raises InputError, which need not name the record, for what the model does not take, and unless user and
+        assistant take turns.
+        """
 
     def encode_turn(
         self,

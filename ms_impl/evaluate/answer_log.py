@@ -28,8 +28,8 @@ class AnswerLog:
     ``accepts`` says whether a batch, by its number, can have such answers.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, accepts: Callable[[int, Answers], bool] = lambda *_: True):
-        self.folder = folder
+    def __init__(self, directory: Path, fingerprint: str, accepts: Callable[[int, Answers], bool] = lambda *_: True):
+        self.directory = directory
         self.fingerprint = fingerprint
         self._accepts = accepts
 
@@ -40,13 +40,13 @@ class AnswerLog:
         where a file holds anything else.
         """
         answers: dict[int, Answers] = {}
-        for path in sorted(self.folder.glob("rank_*.jsonl")):
+        for path in sorted(self.directory.glob("rank_*.jsonl")):
             answers |= self._read(path)
         return answers
 
     def append(self, rank: int) -> AnswerWriter:
         """Go on with one rank's file. Raises InputError as ``read`` does, and where it cannot be written."""
-        path = self.folder / f"rank_{rank}.jsonl"
+        path = self.directory / f"rank_{rank}.jsonl"
         return AnswerWriter(path, self.fingerprint, self._read(path) if path.exists() else {})
 
     def _read(self, path: Path) -> dict[int, Answers]:

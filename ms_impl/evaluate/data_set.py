@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from ms_impl.data.conversations import ConversationFormat
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,16 @@ class DataSet:
     Args:
         name: that of its results.
         metric: one of ``ms_impl.evaluate.metrics.METRICS``.
-        dataset_dir: stands before relative image paths.
         batch_size: questions asked at a time.
         max_new_tokens: where an answer is cut off; None: as the generation settings say.
         num_samples: ask the first so many; None: all.
+        options: of the model's template, such as ``dataset_dir``, which stands before relative paths.
     """
 
     name: str
     annotation_file: Path
     metric: str
-    dataset_dir: str
     batch_size: int
     max_new_tokens: int | None
     num_samples: int | None
-    style: ConversationFormat
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ms_impl.data.files import RecordFile
-from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.sample import Sample
 from ms_impl.data.sample_reader import record_faults
 from ms_impl.data.template import Template
@@ -22,7 +21,7 @@ from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.likelihood import log_likelihoods
 from ms_impl.evaluate.metrics import METRICS
-from ms_impl.evaluate.questions import Question, parse_question, pictures
+from ms_impl.evaluate.questions import Question, parse_question
 from ms_impl.evaluate.results import Result, check_writable, save_lines, save_scores
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.mixin import stop_sequences
@@ -45,34 +44,33 @@ class Evaluation:
         generation: settings of the answers; they are greedy whatever it says of sampling.
 
     Raises:
-        InputError: for the first record that cannot be asked or scored; nothing has been run by then. Pictures are
-            decoded to see that they can be.
+        InputError: for the first record that cannot be asked or scored; nothing has been run by then. Media are decoded
+            to see that they can be.
     """
 
     def __init__(self, data: DataSet, template: Template, generation: GenerationConfig):
         self.data = data
-        self.template = template
+        self.template = template.with_options(**data.options)
         tokens = data.max_new_tokens or generation.max_new_tokens
         self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
         self.metric = METRICS[data.metric](template.boxes)
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
-        numbers = range(len(file))
-        self.questions = [self._question(file, number) for number in numbers]
+        self.questions = [self._question(file, number) for number in range(len(file))]
         size = data.batch_size
         self._batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
         self._check()
 
     def fingerprint(self, weights: str) -> str:
-        """A name for everything that the answers depend on; ``weights`` is the model's own. Pictures do not count."""
+        """A name for everything that the answers depend on; ``weights`` is the model's own. Media do not count."""
         of_no_matter = {"name": None, "annotation_file": None, "metric": self.metric.weighs_choices}
         settings = dataclasses.asdict(self.data) | of_no_matter
         whole = [weights, self._sha256, settings, dataclasses.asdict(self.generation)]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
-    def log(self, folder: Path, weights: str) -> AnswerLog:
+    def log(self, directory: Path, weights: str) -> AnswerLog:
         """Where its answers are kept, by weights with such a digest."""
-        return AnswerLog(folder / self.data.name, self.fingerprint(weights), self._accepts)
+        return AnswerLog(directory / self.data.name, self.fingerprint(weights), self._accepts)
 
     def answer(self, model: Any, log: AnswerLog, ranks: Ranks) -> None:
         """Answer what is not answered yet; each rank takes every n-th batch. Returns when all ranks are done."""
@@ -98,7 +96,7 @@ class Evaluation:
         answers = [answer for number in sorted(done) for answer in done[number]]
         if len(answers) != len(self.questions):
             raise InputError(
-                f"{log.folder}: {len(answers)} of {len(self.questions)} answers are here; ranks must share this folder"
+                f"{log.directory}: {len(answers)} of {len(self.questions)} answers are here; ranks must share it"
             )
         scores = self.metric.scores(self.questions, answers)
         save_lines((self._line(*row) for row in zip(self.questions, answers, scores)), path)
@@ -112,7 +110,7 @@ class Evaluation:
     def _question(self, file: RecordFile, number: int) -> Question:
         name = file.name(number)
         with record_faults(name):
-            return parse_question(file[number], number, name, self.data.style, self.data.dataset_dir)
+            return parse_question(file[number], number, name, self.template)
 
     def _accepts(self, number: int, answers: list[Any]) -> bool:
         if not 0 <= number < len(self._batches) or len(answers) != len(self._batches[number]):
@@ -120,7 +118,7 @@ class Evaluation:
         return all(map(self.metric.is_answer, self._batches[number], answers))
 
     def _check(self) -> None:
-        seen: set[str] = set()
+        seen: set[Any] = set()
         for question in tqdm(self.questions, desc=f"checking {self.data.name}", unit="", disable=None):
             try:
                 with record_faults(question.record):
@@ -129,16 +127,16 @@ class Evaluation:
                 raise InputError(f"{question.record}: {str(error).removeprefix(f'{question.record}: ')}") from error
         self.metric.check_all(self.questions)
 
-    def _check_question(self, question: Question, seen: set[str]) -> None:
+    def _check_question(self, question: Question, seen: set[Any]) -> None:
         self.metric.check(question)
-        self._check_length(question)
-        for path in pictures(question):
-            if path not in seen:
-                read_image(resolve_path(path, self.data.dataset_dir))
-                seen.add(path)
+        sample = self._sample(question)
+        self._check_length(question, len(sample))
+        for medium in sample.media:
+            if medium.source not in seen:
+                self.template.check_medium(medium)
+                seen.add(medium.source)
 
-    def _check_length(self, question: Question) -> None:
-        prompt = len(self._sample(question))
+    def _check_length(self, question: Question, prompt: int) -> None:
         choices = self._choices(question) if self.metric.weighs_choices else ()
         answer = max(map(len, choices)) if choices else self.generation.max_new_tokens
         limit = self.template.config.max_position_embeddings
@@ -146,8 +144,10 @@ class Evaluation:
             raise InputError(f"{prompt} tokens, and {answer} for the answer, are more than the model's {limit}")
 
     def _sample(self, question: Question) -> Sample:
-        sample = self.template.encode_turn(question.query, question.history, question.system, self.generation)
-        return dataclasses.replace(sample, record=question.record)
+        """The prompt, its media found."""
+        asked = question.query, question.history, question.system, self.generation
+        sample = self.template.encode_turn(*asked, dataset_dir=self.template.options.dataset_dir)
+        return self.template.find_media(dataclasses.replace(sample, record=question.record))
 
     def _choices(self, question: Question) -> list[list[int]]:
         return [self.template.encode_answer(text, self.generation.chat_format) for text in question.choices]
@@ -156,20 +156,20 @@ class Evaluation:
         samples = [self._sample(question) for question in questions]
         if self.metric.weighs_choices:
             choices = [self._choices(question) for question in questions]
-            weights = log_likelihoods(model, self.template, samples, choices, self.data.dataset_dir)
+            weights = log_likelihoods(model, self.template, samples, choices)
             return [[(w, len(tokens)) for w, tokens in zip(*row)] for row in zip(weights, choices)]
         stops = stop_sequences(self.template, self.generation)
-        tokens = model.generate(self.template, samples, self.generation, dataset_dir=self.data.dataset_dir)
+        tokens = model.generate(self.template, samples, self.generation)
         return [answer_text(answer, stops, self.template.tokenizer.decode) for answer in tokens]
 
 
 def run(
-    evaluations: Sequence[Evaluation], model: Any, weights: str, folder: Path, ranks: Ranks = Ranks()
+    evaluations: Sequence[Evaluation], model: Any, weights: str, directory: Path, ranks: Ranks = Ranks()
 ) -> list[Result] | None:
     """Answer and score data sets.
 
-    Writes ``folder/NAME.jsonl``, one line a record, and ``folder/scores.json``; ``folder/answers`` lets a run that was
-    killed go on.
+    Writes ``directory/NAME.jsonl``, one line a record, and ``directory/scores.json``; ``directory/answers`` lets a run
+    that was killed be resumed.
 
     Args:
         model: in eval mode.
@@ -178,13 +178,13 @@ def run(
     Returns:
         The results on rank 0, None on the others.
     """
-    check_writable([folder / "scores.json", *(folder / f"{e.data.name}.jsonl" for e in evaluations)])
-    logs = [e.log(folder / "answers", weights) for e in evaluations]
+    check_writable([directory / "scores.json", *(directory / f"{e.data.name}.jsonl" for e in evaluations)])
+    logs = [e.log(directory / "answers", weights) for e in evaluations]
     for evaluation, log in zip(evaluations, logs):
         evaluation.answer(model, log, ranks)
     results = None
     if ranks.rank == 0:
-        results = [e.score(log, folder / f"{e.data.name}.jsonl") for e, log in zip(evaluations, logs)]
-        save_scores(results, folder / "scores.json")
+        results = [e.score(log, directory / f"{e.data.name}.jsonl") for e, log in zip(evaluations, logs)]
+        save_scores(results, directory / "scores.json")
     ranks.wait()
     return results

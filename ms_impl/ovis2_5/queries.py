@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, VIDEO
+from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, VIDEO, Medium, split_placeholders
 from ms_impl.data.tags import split_marks, whole_text
 from ms_impl.errors import InputError, listed, quote
 
@@ -43,6 +43,18 @@ def query_text(query: str | Sequence[Mapping[str, Any]], keep: Keep) -> str:
             f"a query is text or a list such as [{{'image': path}}, {{'text': question}}], not {quote(query)}"
         )
     return "".join(_element(element, f"query: element {number}", keep) for number, element in enumerate(query, start=1))
+
+
+def marked(text: str, visuals: Iterator[Medium]) -> str:
+    """A record's text with the next of the visuals in place of each placeholder, as ``shown_in`` reads it."""
+    pieces = []
+    for kind, piece in split_placeholders(text, MARKS):
+        if kind in MARKS:
+            source = next(visuals).source
+            name = source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
+            piece = f"{MARKS[kind][0]}{name}{MARKS[kind][1]}"
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def shown_in(text: str) -> tuple[str, list[Shown]]:

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image
 
 from ms_impl.data.box_drawing import draw_boxes
+from ms_impl.data.chatml import ASSISTANT, USER
+from ms_impl.data.dialogue import Dialogue, Turn, paired, require_in_questions
 from ms_impl.data.images import resolve_path
 from ms_impl.data.inline_images import as_media
 from ms_impl.data.media_sources import IMAGE, VIDEO, require_kinds
@@ -24,7 +26,7 @@ from ms_impl.data.memory_images import MemoryImages
 from ms_impl.data.objects import fill_objects
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
-from ms_impl.data.template import Query, TokenPolicy, Turn
+from ms_impl.data.template import Query, TokenPolicy
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.ovis2_5.boxes import BOXES
 from ms_impl.ovis2_5.config import INDICATORS, Ovis2_5Config
@@ -46,7 +48,7 @@ from ms_impl.ovis2_5.formatter import (
 from ms_impl.ovis2_5.patches import Visual as Patches
 from ms_impl.ovis2_5.patches import fill_rows, row_length, rows_needed
 from ms_impl.ovis2_5.preprocessing import PixelLimits, PixelRule, chosen_frames, evenly, patch_grid, to_patches
-from ms_impl.ovis2_5.queries import Shown, query_text, shown_in, without_placeholders
+from ms_impl.ovis2_5.queries import Shown, marked, query_text, shown_in, without_placeholders
 from ms_impl.ovis2_5.thinking import EARLY_STOP, NewTokens, ThinkingBudget, check_budget, without_thinking
 from ms_impl.ovis2_5.tokenizer import Ovis2_5Tokenizer
 from ms_impl.ovis2_5.visuals import StillImage, Visual, choose_frames
@@ -155,6 +157,13 @@ class Ovis2_5Template:
             Ovis2_5Tokenizer.from_pretrained(path), config, PixelRule.from_directory(path), max_length, **options
         )
 
+    def with_options(self, **options: Any) -> Ovis2_5Template:
+        """The same with some options changed; images in memory are shared."""
+        own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
+        changed = Ovis2_5Template(self.tokenizer, self.config, self.rule, self.max_length, **{**own, **options})
+        changed.memory = self.memory
+        return changed
+
     @cached_property
     def fixed_sizes(self) -> Sizes:
         """Numbers of a patch, and rows of learned positions along a side."""
@@ -252,6 +261,24 @@ class Ovis2_5Template:
             out["indicator_columns"][place] = column
 
     # A conversation with a model.
+
+    def dialogue(self, conversation: Conversation) -> Dialogue:
+        """The turns of a record with marks for its visuals, boxes filled in; thinking stays in the answers.
+
+        Raises InputError for what the model does not take, and unless user and assistant take turns.
+        """
+        conversation = as_media(conversation)
+        media = conversation.media
+        texts = [conversation.system or "", *(turn.text for turn in conversation.turns)]
+        require_kinds(media, texts, {IMAGE: (), VIDEO: ()})
+        visuals = [StillImage(self._source(each.source, self.options.dataset_dir)) for each in media]
+        messages = self._messages(conversation, visuals)[conversation.system is not None :]
+        roles = [USER if message.role == HUMAN else ASSISTANT for message in messages]
+        said = [message.text for message in messages]
+        require_in_questions(conversation.system, roles, said, {each.kind for each in media})
+        rest = iter(media)
+        pairs = paired(roles, [marked(text, rest) for text in said])
+        return Dialogue(conversation.system, pairs, tuple(str(each.source) for each in media if each.kind == IMAGE))
 
     def encode_turn(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ms_impl.data.boxes import BoxStyle, Size
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, USER
+from ms_impl.data.dialogue import Dialogue, paired, require_in_questions
 from ms_impl.data.media_sources import IMAGE, Medium, require_kinds, split_placeholders
 from ms_impl.data.objects import fill_objects
 from ms_impl.data.records import Conversation, Turn
@@ -15,6 +16,7 @@ from ms_impl.errors import InputError
 from ms_impl.qwen2_5_omni.chat_template import ChatMessage, Piece, Said, Shown
 from ms_impl.qwen2_5_omni.media import TAKES
 from ms_impl.qwen2_5_omni.options import OmniOptions
+from ms_impl.qwen2_5_omni.queries import marked
 from ms_impl.qwen2_5_omni.tokenizer import MESSAGE_END
 
 
@@ -34,6 +36,41 @@ def speeches(
     An empty system message is none. ``size_of`` tells the size of an image file. Raises InputError for an unknown
     role, for media that the model does not take, and where nothing is to be learnt.
     """
+    system, said, texts = _read(conversation, options, boxes, size_of)
+    kinds = {medium.kind for medium in conversation.media}
+    _check_answers(conversation.turns, said)
+    prompts = {USER: options.user_prompt, ASSISTANT: options.assistant_prompt}
+    messages = [ChatMessage(SYSTEM, _pieces(system, kinds))] if system else []
+    for number, (turn, role, text) in enumerate(zip(conversation.turns, said, texts)):
+        pieces = _pieces(prompts[role] + text, kinds)
+        is_last = number == len(said) - 1
+        messages.append(_answer(turn, pieces, is_last) if role == ASSISTANT else ChatMessage(role, pieces))
+    return Speeches(tuple(messages), conversation.media)
+
+
+def chat_of(
+    conversation: Conversation, options: OmniOptions, boxes: BoxStyle, size_of: Callable[[str], Size]
+) -> Dialogue:
+    """The conversation as a chat goes, media of its questions as ``queries.split`` reads them.
+
+    Raises InputError as ``speeches`` does, unless user and assistant alternate, and for media elsewhere.
+    """
+    system, roles, texts = _read(conversation, options, boxes, size_of)
+    kinds = {medium.kind for medium in conversation.media}
+    require_in_questions(system, roles, texts, kinds)
+    prompts = {USER: options.user_prompt, ASSISTANT: options.assistant_prompt}
+    rest = iter(conversation.media)
+    asked = [prompts[role] + marked(text, rest, kinds) for role, text in zip(roles, texts)]
+    if len(asked) % 2 == 0 and asked:
+        asked[-1] = texts[-1]  # the right answer has no prompt before it
+    images = tuple(str(medium.source) for medium in conversation.media if medium.kind == IMAGE)
+    return Dialogue(system, paired(roles, asked), images)
+
+
+def _read(
+    conversation: Conversation, options: OmniOptions, boxes: BoxStyle, size_of: Callable[[str], Size]
+) -> tuple[str, list[str], list[str]]:
+    """The system message, and roles and texts of the turns, objects filled in."""
     roles = options.roles(conversation.standard_roles)
     system = options.system_message if conversation.system is None else conversation.system
     texts = [system, *(turn.text for turn in conversation.turns)]
@@ -41,16 +78,7 @@ def speeches(
     if conversation.objects is not None:
         images = [str(medium.source) for medium in conversation.media if medium.kind == IMAGE]
         texts = fill_objects(texts, conversation.objects, boxes, lambda number: size_of(images[number]))
-    kinds = {medium.kind for medium in conversation.media}
-    said = [_role(turn, roles, number) for number, turn in enumerate(conversation.turns)]
-    _check_answers(conversation.turns, said)
-    prompts = {USER: options.user_prompt, ASSISTANT: options.assistant_prompt}
-    messages = [ChatMessage(SYSTEM, _pieces(system, kinds))] if system else []
-    for number, (turn, role, text) in enumerate(zip(conversation.turns, said, texts[1:])):
-        pieces = _pieces(prompts[role] + text, kinds)
-        is_last = number == len(said) - 1
-        messages.append(_answer(turn, pieces, is_last) if role == ASSISTANT else ChatMessage(role, pieces))
-    return Speeches(tuple(messages), conversation.media)
+    return system, [_role(turn, roles, number) for number, turn in enumerate(conversation.turns)], texts[1:]
 
 
 def _answer(turn: Turn, pieces: Sequence[Piece], is_last: bool) -> ChatMessage:

@@ -1,15 +1,19 @@
-"""Queries of a conversation with the model: elements, or text in which media stand as ``<img>path</img>``."""
+"""Queries of a conversation with the model: elements, or text in which media stand as ``<img>path</img>``.
+
+Where a path does not say all, JSON stands in its place: ``<video>{"path": ["0.png", "1.png"], "fps": 2}</video>``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
-from ms_impl.data.media_sources import AUDIO, IMAGE, VIDEO, Medium
+from ms_impl.data.media_sources import AUDIO, IMAGE, VIDEO, Medium, split_placeholders
 from ms_impl.errors import InputError, quote
 from ms_impl.qwen2_5_omni.chat_template import Piece, Shown
 
@@ -38,9 +42,16 @@ def split(text: str) -> tuple[list[Piece], list[Medium]]:
     for match in _MEDIUM.finditer(text):
         kind = _KINDS[match[1]]
         pieces += [text[end : match.start()], Shown(kind)]
-        media.append(Medium(kind, match[2]))
+        media.append(_read(kind, match[2]))
         end = match.end()
     return [piece for piece in [*pieces, text[end:]] if piece != ""], media
+
+
+def marked(text: str, media: Iterator[Medium], kinds: Collection[str]) -> str:
+    """A record's text with the next of its media in place of each placeholder of ``kinds``, as ``split`` reads it."""
+    return "".join(
+        piece if kind == "text" else _mark(kind, _told(next(media))) for kind, piece in split_placeholders(text, kinds)
+    )
 
 
 def last_image(texts: Sequence[str]) -> str | None:
@@ -63,4 +74,29 @@ def _element(element: Any, name: str, keep: Callable[[Image.Image], str]) -> str
     if not isinstance(value, str) or not value:
         expected = "text" if kind == "text" else "the path of a file"
         raise InputError(f"{name}: {kind} must be {expected}, not {quote(value)}")
-    return value if kind == "text" else f"<{_TAGS[kind]}>{value}</{_TAGS[kind]}>"
+    return value if kind == "text" else _mark(kind, value)
+
+
+def _mark(kind: str, told: str) -> str:
+    return f"<{_TAGS[kind]}>{told}</{_TAGS[kind]}>"
+
+
+def _told(medium: Medium) -> str:
+    """A medium as it stands in a mark: its path, or a table in JSON."""
+    if isinstance(medium.source, str) and not medium.options and not medium.source.startswith("{"):
+        return medium.source
+    return json.dumps({"path": medium.source, **dict(medium.options)}, ensure_ascii=False)
+
+
+def _read(kind: str, told: str) -> Medium:
+    """The way back; what is not such a table is a path."""
+    try:
+        table = json.loads(told) if told.startswith("{") else {}
+    except ValueError:
+        table = {}
+    source = table.pop("path", None)
+    if isinstance(source, list) and source and all(isinstance(frame, str) for frame in source):
+        source = tuple(source)
+    if not isinstance(source, str | tuple):
+        return Medium(kind, told)
+    return Medium(kind, source, tuple(sorted(table.items())))

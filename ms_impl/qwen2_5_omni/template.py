@@ -17,12 +17,14 @@ from PIL import Image
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.boxes import BoxStyle
 from ms_impl.data.chatml import ASSISTANT, USER
+from ms_impl.data.dialogue import Dialogue, Turn
 from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.inline_images import as_media
 from ms_impl.data.media_sources import Medium
 from ms_impl.data.memory_images import MemoryImages
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
-from ms_impl.data.template import Query, Turn
+from ms_impl.data.template import Query
 from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import read_json
 from ms_impl.media.mel import BINS
@@ -30,7 +32,7 @@ from ms_impl.qwen2_5_omni import patch_rows, queries
 from ms_impl.qwen2_5_omni.boxes import box_style
 from ms_impl.qwen2_5_omni.chat_template import ChatMessage, Piece, Said, Shown, rendered
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
-from ms_impl.qwen2_5_omni.conversation import speeches
+from ms_impl.qwen2_5_omni.conversation import chat_of, speeches
 from ms_impl.qwen2_5_omni.encoding import MEL, PATCHES, OmniSample, RowBuilder, check_positions, cut_sample
 from ms_impl.qwen2_5_omni.media import Prober, SoundSource, VisionSource
 from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, LEFT, OmniOptions, read_options
@@ -114,6 +116,14 @@ class Qwen2_5OmniTemplate:
         read = read_options(options, os.environ, limits)
         return cls(Qwen2_5OmniTokenizer.from_pretrained(path), config, max_length, read, Normalisation(**colours))
 
+    def with_options(self, **options: Any) -> Qwen2_5OmniTemplate:
+        """The same with some options changed; images in memory are shared."""
+        own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
+        read = read_options({**own, **options}, {}, {})
+        changed = Qwen2_5OmniTemplate(self.tokenizer, self.config, self.max_length, read, self.normalisation)
+        changed.memory = self.memory
+        return changed
+
     @property
     def boxes(self) -> BoxStyle:
         """How answers write boxes: in pixels of the image as the model sees it, or in thousandths."""
@@ -136,7 +146,7 @@ class Qwen2_5OmniTemplate:
         InputError naming the record.
         """
         try:
-            prober = self._prober(None, conversation.record)
+            conversation, prober = as_media(conversation), self._prober(None, conversation.record)
             said = speeches(conversation, self.options, self.boxes, prober.size_of)
             pieces = rendered(said.messages, None, self.options.add_vision_id_and_audio_id)
             sample = self._row(pieces, said.media, prober).sample(conversation.record, trained=True)
@@ -195,6 +205,12 @@ class Qwen2_5OmniTemplate:
                 chunk += self._load_sound(medium, chunk, out, offset)
 
     # A conversation with a model.
+
+    def dialogue(self, conversation: Conversation) -> Dialogue:
+        """The turns of a record, media marked. Raises InputError as ``chat_of`` does."""
+        return chat_of(
+            as_media(conversation), self.options, self.boxes, self._prober(None, conversation.record).size_of
+        )
 
     def encode_turn(
         self, query: Query, history: Sequence[Turn] | None, system: str | None, generation: Any = None,

@@ -16,15 +16,19 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from ms_impl.data import image_cost
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE, answer_tokens
 from ms_impl.data.conversations import ConversationFormat, check_answers, messages, spoken
+from ms_impl.data.dialogue import Dialogue, Turn, paired
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
+from ms_impl.data.media_sources import IMAGE
 from ms_impl.data.memory_images import MemoryImages
+from ms_impl.data.objects import fill_objects
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
-from ms_impl.data.tags import shorten
-from ms_impl.data.template import Query, Turn
+from ms_impl.data.tags import image_paths, shorten
+from ms_impl.data.template import Query
 from ms_impl.errors import InputError, listed
 from ms_impl.qwenvl.boxes import BOXES
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -108,6 +112,13 @@ class QwenVLTemplate:
         vocabulary = _vocabulary_in(path) if path.is_dir() else path
         return cls(QwenVLTokenizer(vocabulary, config.num_queries), config, max_length, **options)
 
+    def with_options(self, **options: Any) -> QwenVLTemplate:
+        """The same with some options changed; images in memory are shared."""
+        own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
+        changed = QwenVLTemplate(self.tokenizer, self.config, self.max_length, **{**own, **options})
+        changed.memory = self.memory
+        return changed
+
     @cached_property
     def fixed_sizes(self) -> Sizes:
         """Pixels of an image's side, and features of an image."""
@@ -139,7 +150,7 @@ class QwenVLTemplate:
             self._count(kind, conversation.record)
 
         try:
-            system, turns = messages(conversation, self.options)
+            system, turns = messages(self._with_boxes(conversation), self.options)
             turns = spoken(turns, count)
             ids, labels = labelled(self.tokenizer, system, turns)
             media = self._images(ids, conversation.record)
@@ -202,6 +213,16 @@ class QwenVLTemplate:
         return values
 
     # A conversation with a model.
+
+    def dialogue(self, conversation: Conversation) -> Dialogue:
+        """The turns of a record, images inline. Raises InputError as ``messages`` does."""
+        system, turns = messages(self._with_boxes(conversation), self.options)
+        roles, texts = [turn.role for turn in turns], [turn.content for turn in turns]
+        if len(turns) % 2 == 0 and turns:
+            texts[-1] = turns[-1].text  # the right answer has no prompt before it
+        pairs = paired(roles, texts)
+        shown = [path for text in texts[: 2 * len(pairs) - 1] for path in image_paths(text)]
+        return Dialogue(system, pairs, tuple(shown))
 
     def encode_prompt(self, text: str) -> Sample:
         """Sample of a raw prompt (base model); every special token in it counts."""
@@ -310,6 +331,21 @@ class QwenVLTemplate:
             raise InputError(f"image_size is {options.image_size}, but the model's configuration says {size}")
         if options.mode != "train":
             raise InputError(f"mode: {options.mode!r} is not supported; it is 'train'")
+
+    def _with_boxes(self, conversation: Conversation) -> Conversation:
+        """The conversation with its objects written into the text. Raises InputError for a box outside its image."""
+        if conversation.objects is None:
+            return conversation
+        images = [str(medium.source) for medium in conversation.media if medium.kind == IMAGE]
+        texts = [conversation.system or "", *(turn.text for turn in conversation.turns)]
+        system, *texts = fill_objects(texts, conversation.objects, self.boxes, lambda n: self._file_size(images[n]))
+        turns = tuple(replace(turn, text=text) for turn, text in zip(conversation.turns, texts))
+        return replace(conversation, system=conversation.system and system, turns=turns, objects=None)
+
+    def _file_size(self, path: str) -> tuple[int, int]:
+        file = resolve_path(path, self.options.dataset_dir, self.options.allow_outside_dataset_dir)
+        with image_cost.opened(file) as image:
+            return image.size
 
     def _trained(self, sample: Sample, labels: np.ndarray) -> Sample:
         count = answer_tokens(self.tokenizer, sample.input_ids, labels)

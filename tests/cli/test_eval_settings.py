@@ -35,8 +35,8 @@ def test_a_data_set_is_read_with_all_its_keys(read):
 
     (data,) = data_sets(read(options())["eval_dataset"])
     assert (data.name, data.metric, data.annotation_file) == ("asked", "vqa", Path("vqa.json"))
-    assert data.dataset_dir == "images"
-    assert (data.batch_size, data.max_new_tokens, data.num_samples, data.style.user_role_name) == (2, 4, 3, "human")
+    assert data.options == {"dataset_dir": "images", "user_role_name": "human"}
+    assert (data.batch_size, data.max_new_tokens, data.num_samples) == (2, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from released_template import released_template
 
 from ms_impl.data.records import parse_record
@@ -96,6 +97,14 @@ def test_images_stand_where_their_placeholders_do_and_are_counted(texts):
     assert sources(sample) == ["a b.png", "100%25.png", "é.png"]
 
 
+def test_objects_are_written_as_boxes(texts, tmp_path):
+    Image.new("RGB", (800, 400)).save(tmp_path / "a.png")
+    objects = {"ref": ["a dog"], "bbox": [[80, 100, 800, 200]]}
+    turns = [{"role": "user", "content": "<image>Where is <ref-object>?"}, {"role": "assistant", "content": "<bbox>"}]
+    messages, _ = texts({"messages": turns, "images": "a.png", "objects": objects}, dataset_dir=str(tmp_path))
+    assert messages[1].endswith("Where is <ref>a dog</ref>?") and messages[2] == "<box>(100,250),(999,500)</box>"
+
+
 def test_a_file_url_is_its_path(texts):
     assert sources(texts(message("<image>What?", images="file:///data/a.png"))[1]) == ["/data/a.png"]
 
@@ -177,7 +186,8 @@ REFUSED = [
     (llava(video="a.mp4"), "0 <video> in its turns, but 1 video is given"),
     (message("Hi <audio>", audios=["a.wav"]), "an audio is given, but the model takes images only"),
     (message("<image>", images=[{"path": "a.png", "max_pixels": 9}]), "medium 0, 'a.png': unknown max_pixels"),
-    (message("a <bbox>", objects={"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1"}), "'objects' is given, but boxes"),
+    (message("a <bbox>", objects={"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1"}), "lies outside its image of 1×1"),
+    (message("a <bbox>", objects={"bbox": [[0.1, 0.2]], "bbox_type": "norm1"}), "a region of 1 corners cannot be"),
     (message("Hi", tools="[]"), "'tools' is given"),
     (message("Hi", conversations=[ANSWER]), "both 'conversations' and 'messages' are given"),
     (message("Hi", system="a", messages=[{"role": "system", "content": "b"}]), "'system' is given, and another"),

@@ -46,7 +46,9 @@ def test_every_record_is_answered_once_in_order_and_scored(evaluate, shipped, da
     assert [line["id"] for line in lines] == ["r0", "r1", "r2", "r3", "r4"]
     model, template = shipped
     for line, (_, _, right) in zip(lines, records):
-        expected, _ = model.chat(template, line["question"], do_sample=False, dataset_dir=data_set().dataset_dir)
+        expected, _ = model.chat(
+            template, line["question"], do_sample=False, dataset_dir=data_set().options["dataset_dir"]
+        )
         assert line["answer"] == expected and line["references"] == [right]
         assert line["score"] == float(expected == right)
     assert result.records == 5 and result.scores["accuracy"] == sum(line["score"] for line in lines) / 5
@@ -100,28 +102,28 @@ def test_num_samples_asks_the_first_so_many(evaluate, data_set):
     ],
 )
 def test_a_broken_record_is_named_before_anything_is_asked(shipped, data_set, records, asked, metric, last, message):
-    boxed = [(picture, question, "<box>(1,2),(3,4)</box>") for picture, question, _ in records]
+    boxed = [(image, question, "<box>(1,2),(3,4)</box>") for image, question, _ in records]
     with pytest.raises(InputError, match=rf"records.json: record 5 \(id 'r5'\): .*{message}"):
         Evaluation(data_set(metric, [*boxed, last]), shipped[1], shipped[0].generation)
     assert asked == []
 
 
-def test_a_damaged_picture_is_found_before_anything_is_asked(shipped, data_set, tmp_path):
+def test_a_damaged_image_is_found_before_anything_is_asked(shipped, data_set, tmp_path):
     data = data_set(records=[("cut.png", "what?", "x")])
-    whole = (Path(data.dataset_dir) / "7.png").read_bytes()
+    whole = (Path(data.options["dataset_dir"]) / "7.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="record 0 .*cannot be decoded"):
-        Evaluation(dataclasses.replace(data, dataset_dir=str(tmp_path)), shipped[1], shipped[0].generation)
+        Evaluation(dataclasses.replace(data, options={"dataset_dir": str(tmp_path)}), shipped[1], shipped[0].generation)
 
 
 @pytest.mark.parametrize("written", ["NFC", "NFD"])
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
-def test_pictures_are_checked_and_shown_under_one_name(evaluate, data_set, tmp_path, written, stored):
+def test_images_are_checked_and_shown_under_one_name(evaluate, data_set, tmp_path, written, stored):
     """The check read the path as written, the run in NFC: one passed what the other refused."""
     name = "café 100%25.png"
-    shutil.copy(f"{data_set().dataset_dir}/7.png", tmp_path / unicodedata.normalize(stored, name))
+    shutil.copy(f"{data_set().options['dataset_dir']}/7.png", tmp_path / unicodedata.normalize(stored, name))
     data = data_set(records=[(unicodedata.normalize(written, name), "what shape is present?", "circle")])
-    result, _ = evaluate(dataclasses.replace(data, dataset_dir=str(tmp_path)))
+    result, _ = evaluate(dataclasses.replace(data, options={"dataset_dir": str(tmp_path)}))
     assert result.records == 1
 
 

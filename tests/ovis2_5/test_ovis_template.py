@@ -311,3 +311,47 @@ def test_it_is_picklable_and_has_a_fingerprint(template, make_template):
     copy = pickle.loads(pickle.dumps(template))
     assert isinstance(copy, Ovis2_5Template) and copy.fingerprint() == template.fingerprint()
     assert make_template(min_frames=2).fingerprint() != template.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("turns", "media"),
+    [
+        ([("human", "<image>\nWhat is <image>it?"), ("gpt", "a cat")],
+         {"image": ["image0.png", "image1.png"]}),
+        ([("system", "Be brief."), ("human", "<video>\nWhat?"), ("gpt", "a cat")], {"video": list(FRAMES)}),
+        ([("human", "What?"), ("gpt", "a cat")], {}),
+    ],
+)  # fmt: skip
+def test_evaluation_asks_what_training_shows(template, turns, media):
+    given = record(*turns, **media)
+    conversation = parse_record(given, "data.json, record 0")
+    dialogue = template.dialogue(conversation)
+    *history, (query, answer) = dialogue.turns
+    assert answer == turns[-1][1] and list(dialogue.images) == media.get("image", [])
+    prompt = template.encode_turn(query, history, dialogue.system, Settings(), template.options.dataset_dir)
+    whole = template.sample(conversation)
+    assert prompt.input_ids.tolist() == whole.input_ids[: len(prompt)].tolist()
+    assert [medium.columns.tolist() for medium in prompt.media] == [m.columns.tolist() for m in whole.media]
+
+
+def test_a_dialogue_alternates_and_its_boxes_are_filled_in(template):
+    objects = {"ref": ["cat"], "bbox": [[0.1, 0.2, 0.3, 0.4]], "bbox_type": "norm1"}
+    given = record(("human", "<image>Where?"), ("gpt", "<ref-object><bbox>"), image="image0.png", objects=objects)
+    (turn,) = template.dialogue(parse_record(given, "x")).turns
+    assert turn == ("<img>image0.png</img>Where?", "<ref>cat</ref><box>(0.100,0.200),(0.300,0.400)</box>")
+    for turns, reason in [
+        ([("gpt", "a"), ("human", "b")], "turn 0 is the assistant's"),
+        ([("system", "<image>"), ("human", "b")], "the system message shows media"),
+        ([("human", "b"), ("gpt", "<image>")], "turn 1 shows media"),
+    ]:
+        image = "image0.png" if "media" in reason else None
+        with pytest.raises(InputError, match=reason):
+            template.dialogue(parse_record(record(*turns, image=image), "x"))
+
+
+def test_options_change_and_files_stay(template):
+    changed = template.with_options(num_frames=3)
+    assert changed.options.num_frames == 3 and changed.options.dataset_dir == template.options.dataset_dir
+    assert changed.tokenizer is template.tokenizer
+    with pytest.raises(InputError, match="unknown option"):
+        template.with_options(size=3)

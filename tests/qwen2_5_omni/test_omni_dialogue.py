@@ -1,0 +1,82 @@
+"""Evaluation asks what training shows: a record's prompt and its question are the same ids, columns and positions."""
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ms_impl.data.media_sources import Medium
+from ms_impl.data.records import parse_record
+from ms_impl.errors import InputError
+from ms_impl.qwen2_5_omni.queries import marked, split
+
+
+@pytest.fixture
+def template(make_template, tmp_path):
+    """With files a.png, 0.png to 3.png and a.wav."""
+    for name in ("a", *"0123"):
+        Image.new("RGB", (84, 56), (40, 90, 200)).save(tmp_path / f"{name}.png")
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16_000) / 20).astype(np.float32) / 4, 16_000)
+    return make_template(dataset_dir=str(tmp_path))
+
+
+def record(*texts, **media):
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)], **media}
+
+
+FRAMES = [f"{number}.png" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        record("What?", "This."),
+        record("<image>What?", "This.", "<audio>And this?", "A tone.", images=["a.png"], audios=["a.wav"]),
+        record("What?<video>", "This.", videos=[{"path": FRAMES, "sample_fps": 2.0}], system="Be brief."),
+        record("<image>\nWhere?", "<ref-object> <bbox>", image="a.png", objects={"ref": ["it"], "bbox": [[0, 0, 42, 28]]}),
+        record("Picture 1: <img>a.png</img>\nWhat?", "This."),
+    ],
+)  # fmt: skip
+def test_evaluation_asks_what_training_shows(template, given):
+    conversation = parse_record(given, "x")
+    dialogue = template.dialogue(conversation)
+    *history, (query, answer) = dialogue.turns
+    asked = template.encode_turn(query, history, dialogue.system, dataset_dir=template.options.dataset_dir)
+    whole = template.sample(conversation)
+    assert asked.input_ids.tolist() == whole.input_ids[: len(asked)].tolist()
+    assert asked.position_ids.tolist() == whole.position_ids[:, : len(asked)].tolist()
+    assert [medium.columns.tolist() for medium in asked.media] == [m.columns.tolist() for m in whole.media]
+    rest = template.tokenizer.decode(whole.input_ids[len(asked) :].tolist())
+    assert rest == f"{answer}<|im_end|>" and set(dialogue.images) <= {"a.png"}
+
+
+def test_media_with_options_stand_in_a_query_whole():
+    media = [
+        Medium("image", "a.png"), Medium("video", ("0.png", "1.png"), (("fps", 2), ("use_audio_in_video", True))),
+        Medium("audio", "{odd}.wav"), Medium("video", "a.mp4", (("video_start", 1.5),)),
+    ]  # fmt: skip
+    kinds = {"image", "video", "audio"}
+    text = marked("<image>a<video>b<audio><video>c", iter(media), kinds)
+    assert text.startswith("<img>a.png</img>a<video>{") and split(text)[1] == media
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (record("Hi", "<image>", images=["a.png"]), "turn 1 shows media; only a question can"),
+        (record("Hi", "a", system="<audio>", audios=["a.wav"]), "the system message shows media"),
+        ({"messages": [{"role": "user", "content": "a"}] * 2}, "turn 1 is the user's"),
+        (record("<image>", "a", images=[{"path": "a.png", "detail_level": 3}]), "unknown detail_level"),
+    ],
+)
+def test_what_a_chat_cannot_be_asked(template, given, reason):
+    with pytest.raises(InputError, match=reason):
+        template.dialogue(parse_record(given, "x"))
+
+
+def test_options_change_and_files_stay(template):
+    changed = template.with_options(bbox_format="new")
+    assert changed.boxes.write([(1, 2), (3, 4)]) == "[1, 2, 3, 4]" and changed.tokenizer is template.tokenizer
+    with pytest.raises(InputError, match="unknown option"):
+        template.with_options(colour=3)
