@@ -1,4 +1,4 @@
-"""The decoder that families with Hugging Face's Qwen layout share: what their checkpoints name ``model``."""
+"""The decoder that families share whose checkpoints name its parts as Llama's does: what they call ``model``."""
 
 from __future__ import annotations
 

@@ -63,12 +63,12 @@ class Qwen2_5OmniThinker(GenerationMixin, nn.Cell):
         self.lm_head = Linear(text.hidden_size, text.vocab_size, bias=False, dtype=dtype)
         # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
         self.linear_cross_entropy = None if on_ascend() else LinearCrossEntropy()
-        self.audio_tower.audio_bos_eos_token.weight.requires_grad = False
+        self.freeze(())
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups, nor what no computation uses."""
         parameters = self.parameters_dict()
-        frozen = families.get("qwen2_5_omni").frozen_names(parameters, groups)
+        frozen = families.get("qwen2_5_omni").frozen_names(parameters, groups) if groups else set()
         for name, parameter in parameters.items():
             parameter.requires_grad = name not in frozen and name != UNUSED
 
