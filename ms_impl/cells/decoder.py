@@ -1,4 +1,4 @@
-"""The decoder layer that the families with Hugging Face's Qwen layout share: pre-norm, GQA, gated feed-forward."""
+"""The decoder layer of families whose checkpoints are laid out as Llama's: pre-norm, GQA, gated feed-forward."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ms_impl.cells.linear import parameter
 
 
 class ComposedRMSNorm(nn.Cell):
-    """Normalises in fp32, casts back, then scales (the order of Qwen's RMSNorm); plain operators.
+    """Normalises in fp32, casts back, then scales, in this order; plain operators.
 
     Its gradient is written out, so that of each norm only its input is kept for it.
     """

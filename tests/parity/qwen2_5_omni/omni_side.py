@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from omni_vectors import AUDIO, COLUMNS, PATCHES, Batch, OmniVectors, Row
-from safetensors.numpy import load_file
 from stages import LOSS_SCALE
 
+from ms_impl import families
+from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
+from ms_impl.train.adamw import AdamW
+from ms_impl.train.gradient_norm import ClipByGlobalNorm
 
 Weights = Mapping[str, np.ndarray]
+
+
+def converted(vectors: OmniVectors) -> dict[str, np.ndarray]:
+    """The folder's weights through the project's own conversion, in fp32."""
+    family = families.get("qwen2_5_omni")
+    tensors = load_for_mindspore(vectors.folder, family, vectors.configuration, "fp32")
+    return {tensor.name: tensor.array() for tensor in tensors}
 
 
 class Probe(nn.Cell):
@@ -72,7 +83,7 @@ class OmniSide:
         self.name = f"ms_impl {mode} {dtype}"
         compute = ms.float16 if self.half else ms.float32
         self.model = Qwen2_5OmniThinker(config or vectors.configuration, compute, param_dtype=ms.float32)
-        self.load(alter(load_file(vectors.folder / "model.safetensors")))
+        self.load(alter(converted(vectors)))
         self.probe = Probe(self.model)
         self.model.set_train(False)
 
@@ -83,6 +94,11 @@ class OmniSide:
         for name, parameter in parameters.items():
             assert parameter.shape == weights[name].shape, name
             parameter.set_data(Tensor(np.ascontiguousarray(weights[name])))
+
+    def call(self, **arrays: np.ndarray) -> np.ndarray:
+        """The model's own construct in eval mode: logits, or the loss where there are labels."""
+        ms.set_context(mode=self.mode)
+        return self.model.set_train(False)(**{name: Tensor(array) for name, array in arrays.items()}).asnumpy()
 
     def run(self, batch: Batch) -> list[np.ndarray]:
         """The probe's patch features [B, R, L / 4, D], audio features [B, C, 50, D] and logits [B, T, vocab]."""
@@ -111,11 +127,98 @@ class OmniSide:
     def gradients(self, batch: Batch, without: Sequence[str] = ()) -> tuple[float, dict[str, np.ndarray]]:
         """The training loss and the gradient of every trained parameter; ``without``: arrays given as None."""
         ms.set_context(mode=self.mode)
-        scale = LOSS_SCALE if self.half else 1.0
-        network = ScaledLoss(self.model, scale).set_train(True)
-        parameters = self.model.trainable_params()
         given = [Tensor(batch[key]) if key in batch and key not in without else None for key in COLUMNS]
-        loss, gradients = ms.value_and_grad(network, None, ms.ParameterTuple(parameters))(*given)
-        self.model.set_train(False)
-        found = {p.name: g.asnumpy() / scale for p, g in zip(parameters, gradients)}
-        return float(loss.asnumpy()) / scale, found
+        scaled, step = self.training
+        scaled.set_train(True)
+        loss, gradients = step(*given)
+        scaled.set_train(False)
+        names = [parameter.name for parameter in self.model.trainable_params()]
+        found = {name: gradient.asnumpy() / scaled.scale for name, gradient in zip(names, gradients)}
+        return float(loss.asnumpy()) / scaled.scale, found
+
+    @cached_property
+    def training(self) -> tuple[ScaledLoss, Callable]:
+        """The loss and what computes it with its gradients, compiled once a shape."""
+        loss = ScaledLoss(self.model, LOSS_SCALE if self.half else 1.0)
+        return loss, ms.value_and_grad(loss, None, ms.ParameterTuple(self.model.trainable_params()))
+
+    def five_losses(self, groups: Sequence[str], batch: Batch) -> tuple[list[float], list[float]]:
+        """Before each of five steps of AdamW with these groups frozen: losses, and norms of all gradients unclipped."""
+        ms.set_context(mode=self.mode)
+        self.model.freeze(tuple(groups))
+        step = AdamWStep(self.model).set_train(True)
+        made = [step(*(Tensor(batch[key]) if key in batch else None for key in COLUMNS)) for _ in range(5)]
+        losses, norms = ([float(value.asnumpy().reshape(())) for value in values] for values in zip(*made))
+        return losses, norms
+
+
+class AdamWStep(nn.Cell):
+    """A training step of the project's parts: gradients, clipping to norm 1, AdamW with decay on every parameter."""
+
+    def __init__(self, model: Qwen2_5OmniThinker):
+        super().__init__(auto_prefix=False)
+        weights = ms.ParameterTuple(model.trainable_params())
+        groups = [{"params": list(weights), "weight_decay": 0.1}]
+        self.optimizer = AdamW(groups, learning_rate=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+        self.loss = ScaledLoss(model, 1.0)
+        self.gradients = ms.value_and_grad(self.loss, None, weights)
+        self.clip = ClipByGlobalNorm(1.0)
+
+    def construct(self, *columns):
+        """The loss and the norm of its gradients; the parameters are updated."""
+        loss, gradients = self.gradients(*columns)
+        clipped, norm = self.clip(gradients)
+        return ops.depend(loss, self.optimizer(clipped)), norm
+
+
+class CachedSide:
+    """Answers token by token through ``model.step``, each row in its own columns of the cache, padded on the right."""
+
+    def __init__(self, side: OmniSide, length: int):
+        self.side, self.length = side, length
+        self.cache = side.model.new_cache(side.vectors.sizes.rows, length)
+        self.prefill, self.token = CachedStep(side.model, self.cache), CachedStep(side.model, self.cache)
+
+    def greedy(self, rows: Sequence[Row], next_positions: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [B, count], and the logits [count, B, vocab] that they were taken from."""
+        ms.set_context(mode=self.side.mode)
+        batch, used = self.side.vectors.batch(rows), np.zeros(self.side.vectors.sizes.rows, np.int32)
+        used[: len(rows)] = [len(row.ids) for row in rows]
+        position = np.zeros_like(used)
+        position[: len(rows)] = next_positions
+        segments = np.zeros((len(used), self.length), np.int32)
+        segments[:, : batch["segment_ids"].shape[1]] = batch["segment_ids"]
+        columns = np.tile(np.arange(batch["input_ids"].shape[1], dtype=np.int32), (len(used), 1))
+        media = [Tensor(batch[key]) for key in (*PATCHES, *AUDIO)]
+        logits = self.step(
+            self.prefill, batch["input_ids"], media, segments, columns, batch["position_ids"], np.maximum(used - 1, 0)
+        )
+        tokens, seen = [], []
+        for number in range(count):
+            seen.append(logits)
+            tokens.append(logits.argmax(-1).astype(np.int32))
+            segments[np.arange(len(used)), used + number] = 1
+            where = (used + number)[:, None], (position + number)[:, None]
+            last = np.zeros_like(used)
+            logits = self.step(self.token, tokens[-1][:, None], [None] * len(media), segments, *where, last)
+        return np.stack(tokens, 1)[: len(rows)], np.stack(seen)[:, : len(rows)]
+
+    def step(self, cell: nn.Cell, ids, media, segments, columns, positions, last) -> np.ndarray:
+        cos, sin, _ = self.side.model.rotary(positions, self.length)
+        given = (Tensor(array) for array in (ids, segments, columns, cos, sin, last))
+        cell.set_train(False)
+        return cell(*given, *media).asnumpy()
+
+
+class CachedStep(nn.Cell):
+    """Embeddings, media over them, and one step through a cache."""
+
+    def __init__(self, model: Qwen2_5OmniThinker, cache: nn.CellList):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.cache = cache
+
+    def construct(self, input_ids, segment_ids, columns, cos, sin, last, *media):
+        """Logits [B, vocab]."""
+        hidden = self.model.embed(input_ids, self.model.media_features(*media))
+        return self.model.step(hidden, segment_ids, columns, cos, sin, None, self.cache, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,20 @@ class OmniVectors(Omni):
     def sizes(self) -> Sizes:
         """Large enough for every case of the folder."""
         cases = [f"logits.{case}" for case in self.logits_cases] + [f"packing.{case}" for case in self.told["packing"]]
-        rows = [row for case in (*cases, "train") for row in self.case_rows(case)]
+        rows = [self.case_rows(case) for case in (*cases, "train")]
+        sizes = self.sizes_of([row for case in rows for row in case])
+        return replace(sizes, rows=max(len(case) for case in rows))
+
+    def sizes_of(self, rows: Sequence[Row]) -> Sizes:
+        """The smallest shape that holds some rows; each may have one column more."""
         frames = [h * w for told in self.told["media"].values() if "grid_thw" in told for _, h, w in [told["grid_thw"]]]
         length = -(-max(frames) // FRAME_MULTIPLE) * FRAME_MULTIPLE
         return Sizes(
-            rows=max(len(self.case_rows(case)) for case in (*cases, "train")),
+            rows=len(rows),
             columns=-(-(max(len(row.ids) for row in rows) + 1) // 32) * 32,
-            patch_rows=max(len(set(self._patch_rows(row, length)[0])) for row in rows),
+            patch_rows=max(1, *(len(set(self._patch_rows(row, length)[0])) for row in rows)),
             patches=length,
-            chunks=max(sum(len(self.chunks(self.mel(name))) for name in row.audios) for row in rows),
+            chunks=max(1, *(sum(len(self.chunks(self.mel(name))) for name in row.audios) for row in rows)),
         )
 
     def _patch_rows(self, row: Row, length: int) -> tuple[list[int], list[np.ndarray], tuple[np.ndarray, ...]]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
 from omni_side import OmniSide
 from omni_stages import ACTIVATION, AUDIO_LENGTHS, FP16, STAGES, check_logits, golden_logits
 from omni_vectors import Batch, OmniVectors, Row
@@ -132,20 +131,20 @@ def test_a_row_of_a_batch_has_the_bits_of_the_row_alone(vectors, graph):
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_a_batch_with_no_media_is_the_text_alone(vectors, graph, table):
+def test_a_batch_with_no_media_is_the_text_alone(vectors, pynative, table):
     """O11: absent kinds as None, and as arrays whose columns are all T, give the same logits."""
     (row,) = vectors.case_rows("logits.text")
-    batch, found = vectors.batch([row]), graph.logits([row])[0]
-    text = {name: Tensor(batch[name][:1, ..., : len(row.ids)]) for name in ("input_ids", "segment_ids", "position_ids")}
-    without = graph.model(**text).asnumpy()[0]
-    check_logits(table, f"{graph.name} / no media", "O11 text", found, without, ACTIVATION, 0.0)
+    batch, found = vectors.batch([row]), pynative.logits([row])[0]
+    text = {name: batch[name][:1, ..., : len(row.ids)] for name in ("input_ids", "segment_ids", "position_ids")}
+    without = pynative.call(**text)[0]
+    check_logits(table, f"{pynative.name} / no media", "O11 text", found, without, ACTIVATION, 0.0)
 
 
 def test_positions_left_out_are_the_columns(vectors, pynative):
     (row,) = vectors.case_rows("logits.text")
     columns = np.tile(np.arange(len(row.ids)), (3, 1))
     given = pynative.logits([replace(row, positions=columns)])[0]
-    found = pynative.model(Tensor(row.ids[None].astype(np.int32))).asnumpy()[0]
+    found = pynative.call(input_ids=row.ids[None].astype(np.int32))[0]
     np.testing.assert_allclose(found, given, rtol=0, atol=2e-5)
 
 
