@@ -1,4 +1,4 @@
-"""ChatML, the mark-up of conversations that Qwen models share."""
+"""ChatML, the mark-up of conversations that several families share."""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ def _as_stored(directory: str | os.PathLike, path: str) -> Path:
 
 def load_pixels(
     path: str | os.PathLike,
-    image_size: int,
+    side: int,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pixel values float32 [3, ``image_size``, ``image_size``] of a file, as ``to_pixels`` has them.
+    """Pixel values float32 [3, ``side``, ``side``] of a file, as ``to_pixels`` has them.
 
     The image is resized as Pillow does it (bicubic; the aspect ratio is not kept). The first frame of an animation
     counts; transparency and EXIF orientation are ignored, as in the original. ``out`` takes the values if given.
@@ -85,7 +85,7 @@ def load_pixels(
     resize = resize_kernel()  # before the image is made: it says how Pillow lays images out
     image = read_image(path)
     try:
-        return _resized(resize, image, image_size, mean, std, out)
+        return _resized(resize, image, side, mean, std, out)
     except MemoryError as error:
         width, height = image.size
         raise InputError(f"image '{path}' of {width}×{height} pixels needs more memory than there is") from error

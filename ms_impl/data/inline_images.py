@@ -1,4 +1,4 @@
-"""Images that stand in a record's text as Qwen-VL writes them, for families that take them as media."""
+"""Images that stand in a record's text as ``<img>path</img>``, for families that take them as media."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def find_records(file: BinaryIO, path: str, num_samples: int | None) -> tuple[np
     """Where the first ``num_samples`` records (all where None) of a file begin and end, and the file's sha256.
 
     The file is a JSON list if it begins with ``[``. If with ``{`` it is an object that has the list under
-    ``conversations`` (Ovis's files), or else JSONL. Returns int64 [records, 2]: the offsets of a record's first byte
+    ``conversations``, or else JSONL. Returns int64 [records, 2]: the offsets of a record's first byte
     and of the one after its last. Raises InputError naming ``path`` and the line if the file is no JSON, or holds no
     record. How deep a record is nested, or how long its numbers are, is left to whoever reads it.
     """

@@ -64,11 +64,11 @@ def parse_objects(given: Any, texts: Sequence[str], images: int) -> Objects | No
 
 
 def fill_objects(
-    texts: Sequence[str], objects: Objects, style: BoxStyle, image_size: Callable[[int], Size]
+    texts: Sequence[str], objects: Objects, style: BoxStyle, size_of_image: Callable[[int], Size]
 ) -> list[str]:
     """The texts of a conversation with its placeholders filled in a model's style.
 
-    ``image_size`` gives width and height, in pixels, of one of the conversation's images, counted from 0; it is asked
+    ``size_of_image`` gives width and height, in pixels, of one of the conversation's images, counted from 0; it is asked
     where pixels are to be told. Raises InputError for a box outside its image, and for one that the style cannot write.
     """
     refs, boxes = iter(objects.refs), iter(zip(objects.boxes, objects.images))
@@ -76,16 +76,16 @@ def fill_objects(
     def fill(match: re.Match[str]) -> str:
         if match[0] == REF:
             return style.write_ref(next(refs))
-        return _filled(*next(boxes), objects.unit, style, image_size)
+        return _filled(*next(boxes), objects.unit, style, size_of_image)
 
     return [_PLACEHOLDER.sub(fill, text) for text in texts]
 
 
 def _filled(
-    numbers: tuple[float, ...], image: int, unit: str, style: BoxStyle, image_size: Callable[[int], Size]
+    numbers: tuple[float, ...], image: int, unit: str, style: BoxStyle, size_of_image: Callable[[int], Size]
 ) -> str:
     """One box in a model's style."""
-    size = image_size(image) if unit == REAL or style.side is None else (1, 1)
+    size = size_of_image(image) if unit == REAL or style.side is None else (1, 1)
     sides: dict[str, Point] = {REAL: size, NORM_1000: (1000, 1000), NORM_1: (1, 1)}
     corners = list(zip(numbers[::2], numbers[1::2]))
     return style.write(style.convert(corners, sides[unit], size))

@@ -1,7 +1,7 @@
 """One record of a data file, in any of its layouts → a conversation.
 
-- ``conversations`` of ``from`` and ``value``, images inline as ``<img>path</img>`` (Qwen-VL's own files), or as
-  ``<image>`` and ``<video>`` with ``image`` and ``video`` beside them (LLaVA, Ovis);
+- ``conversations`` of ``from`` and ``value``, images inline as ``<img>path</img>``, or as ``<image>`` and
+  ``<video>`` with ``image`` and ``video`` beside them (LLaVA);
 - ``messages`` of ``role`` and ``content`` with ``images``, ``videos``, ``audios`` and ``objects`` (ms-swift); the
   content may be OpenAI's list of parts;
 - ``query`` and ``response`` with a ``history`` of such pairs (ms-swift).

@@ -54,7 +54,7 @@ def split_images(text: str) -> list[tuple[str, str]]:
     return [(tag, content) for tag, content in [*pieces, ("text", text[end:])] if content]
 
 
-def image_paths(text: str) -> list[str]:
+def inline_paths(text: str) -> list[str]:
     """The paths of a text's images, in order, as the model is shown them. Raises InputError as ``split_images``."""
     return [path for tag, path in split_images(text) if tag == "img"]
 

@@ -38,7 +38,7 @@ class Template(Protocol):
 
     ``kinds`` are the media that its model takes, in the order of the model's arguments. ``position_axes`` is 1, or the
     number of rows of its positions. ``padding_shifts_positions`` tells whether a row padded on the left counts its
-    positions from the padding's first column (Qwen-VL) or from its own (the others). ``needs`` names the sizes that add
+    positions from the padding's first column or from its own. ``needs`` names the sizes that add
     up over the conversations of a row, ``tokens`` first; ``largest_of`` those that are the maximum over a run;
     ``fixed_sizes`` are those that the model's configuration decides. ``capacities`` are needs that an option limits,
     each the size of every row; a need that is not among them is as large as the run asks for.

@@ -152,8 +152,8 @@ class MultipleChoice(Metric):
     """``multiple_choice``: whether the model finds the right choice the likeliest.
 
     An answer is a list of (log-probability summed over tokens, number of tokens) for each choice. The score takes the
-    sums; ``accuracy_per_token`` their means over the tokens, as Qwen-VL's own evaluation (which asks for letters, one
-    token each, so that the two are the same there).
+    sums; ``accuracy_per_token`` their means over the tokens, as ``eval_mm`` does (which asks for letters, one token
+    each, so that the two are the same there).
     """
 
     weighs_choices = True

@@ -1,7 +1,7 @@
 """Short answers to questions: the soft accuracy of VQA, and exact match.
 
-Source of the rules: ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` of github.com/GT-Vision-Lab/VQA, in the form in
-which Qwen-VL's evaluation has it (``eval_mm/vqa_eval.py``).
+Source of the rules: ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` of github.com/GT-Vision-Lab/VQA, in the form of
+``eval_mm/vqa_eval.py``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from ms_impl.data.memory_images import MemoryImages
 from ms_impl.data.objects import fill_objects
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
-from ms_impl.data.tags import image_paths, shorten
+from ms_impl.data.tags import inline_paths, shorten
 from ms_impl.data.template import Query
 from ms_impl.errors import InputError, listed
 from ms_impl.qwenvl.boxes import BOXES
@@ -221,7 +221,7 @@ class QwenVLTemplate:
         if len(turns) % 2 == 0 and turns:
             texts[-1] = turns[-1].text  # the right answer has no prompt before it
         pairs = paired(roles, texts)
-        shown = [path for text in texts[: 2 * len(pairs) - 1] for path in image_paths(text)]
+        shown = [path for text in texts[: 2 * len(pairs) - 1] for path in inline_paths(text)]
         return Dialogue(system, pairs, tuple(shown))
 
     def encode_prompt(self, text: str) -> Sample:

@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from ms_impl.data.tags import image_paths, image_tag
+from ms_impl.data.tags import image_tag, inline_paths
 from ms_impl.errors import InputError
 
 NFD = unicodedata.normalize("NFD", "café.png")
@@ -24,7 +24,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_paths_are_those_in_the_tokens(tokenizer, text):
-    assert image_paths(text) == [image.path for image in tokenizer.find_images(tokenizer.encode_message(text))]
+    assert inline_paths(text) == [image.path for image in tokenizer.find_images(tokenizer.encode_message(text))]
 
 
 def test_random_mark_up_is_read_as_the_tokenizer_reads_it(tokenizer):
@@ -37,8 +37,8 @@ def test_random_mark_up_is_read_as_the_tokenizer_reads_it(tokenizer):
             expected = [image.path for image in tokenizer.find_images(tokenizer.encode_message(text))]
         except InputError:
             with pytest.raises(InputError):
-                image_paths(text)
+                inline_paths(text)
         else:
             read += bool(expected)
-            assert image_paths(text) == expected
+            assert inline_paths(text) == expected
     assert read > 50
