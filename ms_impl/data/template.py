@@ -94,6 +94,9 @@ class Template(Protocol):
         Raises InputError, naming the record, where one is not there, or there are more than a row has room for.
         """
 
+    def files(self, medium: Placed) -> tuple[str, ...]:
+        """The files that a medium is read from, none where it is in memory."""
+
     def check_medium(self, medium: Placed) -> None:
         """Decode a medium to see that it can be. Raises InputError that does not name the record."""
 

@@ -231,6 +231,10 @@ class Ovis2_5Template:
         """The sample itself: its media were found when their sizes were."""
         return sample
 
+    def files(self, medium: Placed) -> tuple[str, ...]:
+        """The files of a visual; none of what is in memory, and of indicators."""
+        return () if medium.source is None else medium.source.files()
+
     def check_medium(self, medium: Placed) -> None:
         """Decode a visual to see that it can be. Raises InputError."""
         if medium.kind == VISUALS.name:

@@ -24,6 +24,10 @@ class StillImage:
     source: Source
     is_video = False
 
+    def files(self) -> tuple[str, ...]:
+        """Its file, unless it is in memory."""
+        return _paths((self.source,))
+
     def probe(self) -> tuple[int, int, int]:
         """Width, height and number of frames."""
         return *_size(self.source), 1
@@ -39,6 +43,10 @@ class FrameList:
 
     frames: tuple[Source, ...]
     is_video = True
+
+    def files(self) -> tuple[str, ...]:
+        """Those of the frames."""
+        return _paths(self.frames)
 
     def probe(self) -> tuple[int, int, int]:
         """Width and height of the first frame, and their number. Each frame is looked for."""
@@ -58,6 +66,10 @@ class VideoFile:
     size: tuple[int, int]  # width, height
     is_video = True
 
+    def files(self) -> tuple[str, ...]:
+        """The video."""
+        return (self.path,)
+
     def probe(self) -> tuple[int, int, int]:
         """Width, height and number of frames."""
         return *self.size, len(self.frames)
@@ -70,6 +82,10 @@ class VideoFile:
 
 
 Visual = StillImage | FrameList | VideoFile
+
+
+def _paths(sources: Sequence[Source]) -> tuple[str, ...]:
+    return tuple(os.fspath(source) for source in sources if not isinstance(source, Image.Image))
 
 
 def choose_frames(source: str | Sequence[Source], choice: Choice, by_seconds: bool = False) -> FrameList | VideoFile:

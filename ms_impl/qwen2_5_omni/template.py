@@ -174,6 +174,14 @@ class Qwen2_5OmniTemplate:
         """The sample: its media were found when they were probed."""
         return sample
 
+    def files(self, medium: Placed) -> tuple[str, ...]:
+        """The files of a sound, an image, a video or its frames."""
+        if isinstance(medium.source, SoundSource):
+            return (medium.source.info.path,)
+        video = medium.source.video
+        stills = [os.fspath(still) for still in medium.source.stills if isinstance(still, str | os.PathLike)]
+        return tuple(stills) if video is None else (*stills, video.path)
+
     def check_medium(self, medium: Placed) -> None:
         """Decode a medium to see that it can be. Raises InputError."""
         if isinstance(medium.source, SoundSource):

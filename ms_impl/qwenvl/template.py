@@ -179,6 +179,10 @@ class QwenVLTemplate:
         except InputError as error:
             raise InputError(f"{sample.record}: {error}") from error
 
+    def files(self, medium: Placed) -> tuple[str, ...]:
+        """The image's file, unless it is in memory."""
+        return (medium.source,) if isinstance(medium.source, str) else ()
+
     def check_medium(self, medium: Placed) -> None:
         """Decode an image to see that it can be. Raises InputError."""
         if not isinstance(medium.source, Image.Image):

@@ -1,0 +1,116 @@
+"""What is known of the records of files: from the index of an earlier run, or read now on all cores and kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ms_impl.data.files import ConversationFile
+from ms_impl.data.record_reading import Reading, RecordReader, chunked, cores, in_processes
+from ms_impl.data.sample_index import Entries, index_name, joined, load, save
+from ms_impl.data.template import Template
+from ms_impl.errors import InputError
+from ms_impl.io.file_lock import FileLock
+from ms_impl.user_cache import cache_folder
+
+logger = logging.getLogger(__name__)
+
+WORTH_KEEPING = 1.0  # seconds of reading: what takes less is read anew at each start
+FOLDER = "samples"  # of the user's cache
+_PATIENCE = 5  # seconds of reading that are not worth starting processes
+_MOST_ANEW = 1000  # records read again one by one; more of them are read with all others
+_POLL = 0.2  # seconds
+
+
+def known_entries(file: ConversationFile, template: Template, show_progress: bool = False) -> Entries:
+    """What is known of a file's records.
+
+    Of several processes that ask at once, one reads and the others wait for it, where they share the user's cache.
+    Raises InputError for the first record that has a fault.
+    """
+    path = _index_path(file, template)
+    if path is None:
+        return _read(file, template, np.arange(len(file)), show_progress)
+    with _alone(path.with_suffix(".lock")):
+        began = time.monotonic()
+        entries = load(path, len(file), len(template.kinds))
+        stale = np.arange(len(file)) if entries is None else entries.stale()
+        if entries is None or len(stale) > _MOST_ANEW:
+            entries = _read(file, template, np.arange(len(file)), show_progress)
+        elif len(stale):
+            entries = entries.replaced(stale, _read(file, template, stale, show_progress))
+        if len(stale) and time.monotonic() - began > WORTH_KEEPING:
+            _keep(entries, path)
+    return entries
+
+
+def keep_index(conversations: Any, template: Template, entries: Entries) -> None:
+    """Keep what is known of the conversations of files for the next run; of others nothing is kept."""
+    start = 0
+    for file in getattr(conversations, "files", [conversations]):
+        if isinstance(file, ConversationFile) and (path := _index_path(file, template)):
+            _keep(entries.part(start, start + len(file)), path)
+        start += len(file)
+
+
+def _read(file: ConversationFile, template: Template, records: np.ndarray, show_progress: bool) -> Entries:
+    """Read records: in this process, and where that takes long, the rest on all cores."""
+    hidden = None if show_progress else True  # None: unless it is a terminal
+    parts = []
+    with tqdm(total=len(records), desc="reading conversations", disable=hidden, delay=2) as progress:
+        for reading in _readings(RecordReader(file, template), records.tolist()):
+            if reading.faults:
+                raise InputError(reading.faults[0].message)
+            parts.append(reading.entries)
+            progress.update(len(reading.entries))
+    return joined(parts)
+
+
+def _readings(reader: RecordReader, records: list[int]) -> Iterator[Reading]:
+    chunks, done, began = chunked(records), 0, time.monotonic()
+    for chunk in chunks:
+        yield reader.read(chunk)
+        done += 1
+        spent = time.monotonic() - began
+        if cores() > 1 and spent / done * (len(chunks) - done) > _PATIENCE:
+            break
+    if done < len(chunks):
+        yield from in_processes(reader, chunks[done:], min(cores(), len(chunks) - done), "reading of the data")
+
+
+def _index_path(file: ConversationFile, template: Template) -> Path | None:
+    try:
+        return cache_folder(FOLDER) / index_name(file.sha256, len(file), template)
+    except OSError as error:
+        logger.warning("what is known of %s is not kept (%s)", file.path, error)
+        return None
+
+
+def _keep(entries: Entries, path: Path) -> None:
+    try:
+        save(entries, path)
+    except OSError as error:
+        logger.warning("%s cannot be written (%s); the records are read anew at the next start", path, error.strerror)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock, waiting for the process that has it; without one where it cannot be made."""
+    lock = FileLock(path)
+    try:
+        while not lock.acquire():
+            time.sleep(_POLL)
+    except OSError:
+        pass  # both would read, and write the same
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

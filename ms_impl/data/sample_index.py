@@ -1,0 +1,385 @@
+"""What is known of encoded records, in arrays: kept on disk, so that a file that was read before need not be again.
+
+An index belongs to a file of records by its sha256, to a template by its fingerprint, and to the sources that made it.
+It has no sample, only what a plan needs, and a digest of what each record is encoded to. Media files are looked at by
+size and time: records whose media have changed since are read anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_impl.data.sample import Outline, Sample
+from ms_impl.data.template import Template
+from ms_impl.io.atomic_write import atomic_write
+
+logger = logging.getLogger(__name__)
+
+DIGEST_BYTES = 16
+CAPACITY = 4 << 30  # bytes that the indices of a directory may take; the one not used for longest gives way
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARIES = ("numpy", "pillow", "tiktoken", "tokenizers", "av", "soundfile")  # whose versions may change a sample
+_GONE = -1  # the size of a file that is not there
+
+
+@dataclass
+class Entries:
+    """What is known of n records, in order.
+
+    Ragged arrays have the end of each record's part, or of each medium's, as in ``media_ends``.
+
+    Attributes:
+        whole: int32 [n], tokens before cutting off; 0: the record is broken.
+        tokens, trained, answers: int32 [n], tokens of the sample, those that are trained, those of answers.
+        digests: uint8 [n, 16], of the sample.
+        media_ends: int64 [n]; kinds: int8 [m], by their number; geometry_ends: int64 [m]; geometry: int64.
+        file_ends: int64 [n]; files: int32, numbers of ``paths``: what the media of each record are read from.
+        changes: int32 [c, 3]: record, number of a name in ``change_names``, count.
+        states: int64 [p, 2]: size and time of each of the ``paths``.
+    """
+
+    whole: np.ndarray
+    tokens: np.ndarray
+    trained: np.ndarray
+    answers: np.ndarray
+    digests: np.ndarray
+    media_ends: np.ndarray
+    kinds: np.ndarray
+    geometry_ends: np.ndarray
+    geometry: np.ndarray
+    file_ends: np.ndarray
+    files: np.ndarray
+    changes: np.ndarray
+    states: np.ndarray
+    change_names: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def outlines(self, kinds: Sequence[str]) -> Iterator[Outline]:
+        """The outline of each record; ``kinds`` are the names of the template's."""
+        geometry, ends = self.geometry.tolist(), [0, *self.geometry_ends.tolist()]
+        media = [
+            (kinds[kind], tuple(geometry[start:end])) for kind, start, end in zip(self.kinds.tolist(), ends, ends[1:])
+        ]
+        ends = [0, *self.media_ends.tolist()]
+        for tokens, start, end in zip(self.tokens.tolist(), ends, ends[1:]):
+            yield Outline(tokens, tuple(media[start:end]))
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """How often records were changed in encoding, by kind in order: the count, and the first record's number."""
+        found: dict[str, tuple[int, int]] = {}
+        for record, name, count in self.changes.tolist():
+            before, first = found.get(self.change_names[name], (0, record))
+            found[self.change_names[name]] = before + count, first
+        return found
+
+    def stale(self) -> np.ndarray:
+        """The records to read anew, by number: those that are broken, and those whose media files have changed."""
+        changed = np.array([_state(path) for path in self.paths], np.int64).reshape(-1, 2) != self.states
+        outdated = changed.any(axis=1)[self.files] if len(self.files) else np.zeros(0, bool)
+        seen = np.concatenate([[0], np.cumsum(outdated)])[np.concatenate([[0], self.file_ends])]
+        return np.flatnonzero((np.diff(seen) > 0) | (self.whole == 0))
+
+    def replaced(self, records: np.ndarray, by: Entries) -> Entries:
+        """The same with those of some records, whose numbers ascend, replaced."""
+        newer = dict(zip(by.paths, by.states))
+        for number, path in enumerate(self.paths):
+            self.states[number] = newer.get(path, self.states[number])
+        parts, start = [], 0
+        for place, record in enumerate(records.tolist()):
+            parts += [self.part(start, record), by.part(place, place + 1)]
+            start = record + 1
+        return joined([*parts, self.part(start, len(self))])
+
+    def part(self, start: int, end: int) -> Entries:
+        """The entries of the records from ``start`` to ``end``."""
+        media, files = _bounds(self.media_ends, start, end), _bounds(self.file_ends, start, end)
+        numbers = _bounds(self.geometry_ends, media.start, media.stop)
+        changes = self.changes[(self.changes[:, 0] >= start) & (self.changes[:, 0] < end)]
+        return Entries(
+            whole=self.whole[start:end],
+            tokens=self.tokens[start:end],
+            trained=self.trained[start:end],
+            answers=self.answers[start:end],
+            digests=self.digests[start:end],
+            media_ends=self.media_ends[start:end] - media.start,
+            kinds=self.kinds[media],
+            geometry_ends=self.geometry_ends[media] - numbers.start,
+            geometry=self.geometry[numbers],
+            file_ends=self.file_ends[start:end] - files.start,
+            files=self.files[files],
+            changes=changes - np.array([start, 0, 0], np.int32),
+            states=self.states,
+            change_names=self.change_names,
+            paths=self.paths,
+        )
+
+
+class EntriesBuilder:
+    """Entries of records, one after the other."""
+
+    def __init__(self, template: Template):
+        self._template = template
+        self._kinds = {kind.name: number for number, kind in enumerate(template.kinds)}
+        self._rows: list[tuple[int, int, int, int]] = []
+        self._digests: list[bytes] = []
+        self._media: list[list[tuple[int, tuple[int, ...]]]] = []
+        self._files: list[list[int]] = []
+        self._changes: list[tuple[int, int, int]] = []
+        self._paths: dict[str, int] = {}
+        self._names: dict[str, int] = {}
+
+    def add(self, sample: Sample, whole: int, changes: Mapping[str, int]) -> None:
+        """A record's sample, its tokens before cutting off, and how often it was changed in encoding."""
+        record = len(self._rows)
+        self._rows.append((whole, len(sample), int(sample.trained.sum()), sample.answer_tokens))
+        self._digests.append(digest(sample))
+        self._media.append([(self._kinds[medium.kind], medium.geometry) for medium in sample.media])
+        paths = dict.fromkeys(path for medium in sample.media for path in self._template.files(medium))
+        self._files.append([self._paths.setdefault(path, len(self._paths)) for path in paths])
+        self._changes += [(record, self._names.setdefault(name, len(self._names)), n) for name, n in changes.items()]
+
+    def add_broken(self) -> None:
+        """A record that cannot be read."""
+        self._rows.append((0, 0, 0, 0))
+        self._digests.append(bytes(DIGEST_BYTES))
+        self._media.append([])
+        self._files.append([])
+
+    def entries(self) -> Entries:
+        """Those that were added."""
+        whole, tokens, trained, answers = np.array(self._rows, np.int32).reshape(-1, 4).T
+        media = [medium for record in self._media for medium in record]
+        return Entries(
+            whole=whole,
+            tokens=tokens,
+            trained=trained,
+            answers=answers,
+            digests=np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, DIGEST_BYTES),
+            media_ends=_ends(self._media),
+            kinds=np.array([kind for kind, _ in media], np.int8),
+            geometry_ends=_ends([geometry for _, geometry in media]),
+            geometry=np.array([number for _, geometry in media for number in geometry], np.int64),
+            file_ends=_ends(self._files),
+            files=np.array([number for numbers in self._files for number in numbers], np.int32),
+            changes=np.array(self._changes, np.int32).reshape(-1, 3),
+            states=np.array([_state(path) for path in self._paths], np.int64).reshape(-1, 2),
+            change_names=list(self._names),
+            paths=list(self._paths),
+        )
+
+
+_COLUMNS = ("whole", "tokens", "trained", "answers")
+_ARRAYS = {
+    **dict.fromkeys(_COLUMNS, np.int32), "digests": np.uint8, "media_ends": np.int64, "kinds": np.int8,
+    "geometry_ends": np.int64, "geometry": np.int64, "file_ends": np.int64, "files": np.int32, "changes": np.int32,
+    "states": np.int64,
+}  # fmt: skip
+_TEXTS = ("change_names", "paths")
+
+
+def joined(parts: Sequence[Entries]) -> Entries:
+    """The entries of all parts, in order."""
+    starts = np.cumsum([0, *map(len, parts)])
+    names = {name: n for n, name in enumerate(dict.fromkeys(name for part in parts for name in part.change_names))}
+    lists = {id(part.paths): part for part in parts}.values()  # parts of one share their paths
+    states = {path: state for part in lists for path, state in zip(part.paths, part.states)}
+    paths = {path: number for number, path in enumerate(states)}
+    changes, files = [np.zeros((0, 3), np.int32)], [np.zeros(0, np.int32)]
+    translated: dict[int, np.ndarray] = {}
+    for part, start in zip(parts, starts):
+        renamed = np.array([names[name] for name in part.change_names], np.int32)
+        if len(part.changes):
+            record, name, count = part.changes.T
+            changes.append(np.stack([record + np.int32(start), renamed[name], count], axis=1))
+        if len(part.files):
+            if id(part.paths) not in translated:
+                translated[id(part.paths)] = np.array([paths[path] for path in part.paths], np.int32)
+            files.append(translated[id(part.paths)][part.files])
+    return Entries(
+        whole=_concatenated([part.whole for part in parts], np.int32),
+        tokens=_concatenated([part.tokens for part in parts], np.int32),
+        trained=_concatenated([part.trained for part in parts], np.int32),
+        answers=_concatenated([part.answers for part in parts], np.int32),
+        digests=np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *(part.digests for part in parts)]),
+        media_ends=_shifted([part.media_ends for part in parts]),
+        kinds=_concatenated([part.kinds for part in parts], np.int8),
+        geometry_ends=_shifted([part.geometry_ends for part in parts]),
+        geometry=_concatenated([part.geometry for part in parts], np.int64),
+        file_ends=_shifted([part.file_ends for part in parts]),
+        files=np.concatenate(files),
+        changes=np.concatenate(changes),
+        states=np.array(list(states.values()), np.int64).reshape(-1, 2),
+        change_names=list(names),
+        paths=list(paths),
+    )
+
+
+def save(entries: Entries, path: Path) -> None:
+    """Write entries. Raises OSError where they cannot be."""
+    arrays = {name: getattr(entries, name) for name in _ARRAYS}
+    texts = {name: np.frombuffer(_encoded(getattr(entries, name)), np.uint8) for name in _TEXTS}
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays, **texts)
+    _make_room(path)
+
+
+def load(path: Path, records: int, kinds: int) -> Entries | None:
+    """The entries in a file, of so many records, for a template of so many kinds; None: no whole ones."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+            texts = {name: _decoded(stored[name].tobytes()) for name in _TEXTS}
+        entries = Entries(**{**arrays, **texts})
+        if not _is_whole(entries, records, kinds):
+            raise ValueError("its arrays do not fit each other")
+        os.utime(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s cannot be used (%s); the records are read anew", path, str(error)[:200])
+        return None
+    return entries
+
+
+def index_name(sha256: str, records: int, template: Template) -> str:
+    """The name of the index of a file's first records, as a template encodes them."""
+    parts = [sha256, str(records), template.fingerprint(), *_versions(), _sources(template)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40] + ".npz"
+
+
+def digest(sample: Sample) -> bytes:
+    """Of all that decides what a sample trains, pixels apart. What is usual is left out: digests stay as they were."""
+    made = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    values: list[Any] = [sample.input_ids, sample.labels, [medium.columns[0] for medium in sample.media]]
+    if sample.position_ids.ndim > 1:
+        values.append(sample.position_ids.ravel())
+    if sample.loss_scale is not None:
+        values.append(np.asarray(sample.loss_scale, np.float32).view(np.int32))
+    if any(medium.geometry for medium in sample.media):
+        values += [medium.geometry for medium in sample.media]
+    for each in values:
+        array = np.ascontiguousarray(each, np.int64 if isinstance(each, tuple) else np.int32)
+        made.update(len(array).to_bytes(8, "little") + array.tobytes())
+    return made.digest()
+
+
+def _is_whole(entries: Entries, records: int, kinds: int) -> bool:
+    """Whether arrays have the types and lengths of each other, and what points into one stays within it."""
+    if any(getattr(entries, name).dtype != dtype for name, dtype in _ARRAYS.items()):
+        return False
+    rows = [getattr(entries, name).shape for name in (*_COLUMNS, "media_ends", "file_ends")]
+    media, paths = len(entries.kinds), len(entries.paths)
+    return (
+        rows == [(records,)] * len(rows)
+        and entries.digests.shape == (records, DIGEST_BYTES)
+        and entries.states.shape == (paths, 2)
+        and entries.changes.ndim == 2 and entries.changes.shape[1] == 3
+        and _end_with(entries.media_ends, media)
+        and entries.geometry_ends.shape == (media,) and _end_with(entries.geometry_ends, len(entries.geometry))
+        and _end_with(entries.file_ends, len(entries.files))
+        and _all_below(entries.kinds, kinds) and _all_below(entries.files, paths)
+        and _all_below(entries.changes[:, 0], records) and _all_below(entries.changes[:, 1], len(entries.change_names))
+    )  # fmt: skip
+
+
+def _end_with(ends: np.ndarray, length: int) -> bool:
+    steps = np.diff(np.concatenate([[0], ends, [length]]))
+    return bool((steps >= 0).all()) and steps[-1] == 0
+
+
+def _all_below(numbers: np.ndarray, limit: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < limit)).all())
+
+
+def _encoded(texts: Sequence[str]) -> bytes:
+    return "\0".join([*texts, ""]).encode("utf-8", "surrogateescape")  # no path has a NUL
+
+
+def _decoded(data: bytes) -> list[str]:
+    return data.decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of a file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return _GONE, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _bounds(ends: np.ndarray, start: int, stop: int) -> slice:
+    """Which elements belong to the parts from ``start`` to ``stop``."""
+    first, last = (int(ends[at - 1]) if at else 0 for at in (start, stop))
+    return slice(first, last)
+
+
+def _ends(parts: Iterable[Sequence[object]]) -> np.ndarray:
+    return np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+
+def _shifted(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Ends of several parts as ends of the whole."""
+    shift, found = 0, [np.zeros(0, np.int64)]
+    for ends in parts:
+        found.append(ends + shift)
+        shift = int(found[-1][-1]) if len(ends) else shift
+    return np.concatenate(found)
+
+
+def _concatenated(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _versions() -> list[str]:
+    installed = []
+    for name in _LIBRARIES:
+        try:
+            installed.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            installed.append(f"{name} none")
+    return installed
+
+
+def _sources(template: Template) -> str:
+    """sha256 of the code that makes samples: this room and the media's, and where the template's classes are."""
+    files = {*(_PACKAGE / "data").glob("*.py"), *(_PACKAGE / "media").glob("*.py")}
+    for each in type(template).__mro__:
+        source = getattr(sys.modules[each.__module__], "__file__", None)
+        if source and each is not object:
+            path = Path(source).resolve()
+            files |= set(path.parent.glob("*.py")) if path.is_relative_to(_PACKAGE) else {path}
+    made = hashlib.sha256()
+    for path in sorted(files):
+        made.update(path.name.encode() + b"\0" + path.read_bytes())
+    return made.hexdigest()
+
+
+def _make_room(kept: Path) -> None:
+    """Remove the indices that were not used for longest, until the others take no more than ``CAPACITY``."""
+    found = []
+    for path in kept.parent.glob("*.npz"):
+        try:
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+        except OSError:
+            continue  # another process removed it
+    room = CAPACITY
+    for _, size, path in sorted(found, reverse=True):
+        room -= size
+        if room < 0 and path != kept:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
