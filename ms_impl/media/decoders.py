@@ -62,7 +62,8 @@ def file_faults(deadline: Deadline) -> Iterator[None]:
     except Exception as error:  # decoders raise many kinds for one cause: the file is damaged
         if type(error).__name__ == "ExitError":  # PyAV's own end of waiting
             raise deadline.over() from error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        foreign = isinstance(error, TypeError | AttributeError | LookupError)  # of a decoder's own code
+        reason = "its header is inconsistent" if foreign else getattr(error, "strerror", None) or str(error)
         raise InputError(f"{name} cannot be decoded ({shorten(reason, 160)}); it is damaged") from error
 
 

@@ -90,7 +90,8 @@ class _Resampler:
         self._stream = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, "float32", _QUALITY)
 
     def __call__(self, block: Array, last: bool = False) -> Array:
-        mono = np.ascontiguousarray(block.mean(axis=1, dtype=np.float32)) if block.ndim > 1 else block
+        with np.errstate(invalid="ignore"):  # what is no number is told at the end
+            mono = np.ascontiguousarray(block.mean(axis=1, dtype=np.float32)) if block.ndim > 1 else block
         return mono if self._stream is None else self._stream.resample_chunk(mono, last=last)
 
 
@@ -126,6 +127,8 @@ def _sound_stream(container: Any, name: str) -> Any:
     if not container.streams.audio:
         raise InputError(f"{name} holds no sound")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise InputError(f"{name} is coded in a way that no decoder is known for; save it again as FLAC or WAV")
     _check_kind(stream.codec_context.sample_rate, stream.codec_context.channels, name)
     return stream
 
@@ -159,13 +162,17 @@ def _by_av(info: SoundInfo, deadline: Deadline) -> Iterator[Array]:
 def _placed(container: Any, stream: Any, info: SoundInfo, deadline: Deadline) -> Iterator[tuple[int, Array]]:
     """The rate and blocks [samples, channels] from the origin on; silence where the file has a gap."""
     av = decoder("av", info.name)
-    convert, written = av.AudioResampler(format="fltp"), 0
+    convert, written, kind = av.AudioResampler(format="flt"), 0, None
     assert info.origin is not None
     for frame in container.decode(stream):
         deadline.check()
-        rate, base = frame.sample_rate, frame.time_base
+        kind = kind or (frame.sample_rate, frame.layout.name, frame.format.name)
+        if kind != (frame.sample_rate, frame.layout.name, frame.format.name):
+            raise InputError(f"{info.name} changes its channels or its rate midway; save it again")
+        rate, channels, base = frame.sample_rate, frame.layout.nb_channels, frame.time_base
+        _check_kind(rate, channels, info.name)
         for part in convert.resample(frame):
-            block = part.to_ndarray().T
+            block = part.to_ndarray().reshape(-1, channels)
             due = written if frame.pts is None else round((frame.pts * base - info.origin) * rate)
             while due > written + _GAP * rate:
                 silence = min(due - written, _BLOCK)

@@ -143,6 +143,8 @@ def _is_cover(stream: Any) -> bool:
 def _first_frame(container: Any, stream: Any, name: str, deadline: Deadline) -> tuple[int, int, int]:
     """Height and width as stored, and quarter turns against the clock."""
     context = stream.codec_context
+    if context is None:
+        raise InputError(f"{name} is coded in a way that no decoder is known for; save it again as H.264")
     if context.width * context.height > MAX_PIXELS:
         raise InputError(f"{name} has frames of {context.width}×{context.height} pixels, more than {MAX_PIXELS:,}")
     for packet in container.demux(stream):

@@ -10,6 +10,7 @@ import numpy as np
 from ms_impl.data.batch import IGNORED
 from ms_impl.data.sample import Placed, Sample
 from ms_impl.errors import InputError
+from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.media import Probed, SoundSource, VisionSource
 from ms_impl.qwen2_5_omni.positions import (
     Block,
@@ -21,7 +22,7 @@ from ms_impl.qwen2_5_omni.positions import (
     vision_positions,
     vision_tokens,
 )
-from ms_impl.qwen2_5_omni.tokenizer import CONFIG_TOKENS, TokenIds
+from ms_impl.qwen2_5_omni.tokenizer import CONFIG_TOKENS
 
 Array = np.ndarray
 
@@ -52,7 +53,7 @@ class RowBuilder:
         ids, labels, scales: of the tokens so far.
     """
 
-    def __init__(self, config: TokenIds, clock: Clock):
+    def __init__(self, config: Qwen2_5OmniConfig, clock: Clock):
         self._config, self._clock = config, clock
         self.ids: list[int] = []
         self.labels: list[int] = []

@@ -56,6 +56,7 @@ TAKES = {
     VIDEO: (*VIDEO_OPTIONS, "max_pixels", "sample_fps", "video_start", "video_end", "use_audio_in_video"),
     AUDIO: ("audio_start", "audio_end"),
 }
+_SILENT = "video without sound, shown as frames alone"
 _SHORTEST = 2 * 160 + 1  # samples that give a token: three mel frames
 
 
@@ -146,8 +147,9 @@ class Prober:
             return Probed(IMAGE, self._bounded(self._image(medium.source, told)))
         with_sound = told.get("use_audio_in_video", self._options.use_audio_in_video)
         if not isinstance(medium.source, str):
-            source = self._frame_list(medium.source, told)
-            return Probed(VIDEO, self._bounded(source), self._no_sound() if with_sound else None)
+            if with_sound:
+                self._count(_SILENT)
+            return Probed(VIDEO, self._bounded(self._frame_list(medium.source, told)))
         info = self._part(probe_video(self._file(medium.source, VIDEO), self._options.media_timeout), told)
         return Probed(VIDEO, self._bounded(self._video(info, told)), self._track(info) if with_sound else None)
 
@@ -223,10 +225,10 @@ class Prober:
 
     def _track(self, info: VideoInfo) -> SoundSource | None:
         found = sound_of(info)
-        return self._no_sound() if found is None else self._checked(found, 0, found.samples)
-
-    def _no_sound(self) -> None:
-        self._count("video without sound, shown as frames alone")
+        if found is None:
+            self._count(_SILENT)
+            return None
+        return self._checked(found, 0, found.samples)
 
     def _sound(self, medium: Medium, told: Mapping[str, Any]) -> SoundSource:
         info = probe_sound(self._file(medium.source, AUDIO), self._options.media_timeout)

@@ -149,7 +149,8 @@ def _film_with_marks(film: Film, start: int, clock: Clock) -> tuple[Array, int]:
 
 def _due_chunks(times: Array, chunk: int) -> list[tuple[int, int]]:
     """Ranges of tokens, the original's way: a token that is due in a later chunk opens the next one, only that."""
-    chunks, start = [], 0
+    chunks: list[tuple[int, int]] = []
+    start = 0
     for token, time in enumerate(times.tolist()):
         if time >= (len(chunks) + 1) * chunk:
             chunks.append((start, token))

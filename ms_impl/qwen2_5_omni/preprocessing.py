@@ -44,7 +44,7 @@ class Limits:
     resized_width: int = 0
 
 
-def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> Size:
+def smart_resize(height: int, width: int, min_pixels: int, max_pixels: float) -> Size:
     """The size nearest to height and width whose sides are multiples of 28 and whose pixels are within the limits.
 
     Raises InputError for a side of more than 200 times the other.

@@ -111,7 +111,7 @@ class Qwen2_5OmniTemplate:
         path = Path(directory)
         config = config or Qwen2_5OmniConfig.from_file(path)
         released = _released(path / PREPROCESSOR, config.audio_config.num_mel_bins)
-        limits = {name: released[name] for name in ("min_pixels", "max_pixels") if name in released}
+        limits: dict[str, Any] = {name: released[name] for name in ("min_pixels", "max_pixels") if name in released}
         colours = {name: tuple(released[f"image_{name}"]) for name in ("mean", "std") if f"image_{name}" in released}
         read = read_options(options, os.environ, limits)
         return cls(Qwen2_5OmniTokenizer.from_pretrained(path), config, max_length, read, Normalisation(**colours))
@@ -328,7 +328,7 @@ class Qwen2_5OmniTemplate:
         first_row = 0
         window = self.config.vision_config.window_patches
         for conversation in _conversations(media):
-            grids = [medium.geometry[:3] for medium in conversation]
+            grids = [_grid(medium.geometry) for medium in conversation]
             spots = iter(patch_rows.places((h * w for t, h, w in grids for _ in range(t)), length))
             for medium in conversation:
                 source: VisionSource = medium.source
@@ -340,7 +340,7 @@ class Qwen2_5OmniTemplate:
                         row += first_row
                         end = start + 4 * len(columns)
                         patches_of(pair, table, out["patches"][row, start:end])
-                        patch_rows.fill_frame(medium.geometry[:3], row, start, window, arrays)
+                        patch_rows.fill_frame(_grid(medium.geometry), row, start, window, arrays)
                         out["patch_columns"][row, start // 4 : end // 4] = columns
                 except InputError as error:
                     raise InputError(f"{medium.record}: {error}" if medium.record else str(error)) from error
@@ -367,7 +367,11 @@ class Qwen2_5OmniTemplate:
 
 
 def _grids(outline: Outline) -> list[tuple[int, int, int]]:
-    return [(geometry[0], geometry[1], geometry[2]) for kind, geometry in outline.media if kind == PATCHES]
+    return [_grid(geometry) for kind, geometry in outline.media if kind == PATCHES]
+
+
+def _grid(geometry: tuple[int, ...]) -> tuple[int, int, int]:
+    return geometry[0], geometry[1], geometry[2]
 
 
 def _conversations(media: Sequence[Placed]) -> list[list[Placed]]:

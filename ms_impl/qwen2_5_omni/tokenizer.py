@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from ms_impl.data.bpe import ByteDetokenizer, BytePairs
 from ms_impl.errors import InputError
+from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 
 END_OF_TEXT, MESSAGE_START, MESSAGE_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 AUDIO, AUDIO_START, AUDIO_END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
@@ -32,19 +32,6 @@ CONFIG_TOKENS = {
     "audio_start_token_id": AUDIO_START, "audio_end_token_id": AUDIO_END,
     "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END,
 }  # fmt: skip
-
-
-class TokenIds(Protocol):
-    """What a configuration says of special tokens."""
-
-    audio_token_index: int
-    image_token_index: int
-    video_token_index: int
-    audio_start_token_id: int
-    audio_end_token_id: int
-    vision_start_token_id: int
-    vision_end_token_id: int
-    vocab_size: int
 
 
 class Qwen2_5OmniTokenizer:
@@ -71,7 +58,7 @@ class Qwen2_5OmniTokenizer:
         """One more than the largest id; a model may have more embedding rows."""
         return self._pairs.vocab_size
 
-    def check(self, config: TokenIds) -> None:
+    def check(self, config: Qwen2_5OmniConfig) -> None:
         """Raise InputError unless this is the vocabulary that the model's configuration numbers."""
         for key, token in CONFIG_TOKENS.items():
             if (found := self.special_tokens[token]) != (said := getattr(config, key)):
