@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from ms_impl.cli.main import command
 from ms_impl.data.chatml import ASSISTANT, USER
-from ms_impl.data.conversations import ConversationFormat, messages
+from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.dialogue import require_alternation
 from ms_impl.data.files import RecordFile
 from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS
 from ms_impl.data.records import Conversation, parse_record
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
+from ms_impl.qwenvl.messages import messages
 from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
 
 IMAGE_PLACEHOLDER = PLACEHOLDERS[IMAGE]

@@ -1,4 +1,4 @@
-"""Which dialogues each step of a training run takes: decided before the first step, from lengths and a seed alone."""
+"""Which conversations each step of a run takes: decided before the first step, from needs and a seed alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BUCKETS = 4  # how many row lengths there are then; a static graph is compiled 
 
 
 class PlannedData(Protocol):
-    """What a plan asks of a data set: one entry for each dialogue."""
+    """What a plan asks of a data set: one entry for each conversation."""
 
     @property
     def needs(self) -> np.ndarray:
@@ -37,15 +37,15 @@ class PlannedData(Protocol):
         """The sizes that are not needs: those that every row of the run has."""
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
-        """The dialogues of an epoch, in their own order; one may come several times."""
+        """The conversations of an epoch, in their own order; one may come several times."""
 
     def record(self, index: int) -> str:
-        """How errors name a dialogue."""
+        """How errors name a conversation."""
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """How the dialogues become a stream of rows, and the stream becomes steps.
+    """How the conversations become a stream of rows, and the stream becomes steps.
 
     ``rows_per_step`` counts the rows of all ranks and all micro-batches. ``capacities`` are what each row has room for
     of other needs than tokens; of those that it does not name, as much as any row takes.
@@ -65,16 +65,16 @@ class PlanSettings:
 class BatchPlan:
     """The rows of a whole run as one stream, which its steps take from the front.
 
-    Every epoch is the stream's next part. Rows are whole dialogues, packed or alone; nothing is left out or repeated
-    but the rows that fill no last step (``dropped``), and with ``drop_remainder`` off that step has empty rows instead.
-    The plan is a function of the lengths and the settings: it does not depend on the number of ranks, and a resumed run
-    makes the same one.
+    Every epoch is the stream's next part. Rows are whole conversations, packed or alone; nothing is left out or
+    repeated but the rows that fill no last step (``dropped``), and with ``drop_remainder`` off that step has empty rows
+    instead. The plan is a function of the needs and the settings: it does not depend on the number of ranks, and a
+    resumed run makes the same one.
     """
 
-    def __init__(self, dialogues: PlannedData, settings: PlanSettings):
+    def __init__(self, conversations: PlannedData, settings: PlanSettings):
         self.settings = settings
-        self._dialogues = dialogues
-        self._needs = np.asarray(dialogues.needs)
+        self._conversations = conversations
+        self._needs = np.asarray(conversations.needs)
         self._lengths = self._needs[:, 0]
         self._check_capacities()
         self._check_number()
@@ -96,7 +96,7 @@ class BatchPlan:
         return len(self._starts) - 1
 
     def rows(self, step: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
-        """The dialogues in each row of one rank's part of a step; an empty row has none."""
+        """The conversations in each row of one rank's part of a step; an empty row has none."""
         share = self.settings.rows_per_step // ranks
         first = step * self.settings.rows_per_step + rank * share
         return [self._row(number) for number in range(first, first + share)]
@@ -132,9 +132,9 @@ class BatchPlan:
         return epoch + (row - start) / (self._epoch_ends[epoch] - start)
 
     def digest(self, digests: np.ndarray) -> str:
-        """A name for all rows of the run, in order: sha256 over where rows begin and the dialogues in them.
+        """A name for all rows of the run, in order: sha256 over where rows begin and the conversations in them.
 
-        ``digests`` uint8 [n, 16]: what each dialogue is encoded to.
+        ``digests`` uint8 [n, 16]: what each conversation is encoded to.
         """
         whole = hashlib.sha256(self._starts.tobytes())
         for start in range(0, len(self._members), _DIGESTED_AT_ONCE):
@@ -143,11 +143,11 @@ class BatchPlan:
         return whole.hexdigest()
 
     def records(self, step: int) -> list[str]:
-        """The names of all dialogues in a step, those of every rank."""
-        return [self._dialogues.record(int(index)) for row in self.rows(step) for index in row]
+        """The names of all conversations in a step, those of every rank."""
+        return [self._conversations.record(int(index)) for row in self.rows(step) for index in row]
 
     def _check_number(self) -> None:
-        planned = self.settings.epochs * len(self._dialogues.epoch(0, self.settings.seed))
+        planned = self.settings.epochs * len(self._conversations.epoch(0, self.settings.seed))
         if planned > _MOST_MEMBERS:
             raise InputError(
                 f"{self.settings.epochs:,} epochs are {planned:,} conversations, of which a plan takes at most "
@@ -155,11 +155,11 @@ class BatchPlan:
             )
 
     def _check_capacities(self) -> None:
-        for column, name in enumerate(self._dialogues.need_names):
+        for column, name in enumerate(self._conversations.need_names):
             capacity = self.settings.capacities.get(name)
             for index in np.flatnonzero(self._needs[:, column] > capacity)[:1].tolist() if capacity else ():
                 need = f"{self._needs[index, column]} {name} do not fit in {capacity} a row"
-                raise InputError(f"{self._dialogues.record(index)}: {need}")
+                raise InputError(f"{self._conversations.record(index)}: {need}")
 
     def _row(self, number: int) -> np.ndarray:
         if number >= self.total_rows:
@@ -167,13 +167,13 @@ class BatchPlan:
         return self._members[self._starts[number] : self._starts[number + 1]]
 
     def _epoch_rows(self, epoch: int) -> list[np.ndarray]:
-        members = np.asarray(self._dialogues.epoch(epoch, self.settings.seed))
+        members = np.asarray(self._conversations.epoch(epoch, self.settings.seed))
         generator = np.random.default_rng((self.settings.seed, epoch))
         if self.settings.shuffle:
             members = generator.permutation(members)
         if not self.settings.packing:
             return list(members.reshape(-1, 1))
-        names = self._dialogues.need_names
+        names = self._conversations.need_names
         capacities = [self.settings.row_length, *(self.settings.capacities.get(name) or None for name in names[1:])]
         rows = best_fit(self._needs[members], capacities, names)
         order = generator.permutation if self.settings.shuffle else np.arange
@@ -214,10 +214,10 @@ class BatchPlan:
         for shape in set(self._shape_of_step):
             steps = np.array(self._shape_of_step) == shape
             largest = self._largest_by_step[: self.total_steps][steps] if grouped else self._largest_by_step
-            sizes = dict(zip(self._dialogues.need_names, np.maximum(largest.max(axis=0), 1).tolist()))
+            sizes = dict(zip(self._conversations.need_names, np.maximum(largest.max(axis=0), 1).tolist()))
             sizes[TOKENS] = -(-whole * (shape + 1) // _BUCKETS) if grouped else whole
             limits = {name: capacity for name, capacity in self.settings.capacities.items() if capacity}
-            shapes[shape] = {**self._dialogues.sizes, **sizes, **limits}
+            shapes[shape] = {**self._conversations.sizes, **sizes, **limits}
         return shapes
 
     @cached_property

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from tqdm import tqdm
 
-from ms_impl.data.indexed_reading import WORTH_KEEPING, keep_index
+from ms_impl.data.indexed_reading import keep_index
 from ms_impl.data.record_reading import NamedConversations, Reading, RecordReader, chunked, cores, in_processes
 from ms_impl.data.sample import Outline, Sample
 from ms_impl.data.sample_index import joined
@@ -104,8 +104,8 @@ def check_all(checker: Checker, workers: int | None = None) -> Findings:
         for part in in_processes(checker.reader, chunks, workers, "check"):
             parts.append(part)
             progress.update(len(part.entries))
-    if time.monotonic() - began > WORTH_KEEPING:
-        keep_index(checker.conversations, checker.template, joined([part.entries for part in parts]))
+    entries = joined([part.entries for part in parts])
+    keep_index(checker.conversations, checker.template, entries, time.monotonic() - began)
     return Findings.of(parts, checker.kinds)
 
 

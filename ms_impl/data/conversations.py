@@ -1,4 +1,4 @@
-"""Conversations as a model reads them: roles, system message, prompts, images inline."""
+"""Conversations as a model reads them: roles, system message, prompts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ms_impl.data.chatml import ASSISTANT, SYSTEM_MESSAGE, USER
-from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, Medium, require_kinds
 from ms_impl.data.records import Conversation
-from ms_impl.data.tags import image_tag, shorten
-from ms_impl.errors import InputError, quote
+from ms_impl.data.tags import shorten
+from ms_impl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class ConversationFormat:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn as the model reads it: ChatML's role, and ``text`` behind the role's ``prompt``, images inline."""
+    """One turn as the model reads it: ChatML's role, and ``text`` behind the role's ``prompt``."""
 
     role: str
     text: str
@@ -55,36 +54,21 @@ class Message:
 def messages(conversation: Conversation, style: ConversationFormat) -> tuple[str, list[Message]]:
     """The system message and the turns of a conversation as the model reads them.
 
-    This is how training, its check, evaluation and conversion read roles and images. Raises InputError for an unknown
-    role, and for ``"loss": true`` in a turn that is not the assistant's.
+    Raises InputError for an unknown role, and for ``"loss": true`` in a turn that is not the assistant's.
     """
     roles = style.roles(conversation.standard_roles)
     prompts = {USER: style.user_prompt, ASSISTANT: style.assistant_prompt}
     system = style.system_message if conversation.system is None else conversation.system
-    whole = [system, *(turn.text for turn in conversation.turns)]
-    _require_known(conversation, whole)
-    system, *texts = _with_images(whole, conversation.media)
     result = []
-    for number, (turn, text) in enumerate(zip(conversation.turns, texts)):
+    for number, turn in enumerate(conversation.turns):
         if turn.role not in roles:
             known = " and ".join(repr(name) for name in list(roles)[:2])
             raise InputError(f"unknown role {shorten(turn.role)!r}; user_role_name and assistant_role_name are {known}")
         role = roles[turn.role]
         if turn.trained and role != ASSISTANT:
             raise InputError(f"turn {number}: 'loss' is true, but only an assistant's turns are trained")
-        result.append(Message(role, text, prompts[role], role == ASSISTANT and turn.trained is not False))
+        result.append(Message(role, turn.text, prompts[role], role == ASSISTANT and turn.trained is not False))
     return system, result
-
-
-def _require_known(conversation: Conversation, texts: Sequence[str]) -> None:
-    """Raise InputError for what a record may have and this family cannot train on."""
-    require_kinds(conversation.media, texts, {IMAGE: ()})
-    if conversation.objects is not None:
-        raise InputError("'objects' is given; its boxes must stand in the text")
-    for number, turn in enumerate(conversation.turns):
-        if turn.loss_scale not in (0, 1):
-            scale = f"'loss_scale' is {quote(turn.loss_scale)}"
-            raise InputError(f"turn {number}: {scale}: only 0 and 1 are supported, or 'loss': false")
 
 
 def spoken(turns: Sequence[Message], count: Callable[[str], None]) -> list[Message]:
@@ -109,17 +93,3 @@ def check_answers(turns: Sequence[Message]) -> None:
         raise InputError("no answer: it has no assistant turn to train on")
     if any(not answer.text.strip() for answer in answers):
         raise InputError("an answer is empty")
-
-
-def _with_images(texts: Sequence[str], images: Sequence[Medium]) -> list[str]:
-    """The texts with each placeholder replaced by its image; a newline behind the placeholder is the image's own."""
-    if not images:
-        return list(texts)
-    shown, rest = [], iter(enumerate(images, start=1))
-    for text in texts:
-        first, *others = text.split(PLACEHOLDERS[IMAGE])
-        for after in others:
-            number, image = next(rest)
-            first += image_tag(str(image.source), number) + after.removeprefix("\n")
-        shown.append(first)
-    return shown

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_impl.data.files import ConversationFile
-from ms_impl.data.record_reading import Reading, RecordReader, chunked, cores, in_processes
+from ms_impl.data.record_reading import Reading, RecordReader, WorkerEnded, chunked, cores, in_processes
 from ms_impl.data.sample_index import Entries, index_name, joined, load, save
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
@@ -51,8 +51,10 @@ def known_entries(file: ConversationFile, template: Template, show_progress: boo
     return entries
 
 
-def keep_index(conversations: Any, template: Template, entries: Entries) -> None:
-    """Keep what is known of the conversations of files for the next run; of others nothing is kept."""
+def keep_index(conversations: Any, template: Template, entries: Entries, seconds: float) -> None:
+    """Keep what reading the conversations of files for so long found, for the next run; of others nothing is kept."""
+    if seconds <= WORTH_KEEPING:
+        return
     start = 0
     for file in getattr(conversations, "files", [conversations]):
         if isinstance(file, ConversationFile) and (path := _index_path(file, template)):
@@ -81,8 +83,14 @@ def _readings(reader: RecordReader, records: list[int]) -> Iterator[Reading]:
         spent = time.monotonic() - began
         if cores() > 1 and spent / done * (len(chunks) - done) > _PATIENCE:
             break
-    if done < len(chunks):
-        yield from in_processes(reader, chunks[done:], min(cores(), len(chunks) - done), "reading of the data")
+    rest = in_processes(reader, chunks[done:], cores(), "reading of the data") if done < len(chunks) else iter(())
+    try:
+        for reading in rest:
+            done += 1
+            yield reading
+    except WorkerEnded as error:
+        logger.warning("%s; reading on in one process", error)
+        yield from map(reader.read, chunks[done:])
 
 
 def _index_path(file: ConversationFile, template: Template) -> Path | None:

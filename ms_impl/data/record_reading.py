@@ -22,6 +22,10 @@ from ms_impl.errors import InputError
 CHUNK = 64  # records that a process takes at a time
 
 
+class WorkerEnded(InputError):
+    """A process that read was ended from outside."""
+
+
 class NamedConversations(Protocol):
     """Conversations that have a name before they are read: ``ConversationFile`` and ``Mixture``."""
 
@@ -88,7 +92,7 @@ class RecordReader:
 def in_processes(reader: RecordReader, chunks: Sequence[Sequence[int]], workers: int, task: str) -> Iterator[Reading]:
     """What is known of each chunk, in order, read by so many processes.
 
-    They are spawned: a fork would copy the threads' locks as they are. Raises InputError if one is ended from outside,
+    They are spawned: a fork would copy the threads' locks as they are. Raises WorkerEnded if one is ended from outside,
     as the system does where memory runs out.
     """
     context = multiprocessing.get_context("spawn")
@@ -96,7 +100,7 @@ def in_processes(reader: RecordReader, chunks: Sequence[Sequence[int]], workers:
     try:
         yield from pool.map(_read_chunk, chunks)
     except BrokenProcessPool as error:
-        raise InputError(f"a process of the {task} was ended, perhaps because memory ran out") from error
+        raise WorkerEnded(f"a process of the {task} was ended, perhaps because memory ran out") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ms_impl.data import image_cost
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE, answer_tokens
-from ms_impl.data.conversations import ConversationFormat, check_answers, messages, spoken
+from ms_impl.data.conversations import ConversationFormat, check_answers, spoken
 from ms_impl.data.dialogue import Dialogue, Turn, paired
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
 from ms_impl.data.media_sources import IMAGE
@@ -33,6 +33,7 @@ from ms_impl.errors import InputError, listed
 from ms_impl.qwenvl.boxes import BOXES
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.labels import check_boxes, labelled
+from ms_impl.qwenvl.messages import messages
 from ms_impl.qwenvl.prompt import (
     CHATML,
     MAX_WINDOW_SIZE,

@@ -3,6 +3,10 @@
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from ms_impl.data.files import Mixture
 from ms_impl.errors import InputError
 from ms_impl.train.feed import Shard, StepFeed, step_columns
 
+ROOT = Path(__file__).parents[2]
 RECORDS = 120
 COLUMNS = (
     "input_ids", "tiles", "tile_columns", "tones", "tone_lengths", "tone_columns", "labels", "segment_ids",
@@ -254,6 +259,65 @@ def test_processes_read_what_one_does(tmp_path, template, cache, monkeypatch):
     monkeypatch.setattr(indexed_reading, "_PATIENCE", -1)
     monkeypatch.setattr(indexed_reading, "cores", lambda: 2)
     assert same(alone, EncodedDataset(mixture, template))
+
+
+class Deadly(ToyTemplate):
+    """Ends the process that reads a record, unless it is the one that it was made in."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.home = os.getpid()
+
+    def sample(self, conversation):
+        if os.getpid() != self.home:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().sample(conversation)
+
+
+def test_where_processes_are_ended_one_reads_on(tmp_path, template, cache, monkeypatch, caplog):
+    mixture = written(tmp_path, records=200)
+    alone = EncodedDataset(mixture, template)
+    monkeypatch.setattr(indexed_reading, "_PATIENCE", -1)
+    monkeypatch.setattr(indexed_reading, "cores", lambda: 2)
+    assert same(alone, EncodedDataset(mixture, Deadly(dataset_dir=str(tmp_path))))
+    assert "was ended, perhaps because memory ran out; reading on in one process" in caplog.text
+
+
+_SECOND = """
+import sys
+from toy_family.template import ToyTemplate
+from ms_impl.data import indexed_reading
+from ms_impl.data.files import Mixture
+from ms_impl.data.encoded_dataset import EncodedDataset
+
+def refuse(self, conversation):
+    raise AssertionError("read")
+
+ToyTemplate.sample = refuse
+print("asks", flush=True)
+EncodedDataset(Mixture([(sys.argv[1] + "/train.json", 1)]), ToyTemplate(dataset_dir=sys.argv[1]))
+"""
+
+
+def test_of_two_processes_one_reads_and_the_other_waits(tmp_path, template, cache, monkeypatch):
+    """As the ranks of a machine do."""
+    mixture, sample = written(tmp_path), ToyTemplate.sample
+    other: list[subprocess.Popen] = []
+
+    def slow(self, conversation):
+        if not other:
+            path = os.pathsep.join(str(ROOT / part) for part in ("", "tests"))
+            command = [sys.executable, "-c", _SECOND, str(tmp_path)]
+            environment = {**os.environ, "PYTHONPATH": path}
+            other.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+            assert other[0].stdout.readline() == b"asks\n"
+            time.sleep(0.5)
+            assert other[0].poll() is None  # it waits
+        return sample(self, conversation)
+
+    monkeypatch.setattr(ToyTemplate, "sample", slow)
+    EncodedDataset(mixture, template)
+    assert (other[0].wait(30), other[0].stderr.read().decode()) == (0, "")
 
 
 def test_the_indices_of_long_ago_give_way(tmp_path, template, cache, monkeypatch):
