@@ -34,6 +34,8 @@ class GenerationConfig:
         max_new_tokens: where an answer is cut off.
         max_window_size: tokens of system message and history that a chat keeps; None is no limit.
         eos_token_id: tokens that end an answer, beside the stop words of ``chat_format``; one id or several.
+        enable_thinking: answers of a model that can think begin with their thinking.
+        enable_thinking_budget: the thinking ends after ``thinking_budget`` tokens at most.
     """
 
     chat_format: str = "chatml"
@@ -45,6 +47,9 @@ class GenerationConfig:
     max_new_tokens: int = 512
     max_window_size: int | None = None
     eos_token_id: int | tuple[int, ...] = ()
+    enable_thinking: bool = False
+    enable_thinking_budget: bool = False
+    thinking_budget: int | None = 2048
 
     def __post_init__(self):
         rules = {
@@ -59,6 +64,10 @@ class GenerationConfig:
             "max_window_size must be a whole number above 0": self.max_window_size is None
             or (_is_whole(self.max_window_size) and self.max_window_size > 0),
             "eos_token_id must be a whole number or several": all(_is_whole(token) for token in self.eos_token_ids),
+            "enable_thinking must be true or false": isinstance(self.enable_thinking, bool),
+            "enable_thinking_budget must be true or false": isinstance(self.enable_thinking_budget, bool),
+            "thinking_budget must be a whole number, 0 or more": self.thinking_budget is None
+            or _is_whole(self.thinking_budget),
         }
         if broken := [
             f"{rule}, not {quote(getattr(self, rule.split()[0]))}" for rule, holds in rules.items() if not holds

@@ -24,6 +24,8 @@ FAMILY = Family(
         "freeze_vit": ("vision_tower",),
         "freeze_aligner": ("aligner",),
     },
+    selectors="ms_impl.ovis2_5.train_modules:selectors",
+    generation={"max_new_tokens": 1024},  # with Hugging Face's own for the rest, as the original's PyTorch code has
     embeddings=("llm.model.embed_tokens", "vte", "visual_tokenizer.vit.vision_model.embeddings.position_embedding"),
     output_head="llm.lm_head",
 )

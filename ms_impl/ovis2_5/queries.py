@@ -1,23 +1,23 @@
-"""Queries with images and videos as text that a history keeps: ``<img>path</img>``, ``<vid>path</vid>``.
+"""Queries with images and videos as text that a history keeps: ``<img>path</img>``, ``<video>path</video>``.
 
-A video given as frames is a JSON list of their paths between the marks.
+Of a video given as frames JSON stands between the marks: ``<video>{"path": ["0.png", "1.png"]}</video>``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, VIDEO, Medium, split_placeholders
+from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, VIDEO, split_placeholders
 from ms_impl.data.tags import split_marks, whole_text
 from ms_impl.errors import InputError, listed, quote
 
-MARKS = {IMAGE: ("<img>", "</img>"), VIDEO: ("<vid>", "</vid>")}
+MARKS = {IMAGE: ("<img>", "</img>"), VIDEO: ("<video>", "</video>")}
 _KINDS = ("image", "video", "text")
 
 Keep = Callable[[Image.Image], str]  # an image in memory → the name by which text mentions it
@@ -45,18 +45,6 @@ def query_text(query: str | Sequence[Mapping[str, Any]], keep: Keep) -> str:
     return "".join(_element(element, f"query: element {number}", keep) for number, element in enumerate(query, start=1))
 
 
-def marked(text: str, visuals: Iterator[Medium]) -> str:
-    """A record's text with the next of the visuals in place of each placeholder, as ``shown_in`` reads it."""
-    pieces = []
-    for kind, piece in split_placeholders(text, MARKS):
-        if kind in MARKS:
-            source = next(visuals).source
-            name = source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
-            piece = f"{MARKS[kind][0]}{name}{MARKS[kind][1]}"
-        pieces.append(piece)
-    return "".join(pieces)
-
-
 def shown_in(text: str) -> tuple[str, list[Shown]]:
     """A query's text with a placeholder for each visual, and the visuals; placeholders that it had are left out."""
     pieces, shown = [], []
@@ -67,6 +55,21 @@ def shown_in(text: str) -> tuple[str, list[Shown]]:
             pieces.append(PLACEHOLDERS[kind])
             shown.append(Shown(kind, _frames(content) if kind == VIDEO else content))
     return "".join(pieces), shown
+
+
+def marked(visual: Shown) -> str:
+    """A visual as ``shown_in`` reads it."""
+    opening, closing = MARKS[visual.kind]
+    told = visual.source
+    return (
+        f"{opening}{told if isinstance(told, str) else json.dumps({'path': list(told)}, ensure_ascii=False)}{closing}"
+    )
+
+
+def with_marks(text: str, shown: Iterator[Shown], kinds: Collection[str]) -> str:
+    """A record's text with the next visual in place of each placeholder of ``kinds``."""
+    pieces = split_placeholders(text, kinds)
+    return "".join(piece if kind == "text" else marked(next(shown)) for kind, piece in pieces)
 
 
 def without_placeholders(text: str) -> str:
@@ -87,13 +90,10 @@ def _element(element: Any, source: str, keep: Keep) -> str:
         return whole_text(value)
     kind = IMAGE if kinds[0] == "image" else VIDEO
     if kind == VIDEO and isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        name = json.dumps([_name(frame, source, keep) for frame in value], ensure_ascii=False)
         if not value:
             raise InputError(f"{source}: the video has no frames")
-    else:
-        name = _name(value, source, keep)
-    opening, closing = MARKS[kind]
-    return f"{opening}{name}{closing}\n"
+        return marked(Shown(kind, tuple(_name(frame, source, keep) for frame in value))) + "\n"
+    return marked(Shown(kind, _name(value, source, keep))) + "\n"
 
 
 def _name(value: Any, source: str, keep: Keep) -> str:
@@ -108,9 +108,10 @@ def _name(value: Any, source: str, keep: Keep) -> str:
 def _frames(content: str) -> str | tuple[str, ...]:
     """The path of a video, or the paths of its frames."""
     try:
-        frames = json.loads(content) if content.startswith("[") else None
+        told = json.loads(content) if content.startswith("{") else None
     except ValueError:
         return content
+    frames = told.get("path") if isinstance(told, dict) else None
     if isinstance(frames, list) and frames and all(isinstance(frame, str) for frame in frames):
         return tuple(frames)
     return content

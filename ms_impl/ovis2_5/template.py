@@ -17,38 +17,37 @@ import numpy as np
 from PIL import Image
 
 from ms_impl.data.box_drawing import draw_boxes
-from ms_impl.data.chatml import ASSISTANT, USER
-from ms_impl.data.dialogue import Dialogue, Turn, paired, require_in_questions
+from ms_impl.data.boxes import Size
+from ms_impl.data.dialogue import Dialogue, Turn
 from ms_impl.data.images import resolve_path
 from ms_impl.data.inline_images import as_media
-from ms_impl.data.media_sources import IMAGE, VIDEO, require_kinds
+from ms_impl.data.media_sources import IMAGE, VIDEO
 from ms_impl.data.memory_images import MemoryImages
-from ms_impl.data.objects import fill_objects
 from ms_impl.data.records import Conversation
-from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
+from ms_impl.data.sample import IGNORED, TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
 from ms_impl.data.template import Query, TokenPolicy
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.ovis2_5.boxes import BOXES
 from ms_impl.ovis2_5.config import INDICATORS, Ovis2_5Config
+from ms_impl.ovis2_5.conversation import chat_of, check_answers, loss_scale, messages, shown
 from ms_impl.ovis2_5.formatter import (
     ANSWER,
     ATOM_ID,
     EMPTY_THINKING,
     HUMAN,
-    IGNORED,
     IMAGE_INDICATORS,
     SYSTEM,
-    UNTRAINED_ANSWER,
     VIDEO_INDICATORS,
+    Formatted,
     Formatter,
     Message,
     cut_length,
     expand_visuals,
 )
+from ms_impl.ovis2_5.patches import Grid, fill_rows, row_length, rows_needed
 from ms_impl.ovis2_5.patches import Visual as Patches
-from ms_impl.ovis2_5.patches import fill_rows, row_length, rows_needed
 from ms_impl.ovis2_5.preprocessing import PixelLimits, PixelRule, chosen_frames, evenly, patch_grid, to_patches
-from ms_impl.ovis2_5.queries import Shown, marked, query_text, shown_in, without_placeholders
+from ms_impl.ovis2_5.queries import Shown, query_text, shown_in, without_placeholders
 from ms_impl.ovis2_5.thinking import EARLY_STOP, NewTokens, ThinkingBudget, check_budget, without_thinking
 from ms_impl.ovis2_5.tokenizer import Ovis2_5Tokenizer
 from ms_impl.ovis2_5.visuals import StillImage, Visual, choose_frames
@@ -71,11 +70,8 @@ INDICATOR_ROWS = MediaKind(
     columns=ArraySpec("indicator_columns", np.int32, (MARKERS, 1), padding=None),
     encode="encode_indicators",
 )
-_ROLES = {
-    "human": HUMAN, "user": HUMAN, "gpt": ANSWER, "assistant": ANSWER, "ignored_gpt": UNTRAINED_ANSWER,
-    "system": SYSTEM,
-}  # fmt: skip
 _VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "*.tiktoken")
+Located = tuple[Visual, Grid]  # a visual, and the patches that it becomes
 _WITH_EACH = {False: IMAGE_INDICATORS, True: VIDEO_INDICATORS}
 
 
@@ -157,18 +153,18 @@ class Ovis2_5Template:
             Ovis2_5Tokenizer.from_pretrained(path), config, PixelRule.from_directory(path), max_length, **options
         )
 
-    def with_options(self, **options: Any) -> Ovis2_5Template:
-        """The same with some options changed; images in memory are shared."""
-        own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
-        changed = Ovis2_5Template(self.tokenizer, self.config, self.rule, self.max_length, **{**own, **options})
-        changed.memory = self.memory
-        return changed
-
     @cached_property
     def fixed_sizes(self) -> Sizes:
         """Numbers of a patch, and rows of learned positions along a side."""
         vision = self.config.vit_config
         return {"patch_features": vision.patch_features, "position_side": vision.position_side}
+
+    def with_options(self, **options: Any) -> Ovis2_5Template:
+        """The same with some options changed; images in memory are shared."""
+        given = {**dataclasses.asdict(self.options), **options}
+        changed = Ovis2_5Template(self.tokenizer, self.config, self.rule, self.max_length, **given)
+        changed.memory = self.memory
+        return changed
 
     def fingerprint(self) -> str:
         """sha256 of vocabulary, configuration, pixel rule and options."""
@@ -194,17 +190,15 @@ class Ovis2_5Template:
         """
         try:
             conversation = as_media(conversation)
-            shown = [Shown(medium.kind, medium.source) for medium in conversation.media]
-            texts = [conversation.system or "", *(turn.text for turn in conversation.turns)]
-            require_kinds(conversation.media, texts, {IMAGE: (), VIDEO: ()})
             choice = partial(chosen_frames, least=self.options.min_frames, most=self.options.max_frames)
-            placed = self._visuals(shown, self.options.dataset_dir, choice, in_training=True)
-            messages = self._messages(conversation, [visual for visual, _ in placed])
-            _check_answers(messages)
-            sample = self._trained(messages, conversation, placed)
+            placed = self._visuals(shown(conversation), self.options.dataset_dir, choice, in_training=True)
+            said = messages(conversation, lambda number: placed[number][0].probe()[:2])
+            check_answers(said)
+            sample = self._trained(self.formatter.conversation(said), placed, conversation.record)
         except InputError as error:
             raise InputError(f"{conversation.record}: {error}") from error
-        return sample
+        assert sample.labels is not None
+        return replace(sample, loss_scale=loss_scale(conversation, said, sample.labels))
 
     def cut(self, sample: Sample, max_length: int) -> Sample:
         """A sample of at most ``max_length`` tokens, and of the limit of its kind; no visual is cut.
@@ -267,22 +261,14 @@ class Ovis2_5Template:
     # A conversation with a model.
 
     def dialogue(self, conversation: Conversation) -> Dialogue:
-        """The turns of a record with marks for its visuals, boxes filled in; thinking stays in the answers.
-
-        Raises InputError for what the model does not take, and unless user and assistant take turns.
-        """
+        """A record's turns as a chat with the model has them. Raises InputError as ``chat_of`` does."""
         conversation = as_media(conversation)
-        media = conversation.media
-        texts = [conversation.system or "", *(turn.text for turn in conversation.turns)]
-        require_kinds(media, texts, {IMAGE: (), VIDEO: ()})
-        visuals = [StillImage(self._source(each.source, self.options.dataset_dir)) for each in media]
-        messages = self._messages(conversation, visuals)[conversation.system is not None :]
-        roles = [USER if message.role == HUMAN else ASSISTANT for message in messages]
-        said = [message.text for message in messages]
-        require_in_questions(conversation.system, roles, said, {each.kind for each in media})
-        rest = iter(media)
-        pairs = paired(roles, [marked(text, rest) for text in said])
-        return Dialogue(conversation.system, pairs, tuple(str(each.source) for each in media if each.kind == IMAGE))
+        visuals = shown(conversation)
+
+        def size_of(number: int) -> Size:
+            return StillImage(self._source(visuals[number].source, self.options.dataset_dir)).probe()[:2]
+
+        return chat_of(conversation, size_of)
 
     def encode_turn(
         self,
@@ -298,17 +284,17 @@ class Ovis2_5Template:
         Earlier answers are text without their thinking. Raises InputError for media that cannot be shown, and for a
         prompt longer than the model takes.
         """
-        messages = [Message(SYSTEM, system)] if system else []
-        shown: list[Shown] = []
+        said = [Message(SYSTEM, system)] if system else []
+        asked: list[Shown] = []
         for question, answer in [*(history or ()), (self.query_text(query), None)]:
             text, visuals = shown_in(question)
-            messages.append(Message(HUMAN, text))
-            shown += visuals
+            said.append(Message(HUMAN, text))
+            asked += visuals
             if answer is not None:
-                messages.append(Message(ANSWER, without_placeholders(without_thinking(answer))))
-        placed = self._visuals(shown, dataset_dir, partial(evenly, count=self.options.num_frames))
-        preface = "" if getattr(generation, "enable_thinking", False) else EMPTY_THINKING
-        ids = expand_visuals(self.formatter.prompt(messages, preface), self._tokens(placed))
+                said.append(Message(ANSWER, without_placeholders(without_thinking(answer))))
+        placed = self._visuals(asked, dataset_dir, partial(evenly, count=self.options.num_frames))
+        preface = "" if generation.enable_thinking else EMPTY_THINKING
+        ids = expand_visuals(self.formatter.prompt(said, preface), self._tokens(placed))
         if len(ids) > self.config.max_position_embeddings:
             limit = self.config.max_position_embeddings
             raise InputError(f"the prompt has {len(ids)} tokens, the model takes at most {limit}; shorten it")
@@ -349,36 +335,21 @@ class Ovis2_5Template:
 
     # Its parts.
 
-    def _messages(self, conversation: Conversation, visuals: Sequence[Visual]) -> list[Message]:
-        """The turns in the original's words for roles, boxes filled in."""
-        texts = [conversation.system or "", *(turn.text for turn in conversation.turns)]
-        if conversation.objects:
-            texts = fill_objects(texts, conversation.objects, self.boxes, lambda number: visuals[number].probe()[:2])
-        messages = [] if conversation.system is None else [Message(SYSTEM, texts[0])]
-        for number, (turn, text) in enumerate(zip(conversation.turns, texts[1:])):
-            if turn.role not in _ROLES:
-                raise InputError(f"turn {number}: unknown role {quote(turn.role)}; known: {listed(_ROLES)}")
-            role = _ROLES[turn.role]
-            if turn.trained and role != ANSWER:
-                raise InputError(f"turn {number}: 'loss' is true, but only an answer's turns are trained")
-            messages.append(Message(UNTRAINED_ANSWER if role == ANSWER and turn.trained is False else role, text))
-        return messages
-
     def _visuals(
-        self, shown: Sequence[Shown], dataset_dir: str | os.PathLike | None, choice: Any, in_training: bool = False
-    ) -> list[tuple[Visual, tuple[int, int, int]]]:
+        self, asked: Sequence[Shown], dataset_dir: str | os.PathLike | None, choice: Any, in_training: bool = False
+    ) -> list[Located]:
         """The visuals with their grids."""
-        videos = sum(visual.kind == VIDEO for visual in shown)
-        if videos and videos < len(shown):
+        videos = sum(visual.kind == VIDEO for visual in asked)
+        if videos and videos < len(asked):
             raise InputError("images and a video are given; the model takes one kind in a conversation")
         if videos > 1:
             raise InputError(f"{videos} videos are given; the model takes one in a conversation")
         found = []
-        for visual in shown:
+        for visual in asked:
             source = self._source(visual.source, dataset_dir)
             still = StillImage(source) if visual.kind == IMAGE else choose_frames(source, choice, in_training)
             width, height, frames = still.probe()
-            limits = self.options.of_video(frames) if videos else self.options.of_images(len(shown))
+            limits = self.options.of_video(frames) if videos else self.options.of_images(len(asked))
             try:
                 found.append((still, patch_grid((width, height), frames, limits, self.config.vit_config)))
             except InputError as error:
@@ -393,12 +364,12 @@ class Ovis2_5Template:
         outside = self.options.allow_outside_dataset_dir
         return str(resolve_path(source, dataset_dir, outside)) if kept is None else kept
 
-    def _tokens(self, placed: Sequence[tuple[Visual, tuple[int, int, int]]]) -> list[int]:
+    def _tokens(self, placed: Sequence[Located]) -> list[int]:
         """How many tokens each visual takes."""
         unit = self.config.vit_config.hidden_stride**2
         return [frames * rows * columns // unit for _, (frames, rows, columns) in placed]
 
-    def _sample(self, ids: Sequence[int], placed: Sequence[tuple[Visual, Any]], record: str) -> Sample:
+    def _sample(self, ids: Sequence[int], placed: Sequence[Located], record: str) -> Sample:
         """A sample without labels of expanded ids."""
         raw = np.array(ids, np.int32)
         begins = np.flatnonzero(np.isin(raw, (IMAGE_INDICATORS[0], VIDEO_INDICATORS[0]))).astype(np.int32)
@@ -412,37 +383,23 @@ class Ovis2_5Template:
         input_ids = np.where(raw < 0, np.int32(self.tokenizer.pad_id), raw)
         return Sample(input_ids, np.arange(len(raw), dtype=np.int32), None, None, len(raw), tuple(media), record)
 
-    def _trained(self, messages: Sequence[Message], conversation: Conversation, placed: Any) -> Sample:
-        """The sample with labels, and what they count."""
-        tokens, ids, labels = iter(self._tokens(placed)), [], []
-        formatted = self.formatter.conversation(messages)
+    def _trained(self, formatted: Formatted, placed: Sequence[Located], record: str) -> Sample:
+        """The sample with labels."""
+        tokens = iter(self._tokens(placed))
+        ids: list[int] = []
+        labels: list[int] = []
         for token, label in zip(*formatted):
             expanded = expand_visuals([token], tokens)
             ids += expanded
             labels += [label] if len(expanded) == 1 else [IGNORED] * len(expanded)
         if self.tokenizer.pad_id in ids:
             raise InputError("<|endoftext|> stands in its text; the original takes it for padding; remove it")
-        sample = replace(self._sample(ids, placed, conversation.record), labels=np.array(labels, np.int32))
-        scale = self._loss_scale(messages, conversation, sample)
-        return replace(sample, loss_scale=scale, answer_tokens=self._answer_tokens(sample))
-
-    def _loss_scale(self, messages: Sequence[Message], conversation: Conversation, sample: Sample) -> Any:
-        """float32 [t], what the labels of each answer count; None where all count 1."""
-        scales = [turn.loss_scale for turn in conversation.turns]
-        if all(scale in (0, 1) for scale in scales):
-            return None
-        trained = iter([s for s, m in zip(scales, messages[-len(scales) :]) if m.role == ANSWER])
-        learnt = sample.labels != IGNORED
-        begins = np.flatnonzero(learnt & ~np.concatenate(([False], learnt[:-1])))
-        counted = np.ones(len(sample), np.float32)
-        for begin in begins:
-            counted[begin:] = next(trained)
-        return counted
+        sample = replace(self._sample(ids, placed, record), labels=np.array(labels, np.int32))
+        return replace(sample, answer_tokens=self._answer_tokens(sample))
 
     def _answer_tokens(self, sample: Sample) -> int:
         """How many tokens of answers are trained, their ``<|im_end|>`` not counted."""
-        trained = sample.labels[sample.labels != IGNORED]
-        return int((trained != self.tokenizer.im_end_id).sum())
+        return int((sample.trained & (sample.input_ids != self.tokenizer.im_end_id)).sum())
 
     def _with_atoms(self, sample: Sample) -> list[int]:
         """Ids in which visuals are negative again."""
@@ -467,14 +424,6 @@ class Ovis2_5Template:
 
 def _grids(outline: Outline) -> list[tuple[int, int, int]]:
     return [(t, h, w) for kind, (t, h, w) in ((k, g) for k, g in outline.media if k == VISUALS.name)]
-
-
-def _check_answers(messages: Sequence[Message]) -> None:
-    answers = [message for message in messages if message.role == ANSWER]
-    if not answers:
-        raise InputError("no answer: it has no assistant turn to train on")
-    if any(not message.text.strip() for message in answers):
-        raise InputError("an answer is empty")
 
 
 def _options(given: Mapping[str, Any]) -> Ovis2_5Options:

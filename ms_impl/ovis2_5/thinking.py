@@ -16,12 +16,7 @@ EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
     "</think>\n\n"
 )
-# What the original's PyTorch code answers with: it never reads generation_config.json.
-DEFAULTS = {
-    "chat_format": "chatml", "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
-    "repetition_penalty": 1.0, "max_new_tokens": 1024,
-}  # fmt: skip
-# The settings that make answers the original's where a checkpoint's generation_config.json says otherwise.
+# The original's PyTorch code never reads generation_config.json: what it samples by where that file says otherwise.
 HF_COMPAT = {"top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0, "eos_token_id": 151645}
 
 

@@ -1,6 +1,6 @@
 """Another folder of vectors in the layout of ``tests/golden/ovis2_5_tiny``: other sizes, an untied head, larger weights.
 
-    python tests/parity/ovis2_5/make_ovis_golden.py FOLDER [--scale 1.5] [--seed 1]
+    PYTHONPATH=.:tests/parity python tests/parity/ovis2_5/make_ovis_golden.py FOLDER [--scale 1.5] [--seed 1]
 
 ``torch_ref`` takes the place of the original, so that such a folder proves nothing of torch_ref; it shows that the
 suite tells rounding from faults on vectors whose tolerances nobody has tried, and reads all sizes from the folder.
@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 from ovis_reference import Reference
 from ovis_vectors import LOGITS, MEDIA, OvisVectors
+from safetensors.numpy import save_file
 
 from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.ovis2_5.config import INDICATORS
