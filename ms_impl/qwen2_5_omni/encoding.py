@@ -28,6 +28,7 @@ Array = np.ndarray
 
 PATCHES, MEL = "patches", "mel"
 _PLACEHOLDERS = {"image_token_index": "<image>", "video_token_index": "<video>", "audio_token_index": "<audio>"}
+PLACEHOLDER_TOKENS = tuple(CONFIG_TOKENS[key] for key in _PLACEHOLDERS)  # each stands for a feature
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from PIL import Image
 from ms_impl.data.media_sources import AUDIO, IMAGE, VIDEO, Medium, split_placeholders
 from ms_impl.errors import InputError, quote
 from ms_impl.qwen2_5_omni.chat_template import Piece, Shown
+from ms_impl.qwen2_5_omni.media import TAKES
 
 _TAGS = {IMAGE: "img", VIDEO: "video", AUDIO: "audio"}
 _KINDS = {tag: kind for kind, tag in _TAGS.items()}
@@ -65,16 +66,19 @@ def last_image(texts: Sequence[str]) -> str | None:
 def _element(element: Any, name: str, keep: Callable[[Image.Image], str]) -> str:
     known = ("text", *_TAGS)
     kinds = [kind for kind in known if isinstance(element, Mapping) and kind in element]
-    if len(kinds) != 1 or set(element) - {kinds[0], "type"}:
-        raise InputError(f"{name} must have one of {', '.join(known)}, and nothing else: {quote(element)}")
+    if len(kinds) != 1 or set(element) - {kinds[0], "type", *TAKES.get(kinds[0], ())}:
+        raise InputError(
+            f"{name} must have one of {', '.join(known)}, and nothing else but its options: {quote(element)}"
+        )
     kind, value = kinds[0], element[kinds[0]]
+    options = tuple(sorted((key, each) for key, each in element.items() if key not in (kind, "type")))
     if isinstance(value, Image.Image) and kind == IMAGE:
         value = keep(value)
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not value:
         expected = "text" if kind == "text" else "the path of a file"
         raise InputError(f"{name}: {kind} must be {expected}, not {quote(value)}")
-    return value if kind == "text" else _mark(kind, value)
+    return value if kind == "text" else _mark(kind, _told(Medium(kind, value, options)))
 
 
 def _mark(kind: str, told: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ms_impl.data.chatml import ASSISTANT, USER
 from ms_impl.data.dialogue import Dialogue, Turn
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.inline_images import as_media
-from ms_impl.data.media_sources import Medium
+from ms_impl.data.media_sources import Medium, require_kinds
 from ms_impl.data.memory_images import MemoryImages
 from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
@@ -33,12 +34,22 @@ from ms_impl.qwen2_5_omni.boxes import box_style
 from ms_impl.qwen2_5_omni.chat_template import ChatMessage, Piece, Said, Shown, rendered
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.conversation import chat_of, speeches
-from ms_impl.qwen2_5_omni.encoding import MEL, PATCHES, OmniSample, RowBuilder, check_positions, cut_sample
-from ms_impl.qwen2_5_omni.media import Prober, SoundSource, VisionSource
+from ms_impl.qwen2_5_omni.encoding import (
+    MEL,
+    PATCHES,
+    PLACEHOLDER_TOKENS,
+    OmniSample,
+    RowBuilder,
+    check_positions,
+    cut_sample,
+)
+from ms_impl.qwen2_5_omni.media import TAKES, Prober, SoundSource, VisionSource
 from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, LEFT, OmniOptions, read_options
 from ms_impl.qwen2_5_omni.positions import Clock
 from ms_impl.qwen2_5_omni.preprocessing import PATCH, PATCH_FEATURES, Normalisation, image_size, patches_of
 from ms_impl.qwen2_5_omni.tokenizer import Qwen2_5OmniTokenizer
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 200  # mel frames that attend to one another
 CHUNK_TOKENS = CHUNK // 4
@@ -226,14 +237,15 @@ class Qwen2_5OmniTemplate:
     ) -> Sample:  # fmt: skip
         """The sample of the next turn up to where the answer begins. A query's media are read from their files.
 
-        ``lenient`` has no meaning here: an answer shows nothing.
+        ``lenient``: a medium's own token in an earlier answer is letters, with a warning, and not an error.
         """
         messages, media = [], []
         for asked, answer in [*(history or ()), (query, None)]:
             content, shown = queries.split(self.query_text(asked))
             media += shown
             messages.append(ChatMessage(USER, content))
-            messages += [] if answer is None else [ChatMessage(ASSISTANT, [Said(answer)])]
+            messages += [] if answer is None else [ChatMessage(ASSISTANT, [Said(self._earlier(answer, lenient))])]
+        require_kinds(media, [], TAKES)
         system = self.options.system_message if system is None else system
         counted = self.options.add_vision_id_and_audio_id
         pieces = rendered(messages, system or None, counted, add_generation_prompt=True)
@@ -303,6 +315,14 @@ class Qwen2_5OmniTemplate:
                 row.add_text(encode(piece.text), piece.scale)
         row.add_text(encode(waiting))
         return row
+
+    def _earlier(self, answer: str, lenient: bool) -> str:
+        """An earlier answer; what would stand for a medium in it is broken up where ``lenient``."""
+        for token in PLACEHOLDER_TOKENS:
+            if lenient and token in answer:
+                logger.warning("an earlier answer holds %s and shows nothing, so it is text", token)
+                answer = answer.replace(token, token.replace("|", "", 1))
+        return answer
 
     def _shortened(self, sample: Sample, max_length: int) -> Sample:
         strategy = self.options.truncation_strategy

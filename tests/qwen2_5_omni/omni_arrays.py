@@ -1,10 +1,10 @@
-"""Rows of samples → the arrays of a batch of one, as the declared kinds shape them."""
+"""Records → samples → the arrays of a batch of one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from ms_impl.data.batch import collate
 from ms_impl.data.records import Conversation, parse_record
 from ms_impl.data.sample import Outline, Sample
 
@@ -16,30 +16,16 @@ def conversation(text="<video>When?", answer="at once", **media) -> Conversation
 
 
 def sizes_of(template, samples: Sequence[Sample], **more: int) -> dict[str, int]:
+    """Room for all samples in one row."""
     outlines = [sample.outline for sample in samples]
     largest = [template.largest(outline) for outline in (*outlines, Outline(0))]
-    sizes = {name: max(each[name] for each in largest) for name in template.largest_of}
+    sizes = {**{name: max(each[name] for each in largest) for name in template.largest_of}, **more}
     needs = [template.need(outline, sizes) for outline in outlines]
-    return {**sizes, **{name: sum(need[name] for need in needs) for name in template.needs}, **more}
-
-
-def packed(samples: Sequence[Sample]) -> Sample:
-    """One row of several samples."""
-    starts = np.cumsum([0, *map(len, samples)])
-    media = tuple(
-        replace(each, columns=each.columns + start) for sample, start in zip(samples, starts) for each in sample.media
-    )
-    ids, positions = (
-        np.concatenate([getattr(s, key) for s in samples], axis=-1) for key in ("input_ids", "position_ids")
-    )
-    return Sample(ids, positions, media=media)
+    return {**{name: sum(need[name] for need in needs) for name in template.needs}, **sizes}
 
 
 def arrays_of(template, row: Sample, sizes: dict[str, int], offset: int = 0) -> dict[str, np.ndarray]:
-    out = {}
-    for kind in template.kinds:
-        for spec in kind.all_arrays:
-            padding = sizes["tokens"] if spec.padding is None else spec.padding
-            out[spec.name] = np.full(spec.shape(sizes), padding, spec.dtype)
-    template.load(row.media, out, offset)
-    return out
+    """The arrays of one row, which begins at column ``offset``."""
+    padding = "left" if offset else "right"
+    batch = collate([row], template, {**sizes, "tokens": max(len(row) + offset, sizes["tokens"])}, padding)
+    return {name: array[0] for name, array in batch.items() if array is not None}

@@ -11,9 +11,11 @@ import pytest
 import soundfile
 from clips import tone
 from formulas import check_pixels, image
-from omni_arrays import arrays_of, conversation, packed, sizes_of
+from omni_arrays import arrays_of, conversation, sizes_of
 from PIL import Image
 
+from ms_impl.data.batch import collate
+from ms_impl.data.packing import pack
 from ms_impl.data.records import parse_record
 from ms_impl.data.sample import Outline
 from ms_impl.errors import InputError
@@ -198,19 +200,47 @@ def test_a_row_of_several_has_the_arrays_of_each(make_template, files):
         template.sample(conversation("<image>and<audio>?", images=["tall.png"], audios=[str(files / "tone.wav")])),
     ]
     sizes = sizes_of(template, samples)
-    row = arrays_of(template, packed(samples), sizes)
+    row = arrays_of(template, pack(samples, position_axes=3), sizes)
     starts = np.cumsum([0, *map(len, samples)])
     at = 0
     for sample, start in zip(samples, starts):
-        own = sizes_of(
-            template, [sample], **{name: sizes[name] for name in template.largest_of}, tokens=sizes["tokens"]
-        )
-        alone = arrays_of(template, sample, own, offset=start)
+        own = sizes_of(template, [sample], **{name: sizes[name] for name in template.largest_of})
+        alone = arrays_of(template, sample, own)
         rows = own["patch_rows"]
-        for name in ("patches", "patch_segments", "patch_places", "patch_columns"):
-            np.testing.assert_array_equal(row[name][at : at + rows], alone[name][:rows])
+        assert ("patches" in alone) == (rows > 0)
+        for name in ("patches", "patch_segments", "patch_places") if rows else ():
+            np.testing.assert_array_equal(row[name][at : at + rows], alone[name])
+        if rows:
+            columns = alone["patch_columns"]
+            moved = np.where(columns < own["tokens"], columns + start, sizes["tokens"])
+            np.testing.assert_array_equal(row["patch_columns"][at : at + rows], moved)
+        np.testing.assert_array_equal(row["position_ids"][:, start : start + len(sample)], sample.position_ids)
         at += rows
     assert at == sizes["patch_rows"] and (row["mel_frames"] == [100]).all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_every_kind(make_template, files, omni_clip, side):
+    """Text alone, a film, an image and a sound: each row has what it has alone."""
+    template = make_template(dataset_dir=str(files), use_audio_in_video=True, fps_max_frames=4)
+    samples = [
+        template.sample(conversation("no media")),
+        template.sample(conversation("<video>When?", videos=[str(omni_clip)])),
+        template.sample(conversation("<image>and<audio>?", images=["wide.png"], audios=["tone.wav"])),
+    ]
+    batch = collate(samples, template, padding_side=side)
+    length = batch["input_ids"].shape[1]
+    assert batch["patches"].shape[0] == 3 and batch["position_ids"].shape == (3, 3, length)
+    for number, sample in enumerate(samples):
+        start = length - len(sample) if side == "left" else 0
+        assert batch["next_positions"][number] == sample.next_position
+        for name, token in (("patch_columns", (151655, 151656)), ("mel_columns", (151646,))):
+            columns = np.sort(batch[name][number][batch[name][number] < length])
+            expected = np.flatnonzero(np.isin(batch["input_ids"][number], token))
+            np.testing.assert_array_equal(columns, expected)
+        np.testing.assert_array_equal(
+            batch["position_ids"][number, :, start : start + len(sample)], sample.position_ids
+        )
 
 
 def test_needs_are_told_by_headers(make_template, files):
@@ -292,6 +322,23 @@ def test_the_next_turn_of_a_chat(make_template, files, cases):
     again = template.encode_turn("no media now", [], None)  # nothing of an earlier turn is left
     assert again.next_position == len(again) and not again.media
     assert template.stop_words("chatml") == [[IM_END], [151643]]
+
+
+def test_options_of_a_querys_medium(make_template, omni_clip):
+    asked = [{"video": str(omni_clip), "fps": 1.0, "video_end": 3.5}, {"text": "When?"}]
+    template = make_template()
+    sample = template.encode_turn(asked, None, None)
+    assert sample.media[0].source.numbers == (0, 12, 23, 35)
+    again = template.encode_turn("And?", [(template.query_text(asked), "At second 3.")], None)
+    assert again.media[0].source.numbers == (0, 12, 23, 35)
+
+
+def test_a_mediums_token_in_an_earlier_answer(make_template):
+    template = make_template()
+    with pytest.raises(InputError, match="write <video> there"):
+        template.encode_turn("a", [("b", "see <|VIDEO|>")], None)
+    sample = template.encode_turn("a", [("b", "see <|VIDEO|>")], None, lenient=True)
+    assert "see <VIDEO|>" in template.tokenizer.decode(sample.input_ids) and not sample.media
 
 
 def test_boxes_of_an_answer_are_drawn(make_template, files):
