@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -249,7 +248,7 @@ def load(path: Path, records: int, kinds: int) -> Entries | None:
         os.utime(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds for one cause: the file is damaged
         logger.warning("%s cannot be used (%s); the records are read anew", path, str(error)[:200])
         return None
     return entries
