@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ms_impl.kernels.frames import frame_kernels
+
 Array = np.ndarray
 
 _SHARPNESS = -0.5  # of the cubic kernel
@@ -25,6 +27,15 @@ def resize_in_float(image: Array, height: int, width: int) -> Array:
     """uint8 [h, w, channels] → uint8 [height, width, channels]; sums in float32, rounded once, half to even."""
     if image.shape[:2] == (height, width):
         return image
+    if (kernels := frame_kernels()) is not None:
+        down, across = (
+            None if old == new else taps(old, new, np.float32) for old, new in zip(image.shape, (height, width))
+        )
+        return kernels.resize(image, height, width, down, across)
+    return _resize_in_numpy(image, height, width)
+
+
+def _resize_in_numpy(image: Array, height: int, width: int) -> Array:
     values = _weighted_rows(image, height)  # rows first: they lie together in memory
     values = _weighted_rows(np.ascontiguousarray(values.swapaxes(0, 1)), width).swapaxes(0, 1)
     return np.rint(values.clip(0, 255)).astype(np.uint8)

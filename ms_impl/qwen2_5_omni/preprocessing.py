@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms_impl.errors import InputError
+from ms_impl.kernels.frames import frame_kernels
 
 Array = np.ndarray
 Size = tuple[int, int]  # height, width
@@ -144,6 +145,13 @@ def patches_of(pair: Array, table: Array, out: Array) -> None:
 
     Patches of a 2 × 2 unit stand together; a patch is channels, frames, rows, columns.
     """
+    if (kernels := frame_kernels()) is not None and out.flags.c_contiguous:
+        kernels.patches(pair, table, out)
+    else:
+        _patches_in_numpy(pair, table, out)
+
+
+def _patches_in_numpy(pair: Array, table: Array, out: Array) -> None:
     _, height, width, channels = pair.shape
     cells = pair.reshape(2, height // FACTOR, 2, PATCH, width // FACTOR, 2, PATCH, channels)
     values = out.reshape(height // FACTOR, width // FACTOR, 2, 2, channels, 2, PATCH, PATCH)
