@@ -1,11 +1,11 @@
-"""LLaVA-Instruct-150K with COCO's pictures → conversations to fine-tune Qwen-VL on.
+"""LLaVA-Instruct-150K with COCO's images → conversations to fine-tune Qwen-VL on.
 
     python scripts/data_convert.py --data_path detail_23k.json --image_location /location/of/coco \
         --output_path detail_23k_qwenvl.json --user_role_name user --assistant_role_name assistant
 
 converts detail_23k, complex_reasoning_77k and conversation_58k, whose records have ``id``, ``image`` and
 ``conversations`` between ``human`` and ``gpt``. ``--image_location`` is the folder that holds ``train2014``, and what
-``dataset_dir`` must be when the conversations are trained on. The picture stands before the first question, wherever
+``dataset_dir`` must be when the conversations are trained on. The image stands before the first question, wherever
 ``<image>`` stood in it. The output is a JSON list, or JSONL if its name ends in ``.jsonl``.
 """
 
@@ -36,7 +36,7 @@ from ms_impl.qwenvl.tokenizer import IMAGE_TAGS
 
 IMAGE_PLACEHOLDER = PLACEHOLDERS[IMAGE]
 LLAVA = ConversationFormat(user_role_name="human", assistant_role_name="gpt")
-PICTURES = "train2014"  # the folder below --image_location
+SPLIT = "train2014"  # the folder below --image_location
 SHOWN = 5  # faults that are printed
 LIST, LINES = ("[\n", ",\n", "\n]\n"), ("", "\n", "\n")  # what stands before, between and after the records
 
@@ -51,7 +51,7 @@ class Converter:
     def convert(self, record: Any, source: str) -> dict[str, Any]:
         """One record; ``source`` names it in errors.
 
-        Raises InputError for a record of another layout, a picture that is missing, and text that holds one of the
+        Raises InputError for a record of another layout, a image that is missing, and text that holds one of the
         tokenizer's tags: it would no longer be text.
         """
         conversation = parse_record(record, source)
@@ -77,7 +77,7 @@ class Converter:
         if len(conversation.media) > 1 or IMAGE_PLACEHOLDER not in first.text:
             raise InputError(f"a second {IMAGE_PLACEHOLDER}, or one that is not in the first turn")
         image = str(conversation.media[0].source)
-        path = f"{PICTURES}/COCO_{PICTURES}_{image}"
+        path = f"{SPLIT}/COCO_{SPLIT}_{image}"
         if os.path.basename(image) != image or not (self.image_location / path).is_file():
             raise InputError(f"there is no image file '{path}' in '{self.image_location}'")
         words = " ".join(part.strip() for part in first.text.split(IMAGE_PLACEHOLDER) if part.strip())
@@ -123,9 +123,9 @@ def summary(faults: Sequence[str], records: int) -> str:
 def check(options: argparse.Namespace) -> None:
     """Raise InputError for arguments that cannot work, before any record is read."""
     location = options.image_location
-    if not (location / PICTURES).is_dir():
-        hint = f"; give its parent, {location.parent}" if location.name == PICTURES else ""
-        raise InputError(f"--image_location: {location} holds no folder {PICTURES}{hint}")
+    if not (location / SPLIT).is_dir():
+        hint = f"; give its parent, {location.parent}" if location.name == SPLIT else ""
+        raise InputError(f"--image_location: {location} holds no folder {SPLIT}{hint}")
     if options.user_role_name == options.assistant_role_name:
         raise InputError(f"--user_role_name and --assistant_role_name are both {options.user_role_name!r}")
     if not options.output_path.parent.is_dir() or options.output_path.is_dir():
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="LLaVA-Instruct-150K → conversations for Qwen-VL")
     parser.add_argument("--data_path", type=Path, required=True, help="LLaVA's file, such as detail_23k.json")
-    parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {PICTURES}")
+    parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {SPLIT}")
     parser.add_argument("--output_path", type=Path, required=True, help="file to write: .json, or .jsonl for JSONL")
     parser.add_argument("--user_role_name", default=USER, help="the output's word for the user")
     parser.add_argument("--assistant_role_name", default=ASSISTANT, help="the output's word for the assistant")

@@ -1,10 +1,10 @@
-"""easy-VQA → conversations and pictures to fine-tune and test on: questions answered, and the shape boxed.
+"""easy-VQA → conversations and images to fine-tune and test on: questions answered, and the shape boxed.
 
     python scripts/easyvqa_data.py --output_path data/easyvqa
 
 writes ``train.json``, ``validation_questions.json``, ``validation_boxes.json``, ``test_questions.json`` and
-``test_boxes.json`` beside a folder ``images``. Training dialogues ask several questions of one picture in random order;
-the others hold one each, as accuracy is measured. The validation pictures are the last ones of easy-VQA's train split
+``test_boxes.json`` beside a folder ``images``. Training dialogues ask several questions of one image in random order;
+the others hold one each, as accuracy is measured. The validation images are the last ones of easy-VQA's train split
 and are not trained on.
 """
 
@@ -37,10 +37,10 @@ BOX_REQUESTS = (
     "框出图中的图形",
 )
 DESCRIPTION_REQUEST = "Describe the image in English:"
-VALIDATION_PICTURES = 200
-COORDINATES = 1000  # boxes count thousandths of the picture's width and height, 0–999
+VALIDATION_IMAGES = 200
+COORDINATES = 1000  # boxes count thousandths of the image's width and height, 0–999
 
-# Mirrors of a training picture: the file name's suffix, and whether left and right, top and bottom change places.
+# Mirrors of a training image: the file name's suffix, and whether left and right, top and bottom change places.
 MIRRORS = {"": (False, False), "h": (True, False), "v": (False, True), "hv": (True, True)}
 
 Box = tuple[int, int, int, int]
@@ -48,14 +48,14 @@ Turn = tuple[str, str]  # question, answer
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture with what is asked of it. ``path`` is relative to the images folder; ``pixels`` uint8 [H, W, 3]."""
+class ShapeImage:
+    """One image with what is asked of it. ``path`` is relative to the images folder; ``pixels`` uint8 [H, W, 3]."""
 
     path: str
     pixels: np.ndarray
     questions: tuple[Turn, ...]
 
-    def mirrored(self, name: str) -> "Picture":
+    def mirrored(self, name: str) -> "ShapeImage":
         """One of MIRRORS. The answers stay true: none depends on where the shape is."""
         left_right, top_bottom = MIRRORS[name]
         rows, columns = (slice(None, None, -1 if flip else None) for flip in (top_bottom, left_right))
@@ -76,7 +76,7 @@ def shape_mask(pixels: np.ndarray) -> np.ndarray:
 
 
 def shape_box(mask: np.ndarray) -> Box:
-    """(x1, y1, x2, y2) of the covered pixels in thousandths of the picture; the right and lower edges lie outside."""
+    """(x1, y1, x2, y2) of the covered pixels in thousandths of the image; the right and lower edges lie outside."""
     (rows,), (columns,) = mask.any(1).nonzero(), mask.any(0).nonzero()
     height, width = mask.shape
     edges = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
@@ -100,82 +100,82 @@ def shape_kind(questions: Iterable[Turn]) -> str:
     return "shape"
 
 
-def box_turns(picture: Picture) -> list[Turn]:
+def box_turns(image: ShapeImage) -> list[Turn]:
     """Every way of asking where the shape is, each with its answer ``<ref>…</ref><box>…</box>``."""
-    mask = shape_mask(picture.pixels)
-    words = {"colour": shape_colour(picture.pixels, mask), "kind": shape_kind(picture.questions)}
+    mask = shape_mask(image.pixels)
+    words = {"colour": shape_colour(image.pixels, mask), "kind": shape_kind(image.questions)}
     answer = "<ref>the {colour} {kind}</ref><box>({},{}),({},{})</box>".format(*shape_box(mask), **words)
     return [(request.format(**words), answer) for request in BOX_REQUESTS]
 
 
-def test_box_turn(picture: Picture) -> Turn:
+def test_box_turn(image: ShapeImage) -> Turn:
     """The one box request that tests put: it gives away neither colour nor kind."""
-    return box_turns(picture)[0]
+    return box_turns(image)[0]
 
 
-def description(picture: Picture) -> Turn:
+def description(image: ShapeImage) -> Turn:
     """The request for a description, and a sentence."""
-    colour = shape_colour(picture.pixels, shape_mask(picture.pixels))
-    return DESCRIPTION_REQUEST, f"A {colour} {shape_kind(picture.questions)}."
+    colour = shape_colour(image.pixels, shape_mask(image.pixels))
+    return DESCRIPTION_REQUEST, f"A {colour} {shape_kind(image.questions)}."
 
 
-def read_split(split: str) -> list[Picture]:
-    """The pictures of easy-VQA's ``train`` or ``test`` split in the order of their ids."""
+def read_split(split: str) -> list[ShapeImage]:
+    """The images of easy-VQA's ``train`` or ``test`` split in the order of their ids."""
     read_questions = {"train": easy_vqa.get_train_questions, "test": easy_vqa.get_test_questions}[split]
     read_paths = {"train": easy_vqa.get_train_image_paths, "test": easy_vqa.get_test_image_paths}[split]
     questions = defaultdict(list)
     for question, answer, image in zip(*read_questions()):
         questions[image].append((question, answer))
     return [
-        Picture(f"{split}/{image}.png", np.asarray(Image.open(path).convert("RGB")), tuple(questions[image]))
+        ShapeImage(f"{split}/{image}.png", np.asarray(Image.open(path).convert("RGB")), tuple(questions[image]))
         for image, path in sorted(read_paths().items())
     ]
 
 
-def dialogue(identity: str, picture: Picture, turns: Sequence[Turn]) -> dict:
-    """One conversation record about a picture, which stands before the first question."""
+def dialogue(identity: str, image: ShapeImage, turns: Sequence[Turn]) -> dict:
+    """One conversation record about an image, which stands before the first question."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
-        shown = f"Picture 1: <img>{picture.path}</img>\n" if number == 0 else ""
+        shown = f"Picture 1: <img>{image.path}</img>\n" if number == 0 else ""
         conversations.append({"from": "user", "value": shown + question})
         conversations.append({"from": "assistant", "value": answer})
     return {"id": identity, "conversations": conversations}
 
 
-def training_dialogues(pictures: Sequence[Picture], turns: int, rounds: int, chance: random.Random) -> list[dict]:
-    """``rounds`` dialogues of each picture: some of its questions, one box request, and at times a description."""
+def training_dialogues(images: Sequence[ShapeImage], turns: int, rounds: int, chance: random.Random) -> list[dict]:
+    """``rounds`` dialogues of each image: some of its questions, one box request, and at times a description."""
     dialogues = []
     for number in range(rounds):
-        for picture in pictures:
-            asked = chance.sample(picture.questions, min(turns - 1, len(picture.questions)))
-            asked.append(chance.choice(box_turns(picture)))
+        for image in images:
+            asked = chance.sample(image.questions, min(turns - 1, len(image.questions)))
+            asked.append(chance.choice(box_turns(image)))
             if chance.random() < 1 / len(BOX_REQUESTS):
-                asked[0] = description(picture)
+                asked[0] = description(image)
             chance.shuffle(asked)
-            dialogues.append(dialogue(f"{picture.path}#{number}", picture, asked))
+            dialogues.append(dialogue(f"{image.path}#{number}", image, asked))
     return dialogues
 
 
-def question_dialogues(pictures: Iterable[Picture]) -> list[dict]:
+def question_dialogues(images: Iterable[ShapeImage]) -> list[dict]:
     """One dialogue for every question."""
     return [
-        dialogue(f"{picture.path}#{number}", picture, [turn])
-        for picture in pictures
-        for number, turn in enumerate(picture.questions)
+        dialogue(f"{image.path}#{number}", image, [turn])
+        for image in images
+        for number, turn in enumerate(image.questions)
     ]
 
 
-def box_dialogues(pictures: Iterable[Picture]) -> list[dict]:
-    """One dialogue for every picture, which asks for the box."""
-    return [dialogue(f"{picture.path}#box", picture, [test_box_turn(picture)]) for picture in pictures]
+def box_dialogues(images: Iterable[ShapeImage]) -> list[dict]:
+    """One dialogue for every image, which asks for the box."""
+    return [dialogue(f"{image.path}#box", image, [test_box_turn(image)]) for image in images]
 
 
-def save_pictures(folder: Path, pictures: Iterable[Picture]) -> None:
-    """Write each picture as PNG under its path."""
-    for picture in pictures:
-        path = folder / picture.path
+def save_images(folder: Path, images: Iterable[ShapeImage]) -> None:
+    """Write each image as PNG under its path."""
+    for image in images:
+        path = folder / image.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.pixels).save(path)
+        Image.fromarray(image.pixels).save(path)
 
 
 def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
@@ -183,8 +183,8 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
     train, test = read_split("train"), read_split("test")
-    train, validation = train[:-VALIDATION_PICTURES], train[-VALIDATION_PICTURES:]
-    train = [picture.mirrored(name) for name in MIRRORS for picture in train]
+    train, validation = train[:-VALIDATION_IMAGES], train[-VALIDATION_IMAGES:]
+    train = [image.mirrored(name) for name in MIRRORS for image in train]
     files = {
         "train": training_dialogues(train, turns, rounds, random.Random(seed)),
         "validation_questions": question_dialogues(validation),
@@ -193,7 +193,7 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
         "test_boxes": box_dialogues(test),
     }
     with atomic_write(output) as partial:
-        save_pictures(partial / "images", (*train, *validation, *test))
+        save_images(partial / "images", (*train, *validation, *test))
         for name, dialogues in files.items():
             text = json.dumps(dialogues, ensure_ascii=False, indent=1)
             (partial / f"{name}.json").write_text(text, encoding="utf-8")
@@ -203,10 +203,10 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="easy-VQA → conversations and pictures")
+    parser = argparse.ArgumentParser(description="easy-VQA → conversations and images")
     parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
     parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")
-    parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training picture")
+    parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training image")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     counts = make(options.output_path, options.turns, options.rounds, options.seed)

@@ -64,7 +64,7 @@ def initial(name: str, shape: tuple[int, ...], layers: int, chance: np.random.Ge
     values = chance.normal(0, scale, shape).astype(np.float32)
     if name.endswith("attn_pool.attn.in_proj_weight"):
         query, key, _ = np.split(values, 3)  # views
-        key[:] = query  # each query begins by looking at its own place in the picture
+        key[:] = query  # each query begins by looking at its own place in the image
     return values
 
 

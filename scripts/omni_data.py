@@ -1,10 +1,10 @@
-"""Pictures, spoken words and timed clips to train a small omni model on, as ms-swift's records.
+"""Images, spoken words and timed clips to train a small omni model on, as ms-swift's records.
 
     python scripts/omni_data.py --output_path data/omni
 
 writes for each of ``questions`` (easy-VQA), ``words`` (which of ten words a voice spoke) and ``clips`` (at which second
 a shape changes its colour, or a tone sounds) a ``train_….jsonl`` and a ``test_….jsonl``, beside the files that they
-name. Test voices, pictures and clips are not trained on. Clips last 4 to 60 seconds, however many frames are taken of
+name. Test voices, images and clips are not trained on. Clips last 4 to 60 seconds, however many frames are taken of
 them: only true time tells the second.
 """
 
@@ -58,15 +58,15 @@ def record(identity: str, kind: str, path: str, question: str, answer: str) -> R
 
 
 def questions(root: Path, split: str, most: int, chance: random.Random) -> list[Record]:
-    """Some of easy-VQA's questions of a split, with their pictures."""
-    texts, answers, pictures = {"train": easy_vqa.get_train_questions, "test": easy_vqa.get_test_questions}[split]()
+    """Some of easy-VQA's questions of a split, with their images."""
+    texts, answers, images = {"train": easy_vqa.get_train_questions, "test": easy_vqa.get_test_questions}[split]()
     paths = {"train": easy_vqa.get_train_image_paths, "test": easy_vqa.get_test_image_paths}[split]()
     records = []
     for number in sorted(chance.sample(range(len(texts)), min(most, len(texts)))):
-        path = Path("images") / split / f"{pictures[number]}.png"
+        path = Path("images") / split / f"{images[number]}.png"
         if not (root / path).exists():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(paths[pictures[number]], root / path)
+            shutil.copyfile(paths[images[number]], root / path)
         records.append(record(f"{split}/question/{number}", "image", str(path), texts[number], answers[number]))
     return records
 
@@ -124,13 +124,13 @@ def tone(seconds: float, event: float, chance: random.Random) -> np.ndarray:
 def write_clip(path: Path, frames: Iterator[np.ndarray], sound: np.ndarray | None) -> None:
     """An MP4 file of H.264 and, where there is sound, AAC."""
     with av.open(str(path), "w") as file:
-        pictures = file.add_stream("libx264", rate=FRAME_RATE, options={"crf": "20"})
-        pictures.width = pictures.height = SIDE
-        pictures.pix_fmt = "yuv420p"
+        images = file.add_stream("libx264", rate=FRAME_RATE, options={"crf": "20"})
+        images.width = images.height = SIDE
+        images.pix_fmt = "yuv420p"
         sounds = file.add_stream("aac", rate=SOUND_RATE, layout="mono") if sound is not None else None
         for pixels in frames:
-            file.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(pictures.encode())
+            file.mux(images.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(images.encode())
         if sounds is not None and sound is not None:
             for start in range(0, len(sound), 1024):
                 piece = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
@@ -168,7 +168,7 @@ def _make_one(one, root: Path, split: str, seed: int, number: int) -> Record:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="pictures, spoken words and timed clips for a small omni model")
+    parser = argparse.ArgumentParser(description="images, spoken words and timed clips for a small omni model")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     for kind, most in (("questions", (20000, 1000)), ("words", (4000, 300)), ("clips", (6000, 300))):
         help = f"{kind} to train on and to test"

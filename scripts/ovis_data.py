@@ -1,10 +1,10 @@
-"""Pictures of shapes to train a small Ovis on: questions, boxes, and answers that are thought over first.
+"""Images of shapes to train a small Ovis on: questions, boxes, and answers that are thought over first.
 
     python scripts/ovis_data.py --output_path data/ovis
 
-writes for each of ``questions`` and ``boxes`` (easy-VQA's pictures at several sizes) and ``counts`` (scenes of several
+writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several sizes) and ``counts`` (scenes of several
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,
-beside the folder ``images``. Boxes are in parts of the picture's sides, [0, 1).
+beside the folder ``images``. Boxes are in parts of the image's sides, [0, 1).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from easyvqa_data import Picture, read_split, shape_box, shape_colour, shape_kind, shape_mask
+from easyvqa_data import ShapeImage, read_split, shape_box, shape_colour, shape_kind, shape_mask
 from PIL import Image, ImageColor, ImageDraw
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 
-SIDES = (64, 96, 128)  # pixels; both sides of a picture are drawn from these
+SIDES = (64, 96, 128)  # pixels; both sides of an image are drawn from these
 BOX_REQUEST = "Locate the {kind}. Please provide the bounding box coordinates."
 SCENE_COLOURS = ("red", "green", "blue", "yellow")
 SCENE_KINDS = ("circle", "rectangle", "triangle")
@@ -44,41 +44,41 @@ class Shape:
 
 
 def record(identity: str, path: str, question: str, answer: str) -> Record:
-    """One question about one picture, in Ovis's layout."""
+    """One question about one image, in Ovis's layout."""
     turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
     return {"id": identity, "image": path, "conversations": turns}
 
 
-def save_resized(root: Path, picture: Picture, chance: random.Random) -> str:
-    """Write a picture at a size of SIDES; its path below the root."""
-    path = Path("images") / picture.path
+def save_resized(root: Path, image: ShapeImage, chance: random.Random) -> str:
+    """Write an image at a size of SIDES; its path below the root."""
+    path = Path("images") / image.path
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     size = chance.choice(SIDES), chance.choice(SIDES)
-    Image.fromarray(picture.pixels).resize(size, Image.Resampling.BICUBIC).save(root / path)
+    Image.fromarray(image.pixels).resize(size, Image.Resampling.BICUBIC).save(root / path)
     return str(path)
 
 
 def easy_records(root: Path, split: str, most: int, chance: random.Random) -> tuple[list[Record], list[Record]]:
-    """Questions and boxes of ``most`` pictures of a split of easy-VQA, a few questions a picture."""
+    """Questions and boxes of ``most`` images of a split of easy-VQA, a few questions an image."""
     questions, boxes = [], []
-    for picture in read_split(split)[:most]:
-        path = save_resized(root, picture, chance)
-        for number, turn in enumerate(chance.sample(picture.questions, min(4, len(picture.questions)))):
+    for image in read_split(split)[:most]:
+        path = save_resized(root, image, chance)
+        for number, turn in enumerate(chance.sample(image.questions, min(4, len(image.questions)))):
             questions.append(record(f"{path}#{number}", path, *turn))
-        boxes.append(record(f"{path}#box", path, *box_turn(picture)))
+        boxes.append(record(f"{path}#box", path, *box_turn(image)))
     return questions, boxes
 
 
-def box_turn(picture: Picture) -> tuple[str, str]:
+def box_turn(image: ShapeImage) -> tuple[str, str]:
     """The request for the shape's box, and ``<ref>…</ref><box>(x1,y1),(x2,y2)</box>`` in parts of the sides."""
-    mask, kind = shape_mask(picture.pixels), shape_kind(picture.questions)
+    mask, kind = shape_mask(image.pixels), shape_kind(image.questions)
     x1, y1, x2, y2 = (f"{edge / 1000:.3f}" for edge in shape_box(mask))
-    colour = shape_colour(picture.pixels, mask)
+    colour = shape_colour(image.pixels, mask)
     return BOX_REQUEST.format(kind=kind), f"<ref>the {colour} {kind}</ref><box>({x1},{y1}),({x2},{y2})</box>"
 
 
 def scene(chance: random.Random) -> tuple[np.ndarray, list[Shape]]:
-    """A picture uint8 [H, W, 3] with one to four shapes, each in a quarter of its own."""
+    """A image uint8 [H, W, 3] with one to four shapes, each in a quarter of its own."""
     width, height = chance.choice(SIDES), chance.choice(SIDES)
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -129,16 +129,16 @@ def count_records(root: Path, split: str, most: int, chance: random.Random) -> l
     return records
 
 
-def make(output: Path, pictures: tuple[int, int], scenes: tuple[int, int], seed: int) -> dict[str, int]:
-    """Write the data set, so many pictures and scenes to train on and to test. Returns the records by file."""
+def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: int) -> dict[str, int]:
+    """Write the data set, so many images and scenes to train on and to test. Returns the records by file."""
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
     aside = output.with_name(output.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     made = {}
-    for split, pictures_of, scenes_of in zip(("train", "test"), pictures, scenes):
+    for split, images_of, scenes_of in zip(("train", "test"), images, scenes):
         chance = random.Random(f"{seed}/{split}")
-        made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(aside, split, pictures_of, chance)
+        made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(aside, split, images_of, chance)
         made[f"{split}_counts"] = count_records(aside, split, scenes_of, chance)
     for name, records in made.items():
         text = json.dumps(records, ensure_ascii=False, indent=1)
@@ -150,14 +150,14 @@ def make(output: Path, pictures: tuple[int, int], scenes: tuple[int, int], seed:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="pictures of shapes to train a small Ovis on")
+    parser = argparse.ArgumentParser(description="images of shapes to train a small Ovis on")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    for kind, most in (("pictures", (4000, 300)), ("scenes", (6000, 300))):
+    for kind, most in (("images", (4000, 300)), ("scenes", (6000, 300))):
         help = f"{kind} to train on and to test"
         parser.add_argument(f"--{kind}", type=int, nargs=2, default=most, metavar=("TRAIN", "TEST"), help=help)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    made = make(options.output_path, tuple(options.pictures), tuple(options.scenes), options.seed)
+    made = make(options.output_path, tuple(options.images), tuple(options.scenes), options.seed)
     print(f"{options.output_path}: " + ", ".join(f"{name} {count:,}" for name, count in made.items()))
     return 0
 

@@ -4,7 +4,7 @@
 
 The released Qwen-VL began with a ViT that was trained elsewhere; a small one has to begin with something, too.
 Throw-away linear heads on the mean of an image's features name the shape's colour, its kind and the four edges of its
-box. It runs in torch_ref, whose vision tower trains fastest on a CPU. Pictures are easy-VQA's train split without the
+box. It runs in torch_ref, whose vision tower trains fastest on a CPU. Images are easy-VQA's train split without the
 validation part, mirrored at random.
 """
 
@@ -23,8 +23,8 @@ from easyvqa_data import (
     COLOURS,
     COORDINATES,
     KINDS,
-    VALIDATION_PICTURES,
-    Picture,
+    VALIDATION_IMAGES,
+    ShapeImage,
     read_split,
     shape_box,
     shape_colour,
@@ -43,7 +43,7 @@ from ms_impl.io.checkpoint_assets import CONFIG_NAME, collect
 from torch_ref.qwenvl.model import QwenVL
 
 NAMES = (*KINDS, "shape")  # what a shape may be called
-EDGES = 65  # places of an edge: pixels of easy-VQA's pictures, both ends included
+EDGES = 65  # places of an edge: pixels of easy-VQA's images, both ends included
 WARM_UP = 100
 
 
@@ -62,22 +62,22 @@ class Heads(nn.Module):
         return self.colour(x), self.kind(x), self.edges(x).unflatten(1, (4, EDGES))
 
 
-def target(picture: Picture) -> list[int]:
+def target(image: ShapeImage) -> list[int]:
     """Colour, kind and the edges' places."""
-    mask = shape_mask(picture.pixels)
+    mask = shape_mask(image.pixels)
     edges = [round(edge * (EDGES - 1) / COORDINATES) for edge in shape_box(mask)]
-    return [COLOURS.index(shape_colour(picture.pixels, mask)), NAMES.index(shape_kind(picture.questions)), *edges]
+    return [COLOURS.index(shape_colour(image.pixels, mask)), NAMES.index(shape_kind(image.questions)), *edges]
 
 
-def tensors(pictures: Sequence[Picture], size: int) -> tuple[Tensor, Tensor]:
+def tensors(images: Sequence[ShapeImage], size: int) -> tuple[Tensor, Tensor]:
     """Pixel values [N, 3, size, size] and targets [N, 6]."""
-    resized = (Image.fromarray(p.pixels).resize((size, size), Image.Resampling.BICUBIC) for p in pictures)
+    resized = (Image.fromarray(p.pixels).resize((size, size), Image.Resampling.BICUBIC) for p in images)
     pixels = np.stack([to_pixels(image) for image in resized])
-    return torch.from_numpy(pixels), torch.tensor([target(picture) for picture in pictures])
+    return torch.from_numpy(pixels), torch.tensor([target(image) for image in images])
 
 
 def mirrored(pixels: Tensor, targets: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """A batch mirrored along the picture's width (``axis`` 0) or height (1): the two edges change places."""
+    """A batch mirrored along the image's width (``axis`` 0) or height (1): the two edges change places."""
     first, second = 2 + axis, 4 + axis
     targets = targets.clone()
     targets[:, [first, second]] = EDGES - 1 - targets[:, [second, first]]
@@ -99,10 +99,10 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min(step / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
 
 
-def train(tower: nn.Module, pictures: Sequence[Picture], size: int, options: argparse.Namespace) -> None:
+def train(tower: nn.Module, images: Sequence[ShapeImage], size: int, options: argparse.Namespace) -> None:
     """Train the tower in place."""
     torch.manual_seed(options.seed)
-    pixels, targets = tensors(pictures, size)
+    pixels, targets = tensors(images, size)
     heads = Heads(tower.proj.shape[1])
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model = QwenVL.from_pretrained(options.model)
-    pictures = read_split("train")[:-VALIDATION_PICTURES]
-    train(model.transformer.visual, pictures, model.config.visual.image_size, options)
+    images = read_split("train")[:-VALIDATION_IMAGES]
+    train(model.transformer.visual, images, model.config.visual.image_size, options)
     with atomic_write(options.output_path) as folder:
         folder.mkdir(parents=True)
         for name, content in collect(options.model, options.model / CONFIG_NAME).items():

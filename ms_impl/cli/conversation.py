@@ -138,7 +138,7 @@ class Conversation:
         else:
             answer = self.history[-1][1] or ""
             image = enlarged(self.latest)
-            save_picture(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
+            save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
 
 
 def enlarged(image: Image.Image) -> Image.Image:
@@ -149,7 +149,7 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def save_picture(image: Image.Image | None, target: Path) -> None:
+def save_image(image: Image.Image | None, target: Path) -> None:
     """Write an image as PNG; None is what has no boxes. Raises InputError if it cannot be written."""
     if image is None:
         print("(no box in the answer)")

@@ -68,8 +68,9 @@ def fill_objects(
 ) -> list[str]:
     """The texts of a conversation with its placeholders filled in a model's style.
 
-    ``size_of_image`` gives width and height, in pixels, of one of the conversation's images, counted from 0; it is asked
-    where pixels are to be told. Raises InputError for a box outside its image, and for one that the style cannot write.
+    ``size_of_image`` gives width and height, in pixels, of one of the conversation's images, counted from 0; it is
+    asked where pixels are to be told. Raises InputError for a box outside its image, and for one that the style cannot
+    write.
     """
     refs, boxes = iter(objects.refs), iter(zip(objects.boxes, objects.images))
 

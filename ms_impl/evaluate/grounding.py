@@ -63,7 +63,8 @@ def box_iou(answer: str, target: Target, style: BoxStyle) -> float:
     """Intersection over union of the first box of an answer and the right one; 0 if there is none.
 
     In float32 and in the order of operations of ``eval_mm/evaluate_grounding.py``, so that a box at the very edge of
-    ``HIT`` falls as it does there. What is not a number there (a coordinate that is infinite or ``nan``) is 0 here; neither is a hit.
+    ``HIT`` falls as it does there. What is not a number there (a coordinate that is infinite or ``nan``) is 0 here;
+    neither is a hit.
     """
     with np.errstate(all="ignore"):
         first = _in_pixels(style.first_rectangle(answer) or _NO_BOX, style, target.size)

@@ -122,7 +122,7 @@ class SoundSource:
 
 @dataclass(frozen=True)
 class Probed:
-    """A medium of a conversation: a picture, a sound, or, of a video with sound, both."""
+    """A medium of a conversation: an image, a sound, or, of a video with sound, both."""
 
     kind: str
     vision: VisionSource | None = None

@@ -13,7 +13,7 @@ from ms_impl.errors import InputError, listed, quote
 from ms_impl.qwenvl.list_format import from_list_format, to_list_format
 from ms_impl.qwenvl.tokenizer import QwenVLTokenizer
 
-__all__ = ["from_list_format", "latest_picture", "make_context", "stop_words", "to_list_format"]
+__all__ = ["from_list_format", "latest_image", "make_context", "stop_words", "to_list_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ def stop_words(tokenizer: QwenVLTokenizer, chat_format: str) -> list[list[int]]:
     raise InputError(f"unknown chat format {chat_format!r}; known: {CHATML}, {RAW}")
 
 
-def latest_picture(query: str, history: History | None = None) -> str | None:
-    """The path of the last image shown in the questions: the picture that boxes in an answer refer to."""
+def latest_image(query: str, history: History | None = None) -> str | None:
+    """The path of the last image shown in the questions: the one that boxes in an answer refer to."""
     for question in (query, *(question for question, _ in reversed(history or ()))):
         if paths := [element["image"] for element in to_list_format(question) if "image" in element]:
             return paths[-1]

@@ -40,7 +40,7 @@ from ms_impl.qwenvl.prompt import (
     History,
     Unshowable,
     from_list_format,
-    latest_picture,
+    latest_image,
     make_context,
     stop_words,
     turns_of,
@@ -312,7 +312,7 @@ class QwenVLTemplate:
         if not turns:
             raise InputError("history: no turn, so no answer whose boxes could be drawn")
         query, answer = turns[-1]
-        path = latest_picture(query, turns[:-1])
+        path = latest_image(query, turns[:-1])
         return draw_boxes(self.read_image(path, dataset_dir), answer, self.boxes, font) if path and answer else None
 
     def _check(self) -> None:

@@ -1,5 +1,7 @@
 """Evaluation asks what training shows: a record's prompt and its question are the same ids, columns and positions."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +10,9 @@ from PIL import Image
 from ms_impl.data.media_sources import Medium
 from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
+from ms_impl.evaluate.data_set import DataSet
+from ms_impl.evaluate.evaluation import Evaluation
+from ms_impl.generate.config import GenerationConfig
 from ms_impl.qwen2_5_omni.queries import marked, split
 
 
@@ -73,6 +78,45 @@ def test_media_with_options_stand_in_a_query_whole():
 def test_what_a_chat_cannot_be_asked(template, given, reason):
     with pytest.raises(InputError, match=reason):
         template.dialogue(parse_record(given, "x"))
+
+
+def speech(tmp_path, template, *records, metric="wer"):
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(records))
+    options = {"dataset_dir": str(tmp_path)}
+    return Evaluation(DataSet("asked", path, metric, 2, 8, None, options), template, GenerationConfig())
+
+
+def test_an_evaluation_of_sounds_videos_and_images(template, tmp_path):
+    told = record("<audio>What is said?", "A long beep.", audios=["a.wav"])
+    shown = record("<image><video>Which?", "none", image="a.png", videos=[{"path": FRAMES, "sample_fps": 2}])
+    evaluation = speech(tmp_path, template, told, shown)
+    assert [len(evaluation._sample(question).media) for question in evaluation.questions] == [1, 2]
+    log = evaluation.log(tmp_path / "answers", "digest of the weights")
+    with log.append(0) as writer:
+        writer.write(0, ["a short beep", "None!"])
+    result = evaluation.score(log, tmp_path / "asked.jsonl")
+    assert result.scores["wer"] == 0.25
+    lines = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == [pytest.approx(1 / 3), 0]
+
+
+def test_a_sound_that_cannot_be_read_is_found_before_anything_is_asked(template, tmp_path):
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:20])
+    for name in ("cut.wav", "no.wav"):
+        with pytest.raises(InputError, match=f"records.json: record 0: .*{name}"):
+            speech(tmp_path, template, record("<audio>What?", "This.", audios=[name]))
+
+
+def test_grounding_is_scored_in_pixels_as_the_model_sees_them(template, tmp_path):
+    """a.png has 84×56 pixels, which the model sees as they are."""
+    given = [
+        record("<image>Where?", "x", image="a.png") | {"bbox": [0, 0, 42, 28]},
+        record("<image>Where?", "<|box_start|>(0,0),(42,28)<|box_end|>", image="a.png"),
+    ]
+    evaluation = speech(tmp_path, template, *given, metric="grounding")
+    answers = ["<|box_start|>(0,0),(21,28)<|box_end|>"] * 2
+    assert evaluation.metric.scores(evaluation.questions, answers) == [0.5, 0.5]
 
 
 def test_options_change_and_files_stay(template):

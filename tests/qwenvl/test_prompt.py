@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from ms_impl.errors import InputError
-from ms_impl.qwenvl.prompt import latest_picture, make_context, stop_words
+from ms_impl.qwenvl.prompt import latest_image, make_context, stop_words
 
 
 def test_make_context(tokenizer, tokenizer_cases):
@@ -112,8 +112,8 @@ def test_the_warning_of_the_window_names_images_that_are_gone(tokenizer, caplog)
     assert record.getMessage().endswith(f"the window has {one} tokens; the model no longer sees: old.png")
 
 
-def test_latest_picture():
+def test_latest_image():
     history = [("<img>a.png</img><img>b.png</img>", "two"), ("and?", "<img>no.png</img>")]
-    assert latest_picture("box it", history) == "b.png"
-    assert latest_picture("<img>c.png</img>", history) == "c.png"
-    assert latest_picture("no picture") is None
+    assert latest_image("box it", history) == "b.png"
+    assert latest_image("<img>c.png</img>", history) == "c.png"
+    assert latest_image("no picture") is None

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from convert.qwenvl import WEIGHTS
-from ms_impl.cli.conversation import enlarged, save_picture
+from ms_impl.cli.conversation import enlarged, save_image
 from ms_impl.errors import InputError
 from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
@@ -123,10 +123,10 @@ def test_a_wrong_option_is_refused_before_the_model_is_read(tmp_path, monkeypatc
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
-    save_picture(Image.new("RGB", (9, 5)), tmp_path / "boxed.png")
+    save_image(Image.new("RGB", (9, 5)), tmp_path / "boxed.png")
     assert Image.open(tmp_path / "boxed.png").size == (9, 5)
     with pytest.raises(InputError, match="boxed.png/x.png cannot be written"):
-        save_picture(Image.new("RGB", (9, 5)), tmp_path / "boxed.png" / "x.png")
+        save_image(Image.new("RGB", (9, 5)), tmp_path / "boxed.png" / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["boxed.png"]
 
 

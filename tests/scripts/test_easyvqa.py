@@ -21,7 +21,7 @@ from torch_ref.qwenvl.model import QwenVL
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return data.read_split("test")[:60]
 
 
@@ -36,23 +36,23 @@ def test_box_of_a_known_rectangle():
     assert data.shape_box(mask) == (500, 125, 999, 375)
 
 
-def test_boxes_hold_the_shape_and_no_more(pictures):
+def test_boxes_hold_the_shape_and_no_more(images):
     """By another measure than the code's: the channel that differs most, a margin either side of one half."""
-    for picture in pictures:
-        box = data.shape_box(data.shape_mask(picture.pixels))
+    for image in images:
+        box = data.shape_box(data.shape_mask(image.pixels))
         left, top, right, bottom = (round(edge * 64 / data.COORDINATES) for edge in box)
-        unlike = np.abs(picture.pixels - np.median(picture.pixels[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)).max(-1)
+        unlike = np.abs(image.pixels - np.median(image.pixels[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)).max(-1)
         outside = unlike.copy()
         outside[top:bottom, left:right] = 0
-        assert outside.max() <= 0.6 * unlike.max(), picture.path
+        assert outside.max() <= 0.6 * unlike.max(), image.path
         for edge in (unlike[top], unlike[bottom - 1], unlike[:, left], unlike[:, right - 1]):
-            assert edge.max() >= 0.4 * unlike.max(), picture.path
+            assert edge.max() >= 0.4 * unlike.max(), image.path
 
 
-def test_colours_of_the_pixels_are_the_answers(pictures):
-    for picture in pictures:
-        said = {answer for _, answer in picture.questions if answer in data.COLOURS}
-        assert said <= {data.shape_colour(picture.pixels, data.shape_mask(picture.pixels))}
+def test_colours_of_the_pixels_are_the_answers(images):
+    for image in images:
+        said = {answer for _, answer in image.questions if answer in data.COLOURS}
+        assert said <= {data.shape_colour(image.pixels, data.shape_mask(image.pixels))}
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_kind_as_a_question_tells_it(question, answer, kind):
 
 
 def test_mirrors_move_the_box_along():
-    picture = data.Picture("train/0.png", white_with(slice(8, 24), slice(40, 60)), (("is there a circle?", "no"),))
-    mirrored = picture.mirrored("hv")
+    image = data.ShapeImage("train/0.png", white_with(slice(8, 24), slice(40, 60)), (("is there a circle?", "no"),))
+    mirrored = image.mirrored("hv")
     assert mirrored.path == "train/0hv.png"
     assert data.shape_box(data.shape_mask(mirrored.pixels)) == (62, 625, 375, 875)
 
 
-def test_dialogues_are_repeatable_and_show_the_picture_once(pictures):
-    first, second = (data.training_dialogues(pictures, 7, 1, random.Random(3)) for _ in range(2))
-    assert first == second != data.training_dialogues(pictures, 7, 1, random.Random(4))
+def test_dialogues_are_repeatable_and_show_the_picture_once(images):
+    first, second = (data.training_dialogues(images, 7, 1, random.Random(3)) for _ in range(2))
+    assert first == second != data.training_dialogues(images, 7, 1, random.Random(4))
     for record in first:
         text = json.dumps(record)
         assert text.count("<img>") == 1 and "<img>" in record["conversations"][0]["value"]
@@ -99,15 +99,15 @@ def test_the_fresh_checkpoint_loads_whole_and_is_repeatable(tmp_path):
     assert tokenizer.vocab_size <= QwenVLConfig.from_file(tmp_path / "one").vocab_size
 
 
-def test_dialogues_to_evaluate_ask_one_thing_each(pictures):
-    asked = data.question_dialogues(pictures)
+def test_dialogues_to_evaluate_ask_one_thing_each(images):
+    asked = data.question_dialogues(images)
     assert [turns(record) for record in asked] == [
-        [f"Picture 1: <img>{picture.path}</img>\n{question}", answer]
-        for picture in pictures
-        for question, answer in picture.questions
+        [f"Picture 1: <img>{image.path}</img>\n{question}", answer]
+        for image in images
+        for question, answer in image.questions
     ]
-    boxes = data.box_dialogues(pictures)
-    assert len(boxes) == len(pictures) and all(turns(record)[1].count("<box>") == 1 for record in boxes)
+    boxes = data.box_dialogues(images)
+    assert len(boxes) == len(images) and all(turns(record)[1].count("<box>") == 1 for record in boxes)
     assert len({record["id"] for record in (*asked, *boxes)}) == len(asked) + len(boxes)
 
 

@@ -1,4 +1,4 @@
-"""The data of the small Ovis: answers are true of the pictures, and a seed makes the same ones again."""
+"""The data of the small Ovis: answers are true of the images, and a seed makes the same ones again."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 
 SCRIPT = Path(__file__).parents[2] / "scripts/ovis_data.py"
-COUNTS = ["--pictures", "12", "4", "--scenes", "20", "5"]
+COUNTS = ["--images", "12", "4", "--scenes", "20", "5"]
 
 
 def make(folder: Path) -> subprocess.CompletedProcess:
