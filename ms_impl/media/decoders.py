@@ -23,6 +23,11 @@ _VIDEO = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,fl
 _SOUND = "wav,w64,aiff,au,caf,mp3,aac,flac,amr,ac3,eac3,ape,wv,tta"
 
 
+def called(what: str, path: str | os.PathLike) -> str:
+    """How errors call a file."""
+    return f"{what} '{shorten(os.fspath(path), 400)}'"
+
+
 def decoder(package: str, what: str) -> Any:
     """The package that decodes ``what``. Raises InputError naming the extra to install if it is not there."""
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ms_impl.errors import InputError
-from ms_impl.media.decoders import TIMEOUT, Deadline, check_file, decoder, file_faults, opened
+from ms_impl.media.decoders import TIMEOUT, Deadline, called, check_file, decoder, file_faults, opened
 from ms_impl.media.mel import RATE
 from ms_impl.media.video import VideoInfo
 
@@ -43,12 +43,12 @@ class SoundInfo:
     @property
     def name(self) -> str:
         """How errors call it."""
-        return f"{self.what} '{self.path}'"
+        return called(self.what, self.path)
 
 
 def probe_sound(path: str | os.PathLike, timeout: float = TIMEOUT) -> SoundInfo:
     """How long a sound file is. Raises InputError naming it if it cannot be read or has no sample."""
-    name = f"audio '{path}'"
+    name = called("audio", path)
     check_file(path, name)
     info = _probe_by_soundfile(path, name) or _probe_by_av(path, name, timeout)
     if not info.samples:
@@ -65,17 +65,21 @@ def sound_of(video: VideoInfo) -> SoundInfo | None:
     return SoundInfo(video.path, samples, origin, "the sound of video")
 
 
-def read_sound(info: SoundInfo, timeout: float = TIMEOUT) -> Array:
-    """float32 [``info.samples``]: all channels' mean at 16 kHz. Raises InputError naming the file if it is damaged."""
+def read_sound(info: SoundInfo, timeout: float = TIMEOUT, first: int = 0, samples: int | None = None) -> Array:
+    """float32 [``samples``] from ``first`` on, to the end if None: all channels' mean at 16 kHz.
+
+    What is read is held in memory, and no more. Raises InputError naming the file if it is damaged.
+    """
     deadline = Deadline(info.name, timeout)
     blocks = _by_soundfile(info, deadline) if info.origin is None else _by_av(info, deadline)
-    out, filled = np.zeros(info.samples, np.float32), 0
+    out, place = np.zeros(info.samples - first if samples is None else samples, np.float32), -first
     for block in blocks:
         deadline.check()
-        taken = block[: info.samples - filled]
-        out[filled : filled + len(taken)] = taken
-        filled += len(taken)
-        if filled == info.samples:
+        taken = block[max(-place, 0) : len(out) - place]
+        start = max(place, 0)
+        out[start : start + len(taken)] = taken
+        place += len(block)
+        if place >= len(out):
             break
     if not np.isfinite(out).all():
         raise InputError(f"{info.name} holds samples that are not numbers; save it again")

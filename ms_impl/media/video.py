@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ms_impl.errors import InputError
-from ms_impl.media.decoders import TIMEOUT, Deadline, file_faults, opened
+from ms_impl.media.decoders import TIMEOUT, Deadline, called, file_faults, opened
 
 Array = np.ndarray
 
@@ -64,7 +64,7 @@ class VideoInfo:
     @property
     def name(self) -> str:
         """How errors call it."""
-        return f"video '{self.path}'"
+        return called("video", self.path)
 
     @property
     def frames(self) -> int:
@@ -85,7 +85,7 @@ def probe_video(path: str | os.PathLike, timeout: float = TIMEOUT) -> VideoInfo:
 
     Raises InputError naming the file if it is missing, damaged or truncated, no video, too large, or takes too long.
     """
-    name = f"video '{path}'"
+    name = called("video", path)
     deadline = Deadline(name, timeout)
     with opened(path, name, deadline) as container:
         stream = _video_stream(container, name)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ms_impl.errors import InputError, quote
 
@@ -97,5 +97,5 @@ def _video(root: Path, name: str) -> str:
     raise InputError(f"no video '{name}' in '{root}' ({', '.join(_ENDINGS)})")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

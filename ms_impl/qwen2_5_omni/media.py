@@ -56,6 +56,9 @@ TAKES = {
     VIDEO: (*VIDEO_OPTIONS, "max_pixels", "sample_fps", "video_start", "video_end", "use_audio_in_video"),
     AUDIO: ("audio_start", "audio_end"),
 }
+# Of a list of frames, all of which are taken; and of a video file, whose rate is told by itself.
+_NOT_OF_LISTS = ("total_pixels", "nframes", "min_frames", "max_frames", "video_start", "video_end")
+_NOT_OF_FILES = ("sample_fps",)
 _SILENT = "video without sound, shown as frames alone"
 _SHORTEST = 2 * 160 + 1  # samples that give a token: three mel frames
 
@@ -117,7 +120,7 @@ class SoundSource:
 
     def mel(self, bins: int) -> Array:
         """float32 [bins, frames]. Raises InputError naming the file."""
-        return log_mel(read_sound(self.info, self.timeout)[self.first : self.first + self.samples], bins)
+        return log_mel(read_sound(self.info, self.timeout, self.first, self.samples), bins)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Prober:
         if medium.kind == IMAGE:
             return Probed(IMAGE, self._bounded(self._image(medium.source, told)))
         with_sound = told.get("use_audio_in_video", self._options.use_audio_in_video)
+        _check_told(medium, told)
         if not isinstance(medium.source, str):
             if with_sound:
                 self._count(_SILENT)
@@ -273,6 +277,16 @@ class Prober:
         return str(resolve_path(source, directory or None, self._options.allow_outside_dataset_dir, kind))
 
 
+def _check_told(medium: Medium, told: Mapping[str, Any]) -> None:
+    """Raise InputError for what is said of a video and has no meaning."""
+    is_file = isinstance(medium.source, str)
+    if wrong := [key for key in (_NOT_OF_FILES if is_file else _NOT_OF_LISTS) if key in told]:
+        what = "a video file" if is_file else "a video given as a list of frames"
+        raise InputError(f"{', '.join(map(repr, wrong))} of {what} {quote(medium.source)} has no meaning; remove it")
+    if not isinstance(told.get("use_audio_in_video", False), bool):
+        raise InputError(f"'use_audio_in_video' must be true or false, not {quote(told['use_audio_in_video'])}")
+
+
 def _size(still: Any) -> tuple[int, int]:
     if isinstance(still, Image.Image):
         return still.size
@@ -295,6 +309,8 @@ def _rgb(still: Any) -> Image.Image:
 
 def _with(limits: Limits, names: Mapping[str, str], told: Mapping[str, Any], **more: Any) -> Limits:
     """The limits with what a record says of one medium."""
+    if ("resized_height" in told) != ("resized_width" in told):
+        raise InputError("'resized_height' and 'resized_width' belong together; say both")
     own = {names[key]: value for key, value in told.items() if key in names}
     for key, value in told.items():
         if key in (*names, "max_pixels") and (

@@ -92,8 +92,8 @@ class OmniOptions(ConversationFormat):
             _require(self, name, int, 0, _MOST_FRAMES)
         _require(self, "video_total_pixels", int, 1, 1 << 40)
         _require(self, "fps", (int, float), 1e-6, 1e6)
-        for name in ("frames_fps", "max_audio_seconds", "media_timeout"):
-            _require(self, name, (int, float), 0, 1e9)
+        for name, least in (("frames_fps", 0), ("max_audio_seconds", 0), ("media_timeout", 1e-3)):
+            _require(self, name, (int, float), least, 1e9)
         for name in ("use_audio_in_video", "allow_outside_dataset_dir", "add_vision_id_and_audio_id", "norm_bbox"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, not {quote(getattr(self, name))}")

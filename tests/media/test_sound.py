@@ -55,6 +55,15 @@ def test_values_do_not_depend_on_blocks(tmp_path, monkeypatch):
     assert np.abs(read_sound(probe_sound(path)) - whole).max() < 2e-6
 
 
+@pytest.mark.parametrize(("first", "samples"), [(0, 10), (5000, 9000), (20_000, 800), (20_790, 10)])
+def test_a_part_is_that_of_the_whole(tmp_path, first, samples, monkeypatch):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, music(44100), 44100, subtype="FLOAT")
+    monkeypatch.setattr("ms_impl.media.sound._BLOCK", 3000)
+    whole = read_sound(probe_sound(path))
+    np.testing.assert_array_equal(read_sound(probe_sound(path), first=first, samples=samples), whole[first:][:samples])
+
+
 def by_av(path, codec: str, rate: int = 44100, seconds: float = 1.5, event: float = 0.5):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")

@@ -51,7 +51,8 @@ def sources(case) -> dict[str, list[Probed]]:
         if kwargs.get("do_resize", True):
             size = smart_resize(*size, limits.video_min_pixels, limits.video_max_pixels)
         videos.append(VisionSource("video", tuple(size), seconds, stills=stills + stills[-1:] * (frames % 2)))
-    sounds = [SoundSource(SoundInfo("sound", samples), 0, samples) for samples in case["audio_samples"]]
+    lengths = [min(samples, 4_800_000) for samples in case["audio_samples"]]  # where the original cuts
+    sounds = [SoundSource(SoundInfo("sound", samples), 0, samples) for samples in lengths]
     if kwargs.get("use_audio_in_video"):
         with_sound = [Probed(VIDEO, vision, sound) for vision, sound in zip(videos, sounds, strict=True)]
         return {"IMAGE": images, "VIDEO": with_sound, "AUDIO": []}

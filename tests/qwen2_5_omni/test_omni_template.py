@@ -165,14 +165,34 @@ def test_o15_delete_names_the_record(make_template, files):
 # Arrays.
 
 
-def test_pixels_are_those_of_the_processor(make_template, files, cases):
-    template = make_template(dataset_dir=str(files))
-    case = next(case for case in cases["processor"] if case["images"] == [[56, 84]])
-    sample = template.sample(conversation("<image>?", images=["wide.png"]))
+def test_pixels_are_those_of_the_processor(make_template, tmp_path, cases):
+    """Of each case with one image, from a file to the batch."""
+    template = make_template(dataset_dir=str(tmp_path))
+    for case in (case for case in cases["processor"] if len(case["images"]) == 1 and "pixel_values" in case):
+        Image.fromarray(image(*case["images"][0])).save(tmp_path / "case.png")
+        sample = template.sample(conversation("<image>?", images=["case.png"]))
+        arrays = arrays_of(template, sample, sizes_of(template, [sample]))
+        patches = case["pixel_values"]["shape"][0]
+        check_pixels(arrays["patches"][0, :patches], case["pixel_values"], 2e-6)
+        assert not arrays["patches"][0, patches:].any() and not arrays["patch_segments"][0, patches:].any()
+        assert (arrays["patch_columns"][0, patches // 4 :] == len(sample)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK"])
+@pytest.mark.parametrize("size", [(56, 84), (97, 333), (1000, 40), (20, 31)])
+def test_pixels_are_bit_for_bit_hugging_faces(make_template, tmp_path, mode, size):
+    """The slow image processor of transformers, which resizes by Pillow."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    still = Image.fromarray(image(*size)).convert(mode)
+    still.save(tmp_path / "still.tiff")
+    processor = Qwen2VLImageProcessor(min_pixels=3136, max_pixels=50176)
+    expected = processor(still.convert("RGB"), return_tensors="np")
+    template = make_template(max_pixels=50176)
+    sample = template.sample(conversation("<image>?", images=[str(tmp_path / "still.tiff")]))
     arrays = arrays_of(template, sample, sizes_of(template, [sample]))
-    check_pixels(arrays["patches"][0, :24], case["pixel_values"], 2e-6)
-    assert not arrays["patches"][0, 24:].any() and not arrays["patch_segments"][0, 24:].any()
-    assert (arrays["patch_columns"][0, 6:] == len(sample)).all()
+    assert sample.media[0].geometry[:3] == tuple(expected["image_grid_thw"][0])
+    np.testing.assert_array_equal(arrays["patches"][0, : len(expected["pixel_values"])], expected["pixel_values"])
 
 
 def test_sounds_come_in_chunks(make_template, files, tmp_path):

@@ -1,6 +1,7 @@
-"""E3: rows of every mix have the positions that transformers' own function computes, given the same times."""
+"""E3: rows of every mix have the ids and positions that transformers' own functions give, given the same times."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5OmniThinkerConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniPreTrainedModelForConditionalGeneration
+from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 
 from ms_impl.data.media_sources import AUDIO, IMAGE, VIDEO
 from ms_impl.media.sound import SoundInfo
@@ -88,3 +90,26 @@ def test_random_rows(reference, omni_config, films):
         )
         np.testing.assert_array_equal(sample.position_ids, positions[:, 0].numpy(), err_msg=f"seed {seed}")
         assert sample.next_position == int(deltas[0, 0]) + len(sample)
+
+
+class Processor:
+    """What the original's expansion of placeholders asks of its processor."""
+
+    replace = Qwen2_5OmniProcessor.replace_multimodal_special_tokens
+    get_chunked_index = Qwen2_5OmniProcessor.get_chunked_index
+    image_token, video_token, audio_token = "I", "V", "A"
+    vision_bos_token, vision_eos_token, audio_bos_token, audio_eos_token = "[", "]", "{", "}"
+    image_processor = video_processor = SimpleNamespace(merge_size=2)
+
+
+def test_random_films_are_told_in_the_originals_order(omni_config):
+    letters = {151652: "[", 151653: "]", 151647: "{", 151648: "}", 151656: "V", 151646: "A"}
+    for seed in range(300):
+        generator = random.Random(seed)
+        source, track = vision(generator, 2 * generator.randint(1, 60)), sound(generator)
+        row = RowBuilder(omni_config, Clock())
+        row.add_medium(Probed(VIDEO, source, track))
+        found = "".join(letters[token] for token in row.ids)
+        arguments = iter([track.block.tokens]), iter([]), iter([np.array(source.grid)]), iter([source.second_per_grid])
+        (expected,) = Processor().replace(["[V]"], *arguments, True, 25, 2.0)
+        assert found == expected, seed

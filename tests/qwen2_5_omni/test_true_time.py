@@ -167,6 +167,9 @@ def test_e11_what_is_missing_is_named(make_template, omni_clip, silent_clip, tmp
         InputError, match=r"record 1: audio '.*': 320 samples at 16 kHz give no token; 321 are the least"
     ):
         template.sample(conversation("<audio>?", audios=[write_wav(tmp_path / "short.wav", 0.02, 0)]))
+    single = write_clip(tmp_path / "one.mp4", frames=1, size=(56, 84), sound=False)
+    with pytest.raises(InputError, match=r"record 1: video '.*one.mp4': it has one frame; show that as an image"):
+        template.sample(conversation(videos=[str(single)]))
     sample = template.sample(conversation(videos=[str(silent_clip)]))
     assert template.counts["video without sound, shown as frames alone"] == 1
     assert not sources(sample, MEL) and AUDIO not in sample.input_ids
@@ -224,6 +227,17 @@ def test_unknown_keys_are_named(make_template, omni_clip):
     told = [{"path": str(omni_clip), "second_per_grid_ts": 1}]
     with pytest.raises(InputError, match="unknown second_per_grid_ts"):
         make_template().sample(conversation(videos=told))
+    for told, message in (
+        ({"sample_fps": 2}, "'sample_fps' of a video file .* has no meaning"),
+        ({"use_audio_in_video": "yes"}, "'use_audio_in_video' must be true or false, not 'yes'"),
+        ({"resized_height": 56}, "'resized_height' and 'resized_width' belong together"),
+        ({"fps": "fast"}, "'fps' must be a positive number, not 'fast'"),
+        ({"nframes": 2.5}, "'nframes' must be a positive whole number, not 2.5"),
+        ({"video_start": 3, "video_end": 2}, "video_start and video_end must be seconds, the end after the start"),
+        ({"video_start": 99}, "has no frame from second 99"),
+    ):
+        with pytest.raises(InputError, match=f"record 1: .*{message}"):
+            make_template().sample(conversation(videos=[{"path": str(omni_clip), **told}]))
     asked = conversation(videos=["a.mp4"])
     elsewhere = replace(asked, media=(replace(asked.media[0], source="https://a/b.mp4"),))
     with pytest.raises(InputError, match="record 1: video 'https://a/b.mp4' is a URL; download it yourself"):
