@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ms_impl.data.files import ConversationFile
 from ms_impl.data.record_reading import Reading, RecordReader, WorkerEnded, chunked, cores, in_processes
-from ms_impl.data.sample_index import Entries, index_name, joined, load, save
+from ms_impl.data.sample_index import Entries, broken, index_name, joined, load, runs, save
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.io.file_lock import FileLock
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 WORTH_KEEPING = 1.0  # seconds of reading: what takes less is read anew at each start
 FOLDER = "samples"  # of the user's cache
 _PATIENCE = 5  # seconds of reading that are not worth starting processes
-_MOST_ANEW = 1000  # records read again one by one; more of them are read with all others
+_MOST_RUNS = 1000  # of records read anew between others; where there are more, all are
 _POLL = 0.2  # seconds
 
 
@@ -36,18 +36,19 @@ def known_entries(file: ConversationFile, template: Template, show_progress: boo
     Raises InputError for the first record that has a fault.
     """
     path = _index_path(file, template)
-    if path is None:
-        return _read(file, template, np.arange(len(file)), show_progress)
-    with _alone(path.with_suffix(".lock")):
+    with _alone(path.with_suffix(".lock")) if path else nullcontext():
         began = time.monotonic()
-        entries = load(path, len(file), len(template.kinds))
+        entries = load(path, len(file), len(template.kinds)) if path else None
         stale = np.arange(len(file)) if entries is None else entries.stale()
-        if entries is None or len(stale) > _MOST_ANEW:
-            entries = _read(file, template, np.arange(len(file)), show_progress)
-        elif len(stale):
-            entries = entries.replaced(stale, _read(file, template, stale, show_progress))
-        if len(stale) and time.monotonic() - began > WORTH_KEEPING:
-            _keep(entries, path)
+        if entries is None or len(runs(stale)) > _MOST_RUNS:
+            entries, fault = _read(file, template, np.arange(len(file)), show_progress)
+        else:
+            read, fault = _read(file, template, stale, show_progress)
+            entries = entries.replaced(stale, read)
+        if path and len(stale) and time.monotonic() - began > WORTH_KEEPING:
+            _keep(entries, path)  # with a fault, too: who asks next comes to it at once
+    if fault:
+        raise InputError(fault)
     return entries
 
 
@@ -62,17 +63,21 @@ def keep_index(conversations: Any, template: Template, entries: Entries, seconds
         start += len(file)
 
 
-def _read(file: ConversationFile, template: Template, records: np.ndarray, show_progress: bool) -> Entries:
-    """Read records: in this process, and where that takes long, the rest on all cores."""
+def _read(
+    file: ConversationFile, template: Template, records: np.ndarray, show_progress: bool
+) -> tuple[Entries, str | None]:
+    """Records read up to the first fault, if there is one: in this process, and where that takes long, on all cores."""
     hidden = None if show_progress else True  # None: unless it is a terminal
-    parts = []
+    parts: list[Entries] = [broken(template, 0)]
+    fault = None
     with tqdm(total=len(records), desc="reading conversations", disable=hidden, delay=2) as progress:
         for reading in _readings(RecordReader(file, template), records.tolist()):
-            if reading.faults:
-                raise InputError(reading.faults[0].message)
             parts.append(reading.entries)
             progress.update(len(reading.entries))
-    return joined(parts)
+            if reading.faults:
+                fault = reading.faults[0].message
+                break
+    return joined([*parts, broken(template, len(records) - sum(map(len, parts)))]), fault
 
 
 def _readings(reader: RecordReader, records: list[int]) -> Iterator[Reading]:

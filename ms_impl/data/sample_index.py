@@ -97,10 +97,10 @@ class Entries:
         newer = dict(zip(by.paths, by.states))
         for number, path in enumerate(self.paths):
             self.states[number] = newer.get(path, self.states[number])
-        parts, start = [], 0
-        for place, record in enumerate(records.tolist()):
-            parts += [self.part(start, record), by.part(place, place + 1)]
-            start = record + 1
+        parts, start, done = [], 0, 0
+        for run in runs(records):
+            parts += [self.part(start, run.start), by.part(done, done + len(run))]
+            start, done = run.stop, done + len(run)
         return joined([*parts, self.part(start, len(self))])
 
     def part(self, start: int, end: int) -> Entries:
@@ -188,6 +188,20 @@ _ARRAYS = {
     "states": np.int64,
 }  # fmt: skip
 _TEXTS = ("change_names", "paths")
+
+
+def broken(template: Template, count: int) -> Entries:
+    """Entries of records that are broken, or not read."""
+    builder = EntriesBuilder(template)
+    for _ in range(count):
+        builder.add_broken()
+    return builder.entries()
+
+
+def runs(records: np.ndarray) -> list[range]:
+    """Ascending numbers as ranges of such as follow one another."""
+    parts = np.split(records, np.flatnonzero(np.diff(records) > 1) + 1)
+    return [range(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
