@@ -43,7 +43,7 @@ def prepare(options: argparse.Namespace) -> Job:
     """Open the base and the adapter, read their headers and check all that can be checked before writing."""
     family = families.get(options.model)
     output = Output.parse(options.output_path, HUGGING_FACE)
-    adapter = files.read(options.adapter, family.adapter_prefixes)
+    adapter = files.read(options.adapter, family)
     source = weights_of(open_checkpoint(options.input_path), family)
     config_path = find_config(source.path, options.config)
     config = read_config(family, config_path)

@@ -39,7 +39,7 @@ def load_weights(model: nn.Cell, path: str | Path, family: Family, adapter: str 
     """
     checkpoint = weights_of(open_checkpoint(path), family)
     if adapter is not None:
-        stored = read_adapter(adapter, family.adapter_prefixes)
+        stored = read_adapter(adapter, family)
         checkpoint = merged_checkpoint(checkpoint, stored, family, model.config)
     parameters, lost = model.parameters_dict(), CastLoss()
     for tensor in for_mindspore(checkpoint, family, model.config):

@@ -33,7 +33,13 @@ logger = logging.getLogger(__name__)
 def plan_for(model: nn.Cell, config: LoraConfig, family: Family) -> Plan:
     """What ``config`` would adapt in a model, which may be one without memory (``no_init_parameters``)."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.parameters_dict().items()}
-    return make_plan(config, family, shapes, [path for path, cell in model.cells_and_names() if type(cell) is Linear])
+    linears = [path for path, cell in model.cells_and_names() if type(cell) is Linear]
+    return make_plan(config, family, shapes, linears, prefix=_outer_path(model, family))
+
+
+def _outer_path(model: nn.Cell, family: Family) -> str:
+    """What stands before our names in the model that the checkpoint belongs to, and that PEFT would adapt."""
+    return family.resolve("weights").prefix(model.config)
 
 
 def inject(model: nn.Cell, config: LoraConfig, family: Family, seed: int, rows: int = 1) -> Adapter:
@@ -109,7 +115,7 @@ class Adapter:
         if base_path:
             config = replace(config, base_model_name_or_path=base_path)
         tensors = map(ParameterTensor, self.parameters().values())
-        files.write(directory, config, tensors, self._base_sample)
+        files.write(directory, config, tensors, self._base_sample, _outer_path(self._model, self._family))
 
     def load(self, directory: str | Path) -> None:
         """Take over an adapter that this project or PEFT saved. The model must have its base weights.
@@ -119,7 +125,7 @@ class Adapter:
                 modules trained whole from what was put into the model; every fault is listed.
         """
         self._refuse_merged("replaced")
-        stored = files.read(directory, self._family.adapter_prefixes)
+        stored = files.read(directory, self._family)
         stored.config.check_scaling(self.plan.config, str(directory))
         parameters = self._model.parameters_dict()
         brought = stored.check(self.plan, {name: tuple(values.shape) for name, values in parameters.items()})

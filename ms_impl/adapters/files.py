@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from ms_impl.adapters import base_check
 from ms_impl.adapters.config import CONFIG_NAME, LoraConfig
-from ms_impl.adapters.targets import Plan
-from ms_impl.errors import InputError, itemised, quote
+from ms_impl.adapters.targets import EMBEDDING_A, FACTOR_A, Plan
+from ms_impl.errors import InputError, itemised, listed, quote
+from ms_impl.families import Family
 from ms_impl.io import safetensors_files, torch_files
 from ms_impl.io.conversion import ConvertedTensor
 from ms_impl.io.dtypes import FLOATS, FP32, cast
@@ -24,6 +26,8 @@ PREFIX = "base_model.model."  # PEFT's wrappers around the model
 _BASE_LAYER = ".base_layer.weight"  # of an adapted layer, which PEFT saves with embeddings and output heads
 _SAMPLE_KEY = "base_sample"  # in the metadata of the weights, which PEFT does not read
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class AdapterFiles:
@@ -31,6 +35,7 @@ class AdapterFiles:
 
     Attributes:
         tensors: by the name that the parameter has in the model.
+        prefix: what stood before these names in the model that was adapted, beside PEFT's wrappers.
         base: values of the base weights it was trained on; empty where PEFT wrote the file.
     """
 
@@ -38,6 +43,7 @@ class AdapterFiles:
     config: LoraConfig
     tensors: Mapping[str, Tensor]
     base: base_check.Sample
+    prefix: str = ""
 
     def __str__(self) -> str:
         made_on = self.config.base_model_name_or_path
@@ -97,11 +103,12 @@ class AdapterFiles:
                 )
 
 
-def read(directory: str | Path, prefixes: Sequence[str] = (PREFIX,)) -> AdapterFiles:
+def read(directory: str | Path, family: Family | None = None) -> AdapterFiles:
     """Open an adapter that this project or PEFT saved.
 
     Args:
-        prefixes: what may stand before the names of parameters; the first that all have is taken.
+        family: says what may stand before the names of parameters, of which the first that all have is taken, and
+            which parts of the model are not built here: an adapter may name them, if it does not change them.
 
     Raises:
         InputError: a file is missing or damaged, or the adapter needs what is not implemented here.
@@ -111,6 +118,9 @@ def read(directory: str | Path, prefixes: Sequence[str] = (PREFIX,)) -> AdapterF
         raise InputError(f"{directory}: no such directory; name the one that holds {CONFIG_NAME}")
     config = LoraConfig.read(directory)
     path, stored, metadata = _read_weights(directory)
+    if family:
+        stored = _without_skipped(path, stored, family)
+    prefixes = family.adapter_prefixes if family else (PREFIX,)
     prefix = next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in stored)), None)
     if prefix is None:
         foreign = next(name for name in stored if not name.startswith(prefixes[0]))
@@ -119,13 +129,38 @@ def read(directory: str | Path, prefixes: Sequence[str] = (PREFIX,)) -> AdapterF
         )
     taken = base_check.parse(metadata[_SAMPLE_KEY], str(path)) if _SAMPLE_KEY in metadata else {}
     tensors = [renamed(tensor, tensor.name.removeprefix(prefix)) for tensor in stored.values()]
-    return AdapterFiles(directory, config, {tensor.name: tensor for tensor in tensors}, taken)
+    return AdapterFiles(directory, config, {t.name: t for t in tensors}, taken, prefix.removeprefix(PREFIX))
 
 
-def write(directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.Sample) -> None:
-    """Write an adapter's two files into a directory that is there. ``tensors`` have the model's names."""
+def _without_skipped(path: Path, stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The tensors but those of parts of the model that are not built here.
+
+    PEFT adapts these too where targets fit them, and training leaves them as they were: B is zero.
+    """
+    table = family.resolve("weights")
+    skipped = {name: tensor for name, tensor in stored.items() if table.is_skipped(name.removeprefix(PREFIX))}
+    for name, tensor in skipped.items():
+        if not name.endswith((FACTOR_A, EMBEDDING_A)) and any(np.any(block) for block in tensor.blocks()):
+            raise InputError(
+                f"{path}: {_short(name)} changes a part of {family.name} that is not built here; "
+                "make the adapter without it (exclude_modules)"
+            )
+    if skipped:
+        logger.info("%s: skipped %d tensors that change nothing: %s", path, len(skipped), listed(skipped))
+    return {name: tensor for name, tensor in stored.items() if name not in skipped}
+
+
+def write(
+    directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.Sample, prefix: str = ""
+) -> None:
+    """Write an adapter's two files into a directory that is there.
+
+    Args:
+        tensors: with the model's names.
+        prefix: what the model that PEFT sees has before these names.
+    """
     (directory / CONFIG_NAME).write_text(config.to_json(), encoding="utf-8")
-    named = [renamed(tensor, PREFIX + tensor.name) for tensor in tensors]
+    named = [renamed(tensor, PREFIX + prefix + tensor.name) for tensor in tensors]
     with open(directory / WEIGHTS_NAME, "wb") as file:
         metadata = {"format": "pt", _SAMPLE_KEY: base_check.dump(taken)}
         safetensors_files.write(file, safetensors_files.canonical_order(named), metadata, lambda written: None)

@@ -100,10 +100,12 @@ def merged_checkpoint(
     Raises:
         InputError: the adapter does not fit the base, or has values that are not finite.
     """
-    entries, layout = family.resolve("weights").expand(config), source.layout or HUGGING_FACE
-    tensors = {tensor.name: tensor for tensor in convert(source, entries, layout, HUGGING_FACE)}
+    table, layout = family.resolve("weights"), source.layout or HUGGING_FACE
+    converted, prefix = convert(source, table.expand(config), layout, HUGGING_FACE), table.prefix(config)
+    tensors = {tensor.name.removeprefix(prefix): tensor for tensor in converted}  # by our names
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    plan = make_plan(adapter.config, family, shapes, linear_layers(shapes, family), adapter.tensors.keys())
+    linears = linear_layers(shapes, family)
+    plan = make_plan(adapter.config, family, shapes, linears, adapter.tensors.keys(), adapter.prefix)
     brought = adapter.check(plan, shapes)
     base_check.check(adapter.base, tensors, str(adapter), str(source.path))
     adapter.check_values()
@@ -111,14 +113,14 @@ def merged_checkpoint(
     merged = {}
     for name, tensor in tensors.items():
         target = dtype or tensor.dtype
-        kept = _as_type(renamed(replaced[name], name), target) if name in replaced else tensor
-        merged[name] = _as_type(_merged(kept, adapter, plan, tensor.dtype), target)
+        kept = _as_type(renamed(replaced[name], tensor.name), target) if name in replaced else tensor
+        merged[tensor.name] = _as_type(_merged(name, kept, adapter, plan, tensor.dtype), target)
     return replace(source, tensors=merged, layout=HUGGING_FACE)
 
 
-def _merged(tensor: Tensor, adapter: AdapterFiles, plan: Plan, base_dtype: DType) -> Tensor:
+def _merged(name: str, tensor: Tensor, adapter: AdapterFiles, plan: Plan, base_dtype: DType) -> Tensor:
     """A tensor with its update, if it has one; PEFT rounds that of an embedding before it is added."""
-    module, stored = tensor.name.removesuffix(".weight"), adapter.tensors
+    module, stored = name.removesuffix(".weight"), adapter.tensors
     if module not in plan.adapted:
         return tensor
     layer = plan.adapted[module]

@@ -17,19 +17,23 @@ _LAYER, _ANY_LAYER = r"(?:^|.*?\.){}\.(?P<idx>\d+)\.", r".*?\.[^.]*\.(?P<idx>\d+
 class Selection:
     """The settings, matched with the paths of all modules of a model.
 
+    Args:
+        prefix: what stands before these paths in the model that the settings speak of.
+
     Raises:
         InputError: an expression takes too long to be matched.
     """
 
-    def __init__(self, config: LoraConfig, modules: Sequence[str]):
+    def __init__(self, config: LoraConfig, modules: Sequence[str], prefix: str = ""):
         self._config = config
         self._modules = modules
+        self._prefix = prefix
 
     def under(self, names: Iterable[str]) -> dict[str, set[str]]:
         """The modules that each of ``names`` stands for: one of that name, or whose path ends in it after a dot."""
         found: dict[str, set[str]] = {name: set() for name in names}
         for module in self._modules:
-            for end in ends(module):
+            for end in ends(self._prefix + module):
                 if end in found:
                     found[end].add(module)
         return found
@@ -59,7 +63,7 @@ class Selection:
 
     def in_chosen_layer(self, module: str, target: str) -> bool:
         """Whether a module that ``target`` names lies in one of ``layers_to_transform``; a whole path always does."""
-        if not self._config.layers_to_transform or module == target:
+        if not self._config.layers_to_transform or self._prefix + module == target:
             return True
         numbers = (found[module] for key, found in self._matches.items() if key[0] == "layer" and module in found)
         number = next(numbers, None)
@@ -90,7 +94,10 @@ class Selection:
     def _matches(self) -> dict[tuple[str, int], dict[str, str | None]]:
         """What each expression of the settings matches: by what it is for, and its number there."""
         expressions = dict(self._expressions())
-        return dict(zip(expressions, match_all(list(expressions.values()), self._modules), strict=True))
+        paths = {self._prefix + module: module for module in self._modules}
+        answers = match_all(list(expressions.values()), list(paths))
+        found = [{paths[path]: number for path, number in answer.items()} for answer in answers]
+        return dict(zip(expressions, found, strict=True))
 
     def _expressions(self) -> Iterator[tuple[tuple[str, int], Expression]]:
         config = self._config

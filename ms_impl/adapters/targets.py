@@ -83,22 +83,24 @@ def make_plan(
     parameters: Mapping[str, Shape],
     linears: Iterable[str],
     stored: Collection[str] | None = None,
+    prefix: str = "",
 ) -> Plan:
     """Find what the settings name in a model, as PEFT does.
 
     A target is not looked for inside a module that is trained whole.
 
     Args:
-        parameters: shape of every parameter of the base model, by Hugging Face's name.
+        parameters: shape of every parameter of the base model, by name.
         linears: paths of its linear layers.
         stored: names of the tensors of an adapter that was saved: names that match nothing do no harm then, embeddings
             may be adapted, and ``all-linear`` has the output head if it was adapted. None: one that will be trained.
+        prefix: what stands before these names in the model that the settings speak of.
 
     Raises:
         InputError: nothing is adapted; a target is a module of another kind; or, to be trained, a name matches
             nothing: the names near to it are told.
     """
-    return _Planning(config, family, parameters, list(linears), stored).plan()
+    return _Planning(config, family, parameters, list(linears), stored, prefix).plan()
 
 
 def linear_layers(parameters: Mapping[str, Shape], family: Family) -> list[str]:
@@ -122,11 +124,13 @@ class _Planning:
         parameters: Mapping[str, Shape],
         linears: list[str],
         stored: Collection[str] | None,
+        prefix: str,
     ):
         self._config, self._family, self._parameters, self._stored = config, family, parameters, stored
         self._linears = linears
+        self._prefix = prefix
         self._modules = list(dict.fromkeys(prefix for name in parameters for prefix in _prefixes(name)))
-        self._selection = Selection(config, self._modules)
+        self._selection = Selection(config, self._modules, prefix)
 
     def plan(self) -> Plan:
         whole = self._whole()
@@ -146,10 +150,10 @@ class _Planning:
     def _whole(self) -> dict[str, Shape]:
         """What is trained whole. PEFT looks at the ends of paths, not only after a dot."""
         saved = self._config.modules_to_save
-        modules = {module for module in self._modules if module.endswith(saved)}
+        modules = {module for module in self._modules if (self._prefix + module).endswith(saved)}
         if self._stored is None:
             for name in saved:
-                if not any(module.endswith(name) for module in modules):
+                if not any((self._prefix + module).endswith(name) for module in modules):
                     raise InputError(
                         f"modules_to_save: the model has no module {quote(name)}{_near(name, self._modules)}"
                     )
@@ -205,7 +209,10 @@ class _Planning:
             return self._config
         groups = self._family.groups
         named = isinstance(self._config.target_modules, tuple)
-        names = [[target] if named and target not in groups else found[target] for target in found]
+        names = [
+            [target] if named and target not in groups else [self._prefix + module for module in modules]
+            for target, modules in found.items()
+        ]
         return replace(self._config, target_modules=tuple(dict.fromkeys(name for group in names for name in group)))
 
 
