@@ -34,11 +34,9 @@ GROUPS = {  # numbers by module group
 
 def released(name: str) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """config.json, and shapes by name."""
+    config = json.loads((ROOT / f"configs/{RELEASED[name][0]}/{name}/config.json").read_text())
     content = read(name)
-    if "config" in content:
-        return content["config"], expanded(content)
-    config = json.loads((ROOT / f"configs/qwenvl/{name}/config.json").read_text())
-    return config, {tensor: tuple(shape) for tensor, shape in content.items()}
+    return config, expanded(content) if "layers" in content else {each: tuple(s) for each, s in content.items()}
 
 
 @pytest.mark.parametrize("name", RELEASED)
