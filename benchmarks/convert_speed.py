@@ -2,10 +2,10 @@
 
     python benchmarks/convert_speed.py [--work_dir DIR] [--fraction 1] [--dtypes bf16 fp16 fp32]
 
-Makes a bf16 checkpoint of random weights in Qwen-VL's full shape (19.3 GB in 10 shards; ``--quick``: a 24th of its
-layers and vocabulary), drops it from the page cache before every turn, and counts the bytes written per second, until
-they are on the disk, for ``cp`` as for the conversion. Conversions that would leave less than 15 GB of the disk free
-are left out, and said to be. Everything made is removed.
+Makes a bf16 checkpoint of random weights in a model's full shape (``--family``; Qwen-VL: 19.3 GB in 10 shards;
+``--quick``: a 24th of its layers and vocabulary), drops it from the page cache before every turn, and counts the bytes
+written per second, until they are on the disk, for ``cp`` as for the conversion. Conversions that would leave less than
+15 GB of the disk free are left out, and said to be. Everything made is removed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
-from harness import Row, arguments, interleaved, peak_memory, report
-from random_checkpoint import ROOT, drop_from_cache, files_of, make_checkpoint, remove, size_of
+from harness import Row, add_model, arguments, interleaved, peak_memory, report
+from random_checkpoint import ROOT, drop_from_cache, files_of, full_size, make_checkpoint, remove, size_of
 
+from ms_impl import families
 from ms_impl.io.dtypes import BF16, FLOATS
 
 QUICK, SMALL = 1 / 24, 1 / 48  # of the full size
@@ -39,6 +40,7 @@ def main() -> None:
 def parser() -> ArgumentParser:
     """The options."""
     parser = arguments("convert_speed", __doc__)
+    add_model(parser)
     parser.add_argument("--work_dir", type=Path, help="on the disk to be measured (the system's temporary folder)")
     parser.add_argument("--fraction", type=float, help="of the full size (1; with --quick a 24th)")
     parser.add_argument("--dtypes", nargs="+", choices=FLOATS, default=list(FLOATS), help="element types to write")
@@ -48,22 +50,24 @@ def parser() -> ArgumentParser:
 def measure(work: Path, options: Namespace) -> list[Row]:
     """All rows; the checkpoint exists in one layout at a time, so that there is room for the output."""
     hugging_face, mindspore, small = work / "hugging_face", work / "mindspore.ckpt", work / "small"
-    make_checkpoint(hugging_face, options.fraction or (QUICK if options.quick else 1))
-    make_checkpoint(small, SMALL)
+    family = families.get(options.family)
+    config_file = full_size(family, options.config)
+    make_checkpoint(hugging_face, options.fraction or (QUICK if options.quick else 1), family, config_file)
+    make_checkpoint(small, SMALL, family, config_file)
     shutil.copy(hugging_face / "config.json", work)  # for the way back
-    rows = [check_row(hugging_face), *speed_rows("to .ckpt", hugging_face, work / "out.ckpt", options)]
-    rows += memory_rows(hugging_face, small)
-    subprocess.run(command(hugging_face, mindspore), check=True, stdout=subprocess.DEVNULL)
+    rows = [check_row(hugging_face, options), *speed_rows("to .ckpt", hugging_face, work / "out.ckpt", options)]
+    rows += memory_rows(hugging_face, small, options)
+    subprocess.run(command(options, hugging_face, mindspore), check=True, stdout=subprocess.DEVNULL)
     remove(hugging_face)
     return rows + speed_rows("to Hugging Face", mindspore, work / "out", options)
 
 
-def command(source: Path, target: Path, *more: str) -> list[str]:
+def command(options: Namespace, source: Path, target: Path, *more: str) -> list[str]:
     """The conversion's command line, in the direction that ``source`` calls for."""
     if source.suffix == ".ckpt":
         more = (*more, "--reverse", "--config", str(source.parent))
     paths = ["--input_path", str(source), "--output_path", str(target)]
-    return [sys.executable, str(ROOT / "convert/convert_weight.py"), "--model", "qwenvl", *paths, *more]
+    return [sys.executable, str(ROOT / "convert/convert_weight.py"), "--model", options.family, *paths, *more]
 
 
 def speed_rows(case: str, source: Path, target: Path, options: Namespace) -> list[Row]:
@@ -75,7 +79,7 @@ def speed_rows(case: str, source: Path, target: Path, options: Namespace) -> lis
         if shutil.disk_usage(target.parent).free - nbytes < SPARED_BYTES:
             print(f"left out: {case}, {name}: no room for {nbytes / 1e9:.1f} GB on the disk", file=sys.stderr)
             continue
-        written[name], runs[name] = nbytes, partial(convert, source, target, name)
+        written[name], runs[name] = nbytes, partial(convert, options, source, target, name)
     seconds = {name: statistics.median(times) for name, times in interleaved(runs, options.repeats, warm_up=0).items()}
     remove(target)
     speeds = {name: written[name] / seconds[name] / 1e9 for name in runs}
@@ -95,17 +99,17 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run(["sync", *map(str, files_of(target))], check=True)
 
 
-def convert(source: Path, target: Path, dtype: str) -> None:
+def convert(options: Namespace, source: Path, target: Path, dtype: str) -> None:
     """One conversion."""
     remove(target)
     drop_from_cache(source)
-    subprocess.run(command(source, target, "--dtype", dtype), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(options, source, target, "--dtype", dtype), check=True, stdout=subprocess.DEVNULL)
 
 
-def check_row(source: Path) -> Row:
+def check_row(source: Path, options: Namespace) -> Row:
     """Seconds of ``--dry_run`` with nothing of the source in the page cache, against the five that it may take."""
 
-    dry_run = command(source, source.with_name("none.ckpt"), "--dry_run")
+    dry_run = command(options, source, source.with_name("none.ckpt"), "--dry_run")
 
     def check() -> None:
         drop_from_cache(source)
@@ -116,12 +120,12 @@ def check_row(source: Path) -> Row:
     return Row("conversion", case, seconds, CHECK_SECONDS, "s", ratio, "≤ 1", ratio <= 1)
 
 
-def memory_rows(source: Path, small: Path) -> list[Row]:
+def memory_rows(source: Path, small: Path, options: Namespace) -> list[Row]:
     """Peak memory of the conversion that casts, against the limit and against that of a small checkpoint."""
     peaks = {}
     for path in (source, small):
         target = path.with_name("out.ckpt")
-        peaks[path] = peak_memory(command(path, target, "--dtype", "fp16"))
+        peaks[path] = peak_memory(command(options, path, target, "--dtype", "fp16"))
         remove(target)
     peak, sizes = peaks[source], [size_of(path) / 1e9 for path in (source, small)]
     cases = {

@@ -61,6 +61,12 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model, in which shape."""
+    parser.add_argument("--family", default="qwenvl", help="model family (qwenvl)")
+    parser.add_argument("--config", type=Path, help="config.json, or its directory (the family's largest in configs/)")
+
+
 def interleaved(
     contestants: Mapping[str, Callable[[], None]], repeats: int, warm_up: int = 1
 ) -> dict[str, list[float]]:

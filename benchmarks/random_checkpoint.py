@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in Qwen-VL's shape, and what the benchmarks of files do with them."""
+"""Checkpoints of random weights in the shape of any family's model, and what the benchmarks of files do with them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convert.qwenvl import WEIGHTS
+from ms_impl.errors import InputError
+from ms_impl.families import Family
 from ms_impl.io.dtypes import BF16, FP32, DType, cast
+from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Kind, Output
 from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
-from ms_impl.qwenvl.config import QwenVLConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs/qwenvl/qwenvl_9.6b/config.json"
+
+# Keys of config.json: numbers of layers, and the endings of those of token ids.
+_LAYERS = {"num_hidden_layers", "layers", "depth", "encoder_layers"}
+_IDS = ("_id", "_index")
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,65 @@ class RandomTensor(Tensor):
             yield self.pool[begin : begin + min(length, self.size - start)]
 
 
-def make_checkpoint(directory: Path, fraction: float) -> None:
-    """A bf16 Hugging Face directory in Qwen-VL's widths, with ``fraction`` of the layers and of the vocabulary."""
-    raw = smaller(json.loads(CONFIG.read_text(encoding="utf-8")), fraction)
-    shapes = WEIGHTS.shapes(QwenVLConfig.from_dict(raw, str(CONFIG)), HUGGING_FACE)
+def full_size(family: Family, given: Path | None = None) -> Path:
+    """The config.json ``given``, or the largest that the repository has of a family."""
+    if given:
+        return given / "config.json" if given.is_dir() else given
+    found = {_count(family, path): path for path in (ROOT / "configs" / family.name).glob("*/config.json")}
+    if not found:
+        raise InputError(f"configs/{family.name} holds no config.json of the family; give one with --config")
+    return found[max(found)]
+
+
+def _count(family: Family, config_file: Path) -> int:
+    """Parameters of a model."""
+    shapes = family.resolve("weights").shapes(family.resolve("config").from_file(config_file), HUGGING_FACE)
+    return sum(map(math.prod, shapes.values()))
+
+
+def make_checkpoint(directory: Path, fraction: float, family: Family, config_file: Path) -> None:
+    """A bf16 Hugging Face directory in a model's widths, with ``fraction`` of the layers and of the vocabulary."""
+    raw = smaller(read_json(config_file), fraction)
+    config = family.resolve("config").from_dict(raw, str(config_file))
     values = np.random.default_rng(0).normal(0, 0.02, BLOCK_BYTES).astype(np.float32)
     pool = cast(values, FP32, BF16)
+    shapes = family.resolve("weights").shapes(config, HUGGING_FACE)
     tensors = [RandomTensor(name, shape, pool) for name, shape in shapes.items()]
     output = Output(directory, Kind.DIRECTORY, HUGGING_FACE)
     output.write(tensors, {"config.json": json.dumps(raw).encode()}, progress=lambda nbytes: None)
 
 
-def smaller(raw: dict, fraction: float) -> dict:
-    """A config.json with ``fraction`` of the layers and of the vocabulary, which ends with the same special tokens."""
-    visual, vocab_size = raw["visual"], math.ceil(raw["vocab_size"] * fraction)
-    start_id = visual["image_start_id"] - (raw["vocab_size"] - vocab_size)
-    layers = {"layers": math.ceil(visual["layers"] * fraction), "image_start_id": start_id}
-    number = math.ceil(raw["num_hidden_layers"] * fraction)
-    return {**raw, "vocab_size": vocab_size, "num_hidden_layers": number, "visual": {**visual, **layers}}
+def smaller(raw: Any, fraction: float) -> Any:
+    """A config.json with ``fraction`` of the layers and of the vocabularies, which end with the same special tokens."""
+    cut = max((size - _part(size, fraction) for size in _values(raw, "vocab_size")), default=0)
+    return _smaller(raw, fraction, cut)
+
+
+def _smaller(raw: Any, fraction: float, cut: int) -> Any:
+    if not isinstance(raw, dict):
+        return raw
+    changed = {key: _smaller(value, fraction, cut) for key, value in raw.items()}
+    for key in _LAYERS & raw.keys() | {key for key in raw if key.endswith("vocab_size")}:
+        changed[key] = _part(raw[key], fraction)
+    for key in (key for key in raw if key.endswith(_IDS) and isinstance(raw[key], int) and raw[key] > cut):
+        changed[key] = raw[key] - cut
+    layers = [changed[key] for key in _LAYERS & raw.keys()]
+    if layers and raw.get("fullatt_block_indexes"):
+        changed["fullatt_block_indexes"] = [index for index in raw["fullatt_block_indexes"] if index < layers[0]]
+    return changed
+
+
+def _part(number: int, fraction: float) -> int:
+    return math.ceil(number * fraction)
+
+
+def _values(raw: Any, key: str) -> Iterator[int]:
+    """What stands under a key, at any depth."""
+    for name, value in raw.items():
+        if isinstance(value, dict):
+            yield from _values(value, key)
+        elif name == key:
+            yield value
 
 
 def files_of(path: Path) -> list[Path]:
