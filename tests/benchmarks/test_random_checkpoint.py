@@ -10,6 +10,7 @@ from random_checkpoint import full_size, smaller
 
 from ms_impl import families
 from ms_impl.io.json_files import read_json
+from ms_impl.io.rules import HUGGING_FACE
 
 
 @pytest.mark.parametrize("name", families.names())
