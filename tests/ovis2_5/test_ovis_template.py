@@ -1,18 +1,20 @@
 """Records, queries and rows by the template: ids, labels, columns and arrays."""
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from ms_impl.data.batch import collate
 from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
 from ms_impl.ovis2_5.formatter import ATOM_ID, IGNORED
 from ms_impl.ovis2_5.template import INDICATOR_ROWS, VISUALS, Ovis2_5Template
 from ms_impl.ovis2_5.thinking import EARLY_STOP
+from ms_impl.ovis2_5.visuals import StillImage
 
 FRAMES = tuple(f"frame{number}.png" for number in range(4))
 
@@ -355,3 +357,29 @@ def test_options_change_and_files_stay(template):
     assert changed.tokenizer is template.tokenizer
     with pytest.raises(InputError, match="unknown option"):
         template.with_options(size=3)
+
+
+@pytest.mark.parametrize("case", ["batch", "collate_equal"])
+def test_v18_the_collators_result(template, ovis_folder, case):
+    """Rows padded on the right, labels and mask with them; rows of one length get a column of padding."""
+    tensors = load_file(ovis_folder / "cases.safetensors")
+    ids, mask, labels = (tensors[f"{case}.{name}"] for name in ("input_ids", "attention_mask", "labels"))
+    images = (0, 1) if case == "batch" else (0, 0)
+    rows = []
+    for row, number in enumerate(images):
+        grid = tuple(map(int, tensors[f"pre.image{number}.grid_thw"][0]))
+        located = [(StillImage(ovis_folder / f"image{number}.png"), grid)]
+        sample = template._sample(ids[row][mask[row]].tolist(), located, f"row {row}")
+        weights = np.ones(len(sample), np.float32)
+        rows.append(replace(sample, labels=labels[row][mask[row]].astype(np.int32), loss_weights=weights))
+    found = collate(rows, template, {"tokens": ids.shape[1]})
+    text = mask & (ids >= 0)
+    np.testing.assert_array_equal(found["segment_ids"] > 0, mask)
+    np.testing.assert_array_equal(found["labels"], labels)
+    np.testing.assert_array_equal(found["input_ids"][text], ids[text])
+    assert (found["input_ids"][~text] == template.tokenizer.pad_id).all()
+    for row, number in enumerate(images):
+        columns = found["patch_columns"][row]
+        assert sorted(columns[columns < ids.shape[1]]) == np.flatnonzero(ids[row] == ATOM_ID).tolist()
+        patches = found["patches"][row][found["patch_segments"][row, ..., 0] > 0]
+        np.testing.assert_array_equal(patches, tensors[f"pre.image{number}.pixel_values"])

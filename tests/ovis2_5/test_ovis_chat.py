@@ -1,0 +1,84 @@
+"""Conversations with a whole checkpoint directory, loaded as users load it: thinking, budget, stream, video, batches."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ms_impl.ovis2_5.thinking import EARLY_STOP, split_thinking
+
+
+@pytest.fixture(scope="module")
+def loaded(ovis_folder, vocabulary_file, tmp_path_factory):
+    """Model and template of a tiny random checkpoint with the released vocabulary."""
+    from convert.ovis2_5 import WEIGHTS
+    from ms_impl.generate.load import load
+    from ms_impl.io.rules import HUGGING_FACE
+    from ms_impl.ovis2_5.config import Ovis2_5Config
+
+    folder = tmp_path_factory.mktemp("ovis")
+    raw = json.loads((ovis_folder / "config.json").read_text(encoding="utf-8"))
+    raw["llm_config"]["vocab_size"] = 151936
+    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "qwen.tiktoken").symlink_to(vocabulary_file)
+    rng, weights = np.random.default_rng(0), {}
+    for name, shape in WEIGHTS.shapes(Ovis2_5Config.from_file(folder), HUGGING_FACE).items():
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        weights[name] = rng.normal(centre, 0.2, shape).astype(np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return load(folder, dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def image_query(ovis_folder):
+    return [{"image": str(ovis_folder / "image0.png")}, {"text": "What is it?"}]
+
+
+LIMITS = {
+    "single_image_min_pixels": 4096,
+    "single_image_max_pixels": 16384,
+    "video_min_pixels": 1024,
+    "video_max_pixels": 6400,
+}
+
+
+@pytest.fixture(scope="module")
+def small(loaded):
+    """The template with few patches a visual."""
+    return loaded[1].with_options(**LIMITS, num_frames=2)
+
+
+def test_the_defaults_are_the_originals(loaded):
+    settings = loaded[0].generation
+    assert (settings.do_sample, settings.top_k, settings.top_p, settings.repetition_penalty) == (False, 50, 1.0, 1.0)
+    assert (settings.max_new_tokens, settings.enable_thinking, settings.thinking_budget) == (1024, False, 2048)
+
+
+def test_v14_a_budget_is_seen_in_the_stream(loaded, small, image_query):
+    settings = {"enable_thinking": True, "enable_thinking_budget": True, "thinking_budget": 4, "max_new_tokens": 36}
+    answer, history = loaded[0].chat(small, image_query, **settings)
+    pieces = list(loaded[0].chat(small, image_query, stream=True, **settings))
+    assert "".join(pieces) == answer == history[-1][1] and all(pieces)
+    thinking, rest = split_thinking(answer)
+    assert thinking.endswith(EARLY_STOP.strip()) and len(thinking) > len(EARLY_STOP) and rest
+    free, _ = loaded[0].chat(small, image_query, enable_thinking=True, max_new_tokens=36)
+    assert EARLY_STOP.strip() not in free
+
+
+def test_a_second_turn_sees_the_first_image(loaded, small, image_query, ovis_folder):
+    _, history = loaded[0].chat(small, image_query, max_new_tokens=3)
+    assert history[0][0] == f"<img>{ovis_folder / 'image0.png'}</img>\nWhat is it?"
+    again, longer = loaded[0].chat(small, "And now?", history, max_new_tokens=3)
+    assert len(longer) == 2 and longer[1][1] == again
+
+
+def test_v8_a_video_as_frames_and_a_row_of_a_batch_is_the_row_alone(loaded, small, image_query, ovis_folder):
+    model, _ = loaded
+    settings = model.generation.changed(max_new_tokens=4)
+    frames = [str(ovis_folder / f"frame{number}.png") for number in range(4)]
+    queries = [image_query, "Hello", [{"video": frames}, {"text": "What happens?"}]]
+    samples = [small.encode_turn(query, None, None, settings) for query in queries]
+    assert len(samples[2].media[0].source.frames) == 2
+    together = model.generate(small, samples, settings)
+    assert together == [model.generate(small, [sample], settings)[0] for sample in samples]
