@@ -134,11 +134,13 @@ class OvisSide:
         optimizer = AdamW(groups, 1e-3, (0.9, 0.95), 1e-8, weight_decay=0.1)
         clip, names = ClipByGlobalNorm(1.0), [p.name for p in self.parameters]
         places = [names.index(p.name) for p in optimizer.parameters]
-        losses, norms = [], []
+        losses, norms, mode = [], [], ms.get_context("mode")
         for _ in range(5):
             loss, gradients = self._gradients(batch)
+            ms.set_context(mode=ms.PYNATIVE_MODE)  # an optimizer's graph would be compiled for each variant
             clipped, norm = clip(tuple(gradients[place] for place in places))
             optimizer(clipped)
+            ms.set_context(mode=mode)
             losses.append(float(loss.asnumpy()))
             norms.append(float(norm.asnumpy()[0]))
         return losses, norms

@@ -13,6 +13,7 @@ from floors import RERUNS, moved
 from ovis_vectors import MEDIA, Batch, OvisVectors
 from stages import LOSS_SCALE, error
 
+from ms_impl.ovis2_5.config import INDICATORS
 from ms_impl.ovis2_5.train_modules import TrainModule, parse_train_modules, trained
 from torch_ref.ovis2_5.model import Ovis2_5
 
@@ -119,7 +120,7 @@ class OvisFloors:
             "rounded": rounded,
         }  # fmt: skip
         self._models = {name: Reference(model) for name, model in models.items()}
-        for name in ("logits", "tower", "gradients", "steps", "greedy"):
+        for name in ("logits", "tower", "gradients", "text_alone", "steps", "greedy"):
             setattr(self, name, cache(getattr(self, name)))
 
     def _pair(self, half: bool, whole: bool) -> tuple[Reference, Reference]:
@@ -151,17 +152,37 @@ class OvisFloors:
         moved_by, spread = abs(losses.mean() - exact.mean()), np.sqrt(np.square(losses - exact).mean() / len(exact))
         return float(max(moved_by, 2 * spread) / abs(exact.mean())), each, error(*vectors)
 
-    def steps(self, words: str) -> np.ndarray:
-        """Of the loss before each of five steps of AdamW: the largest of some reruns, weights moved by 1e-7."""
+    def text_alone(self) -> dict[str, float]:
+        """Of each parameter's gradient where there is no visual; of those that are 0 nothing."""
+        found, wanted = (model.gradients(self.golden.text_alone())[1] for model in self._pair(False, False))
+        return {name: error(found[name], wanted[name]) for name in wanted if wanted[name].any()}
+
+    def steps(self, words: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """Of losses and norms before each of five steps of AdamW, and of the parameters after them.
+
+        The largest of some reruns, whose weights are moved by 1e-7.
+        """
         modules, batch = parse_train_modules(words, self.golden.config), self.golden.batch()
-        wanted = np.array(self._models["fp32"].five_steps(batch, modules)[0])
-        reruns = [
-            Reference(moved(self._models["fp32"].model, seed)).five_steps(batch, modules)[0] for seed in range(RERUNS)
-        ]
-        return np.max([np.abs(np.array(losses) - wanted) / np.abs(wanted) for losses in reruns], 0)
+        moves = [moved(self._models["fp32"].model, seed) for seed in range(RERUNS)]
+        wanted = self._models["fp32"].five_steps(batch, modules)
+        runs = [Reference(model).five_steps(batch, modules) for model in moves]
+        numbers = [np.max([_relative(run[i], wanted[i]) for run in runs], 0) for i in (0, 1)]
+        exact = parameters_of(wanted[2])
+        after = [{name: error(a, exact[name]) for name, a in parameters_of(run[2]).items()} for run in runs]
+        return *numbers, {name: max(each[name] for each in after) for name in exact}
 
     def greedy(self, half: bool = False) -> float:
         """Of the logits before each golden token and after the last."""
         case = self.golden.greedy_case()
         found, wanted = (model.greedy(*case) for model in self._pair(half, whole=True))
         return error(found, wanted)
+
+
+def parameters_of(model: Ovis2_5) -> dict[str, np.ndarray]:
+    """Parameters by name, and the indicators' rows of the visual table."""
+    found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    return {**found, "vte_indicators": found["vte.weight"][-INDICATORS:]}
+
+
+def _relative(found: list[float], wanted: list[float]) -> np.ndarray:
+    return np.abs(np.array(found) - np.array(wanted)) / np.abs(np.array(wanted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +203,7 @@ class OvisVectors:
         """The ``train_modules`` of which five steps were made."""
         return sorted(self.named("train.adamw_losses:"))
 
-    def after_steps(self, words: str, parameters: dict[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Parameters after the five steps, and what they were in the original's run."""
-        known = {**parameters, "vte_indicators": parameters["vte.weight"][-INDICATORS:]}
-        for name, wanted in self.named(f"train.adamw_after:{words}:").items():
-            if name in known:  # or the key is of other words that begin with these
-                yield known[name], wanted
+    def after_steps(self, words: str, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Parameters after the five steps of the original's run; ``vte_indicators`` is of the visual table's rows."""
+        found = self.named(f"train.adamw_after:{words}:")
+        return {name: found[name] for name in found if name in names}  # others' words begin with these
