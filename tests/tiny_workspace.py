@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from tiny_checkpoint import around_one, first_ranks, write_checkpoint
 
-from convert.qwenvl import WEIGHTS
-from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.qwenvl.config import QwenVLConfig
+from ms_impl import families
 from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
 # Where MindFormers writes from when it is imported; otherwise it would be the working directory.
@@ -38,7 +36,11 @@ CONFIG = {
 def workspace(tmp_path_factory, vocabulary_file) -> Path:
     """Folder ``model`` (random weights of a base model, in Hugging Face's layout), pictures 0.png and 1.png, conversations.json."""
     root = tmp_path_factory.mktemp("workspace")
-    _make_model(root / "model", vocabulary_file)
+    write_checkpoint(
+        root / "model", families.get("qwenvl"), CONFIG, around_one("ln_", 0.1),
+        generation_config__json={"chat_format": "raw", "max_new_tokens": 512}, tokenizer_config__json={},
+        qwen__tiktoken=first_ranks(vocabulary_file, RANKS),
+    )  # fmt: skip
     rng = np.random.default_rng(1)
     for number in range(2):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(root / f"{number}.png")
@@ -72,18 +74,6 @@ def finetune_arguments(workspace) -> list[str]:
         "--train_dataset.modal_to_text_transform.max_length", "160", f"{template}.image_size", "112",
         "--lr_schedule.learning_rate", "1e-3", "--epochs", "1",
     ]  # fmt: skip
-
-
-def _make_model(folder: Path, vocabulary_file: Path) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "generation_config.json").write_text('{"chat_format": "raw", "max_new_tokens": 512}')
-    (folder / "tokenizer_config.json").write_text("{}")
-    (folder / "qwen.tiktoken").write_bytes(b"".join(vocabulary_file.read_bytes().splitlines(keepends=True)[:RANKS]))
-    rng = np.random.default_rng(0)
-    shapes = WEIGHTS.shapes(QwenVLConfig.from_file(folder), HUGGING_FACE)
-    weights = {name: rng.normal("ln_" in name, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _record(number: int) -> dict:

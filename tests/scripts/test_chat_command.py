@@ -1,7 +1,6 @@
 """The command that asks a model about images: it answers, or says on stderr what is wrong and exits with 2."""
 
 import fcntl
-import json
 import os
 import pty
 import re
@@ -17,13 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from tiny_checkpoint import first_ranks, small_qwenvl, write_checkpoint
 
-from convert.qwenvl import WEIGHTS
+from ms_impl import families
 from ms_impl.cli.conversation import enlarged, save_image
 from ms_impl.errors import InputError
-from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
-from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
 
 CHAT = Path(__file__).parents[2] / "scripts/chat.py"
 RANKS = 300
@@ -32,22 +29,11 @@ RANKS = 300
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, vocabulary_file) -> Path:
     """A checkpoint directory with random weights and a picture a.png in it."""
-    directory, generator = tmp_path_factory.mktemp("model"), np.random.default_rng(0)
-    visual = VisionConfig(
-        heads=2, image_size=56, image_start_id=RANKS + SPECIAL_TOKENS.index(IMAGE_START), layers=1, mlp_ratio=2.0,
-        output_dim=128, patch_size=14, width=32, n_queries=16, n_positions=16,
+    generator = np.random.default_rng(0)
+    directory = write_checkpoint(
+        tmp_path_factory.mktemp("model"), families.get("qwenvl"), small_qwenvl(RANKS, 512), generator=generator,
+        generation_config__json={"chat_format": "chatml"}, qwen__tiktoken=first_ranks(vocabulary_file, RANKS),
     )  # fmt: skip
-    config = QwenVLConfig(
-        vocab_size=RANKS + len(SPECIAL_TOKENS), hidden_size=128, num_hidden_layers=1, num_attention_heads=2,
-        kv_channels=64, intermediate_size=256, seq_length=128, max_position_embeddings=512, visual=visual,
-    )  # fmt: skip
-    shapes = WEIGHTS.shapes(config, HUGGING_FACE)
-    weights = {name: generator.normal(scale=0.2, size=shape).astype(np.float32) for name, shape in shapes.items()}
-    save_file(weights, directory / "model.safetensors", {"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(config.to_dict()))
-    (directory / "generation_config.json").write_text('{"chat_format": "chatml"}')
-    ranks = vocabulary_file.read_bytes().splitlines(keepends=True)[:RANKS]
-    (directory / "qwen.tiktoken").write_bytes(b"".join(ranks))
     Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(directory / "a.png")
     return directory
 
