@@ -48,7 +48,7 @@ class OnStage:
 
 
 def on_stage(parts: Sequence[Trained], plan: Plan, stage: int) -> Iterator[OnStage]:
-    """The parts of a pipeline stage; layers are spread as ``ms_impl.qwenvl.parallel_plan`` does."""
+    """The parts of a pipeline stage; layers are spread in order, as evenly as they go."""
     for trained in parts:
         part, last = trained.part, plan.stages - 1
         if part.stage == "layers":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 from ms_impl.adapters.config import LoraConfig
-from ms_impl.adapters.targets import make_plan
+from ms_impl.adapters.targets import linear_layers, make_plan
 from ms_impl.errors import InputError
 from ms_impl.estimate.plan import Plan
 from ms_impl.estimate.shape import Part
@@ -57,7 +57,7 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)
     parts = _description(family).parts(config, plan, shapes)
-    trained, factors = _trained(family, plan, shapes, parts)
+    trained, factors = _trained(family, plan, shapes)
     marked, reached = [], False
     for part in parts:
         own = sum(math.prod(shape) for name, shape in part.weights.items() if name in trained)
@@ -71,7 +71,7 @@ def trained_names(family: Family, config_file: Path, plan: Plan) -> list[str]:
     """Names of all that is trained, LoRA factors too."""
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)
-    trained, factors = _trained(family, plan, shapes, _description(family).parts(config, plan, shapes))
+    trained, factors = _trained(family, plan, shapes)
     return [*trained, *factors]
 
 
@@ -88,20 +88,14 @@ def _description(family: Family) -> ModuleType:
 
 
 def _trained(
-    family: Family, plan: Plan, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[Part]
+    family: Family, plan: Plan, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[set[str], Mapping[str, tuple[int, ...]]]:
     """Names of the weights that are trained, and shapes of the LoRA factors by name."""
     if not plan.lora:
         return set(shapes) - family.frozen_names(shapes, plan.frozen), {}
     config = LoraConfig.from_section(plan.lora, "model.model_config.lora")
-    adapter = make_plan(config, family, shapes, _linears(parts))
+    adapter = make_plan(config, family, shapes, linear_layers(shapes, family))
     return set(adapter.whole), adapter.factors
-
-
-def _linears(parts: Iterable[Part]) -> list[str]:
-    """Paths of the layers that multiply by a matrix called ``weight``."""
-    names = [name for part in parts for name, shape in part.weights.items() if len(shape) == 2 and part.passes(name)]
-    return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
 
 
 def _weight_of(factor: str) -> str:
