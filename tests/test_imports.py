@@ -68,3 +68,56 @@ def test_progress_bars_are_hidden_where_output_is_piped():
     faults = {str(file.relative_to(ROOT)): visible_bars(file.read_text(encoding="utf-8")) for file in python_files()}
     assert not {file: lines for file, lines in faults.items() if lines}
     assert visible_bars("for i in tqdm(range(3)):\n    pass") == [1]
+
+
+def imported_at_once(file: Path) -> set[str]:
+    """Our modules that a file imports when it is imported itself."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in inner if module_file(name)} or {node.module}
+    return {name for name in found if name.partition(".")[0] in OURS and module_file(name)}
+
+
+def module_file(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file if file.exists() else None
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Ways through the imports that come back to where they began."""
+    found, done = [], set()
+
+    def walk(module: str, way: list[str]) -> None:
+        if module in way:
+            found.append([*way[way.index(module) :], module])
+        elif module not in done:
+            for other in sorted(graph.get(module, ())):
+                walk(other, [*way, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        walk(module, [])
+    return found
+
+
+def test_imports_make_no_circle():
+    files = [file for name in OURS for file in (ROOT / name).rglob("*.py")]
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    assert circles({module: imported_at_once(file) for module, file in modules.items()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
+
+
+def test_what_is_built_knows_no_command_of_the_conversion():
+    """Tables are named by records and imported on use: convert imports ms_impl, not the other way."""
+    importers = {
+        file
+        for file in (ROOT / "ms_impl").rglob("*.py")
+        for name in imported_at_once(file)
+        if "convert" in name.split(".")
+    }
+    assert not importers

@@ -1,11 +1,17 @@
 """Configuration, weight table and module groups of every family, held against one another."""
 
 import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from ms_impl import families
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_configuration_survives_its_file(family, tiny_config):
@@ -48,3 +54,17 @@ def test_embeddings_are_matrices_and_the_head_is_no_embedding(family, tiny_confi
     embeddings = [name for name in shapes if is_embedding(name.removesuffix(".weight"), family)]
     assert embeddings and all(len(shapes[name]) == 2 for name in embeddings)
     assert not {name.removesuffix(".weight") for name in embeddings} & set(linear_layers(shapes, family))
+
+
+def test_configuration_and_table_need_no_framework():
+    """A conversion begins in well under a second."""
+    code = (
+        "import sys; from ms_impl import families\n"
+        "for family in families.all_families().values(): family.resolve('config'), family.resolve('weights')\n"
+        "print({'mindspore', 'mindformers', 'torch', 'transformers'} & set(sys.modules))"
+    )
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run.stdout == "set()\n", run.stderr
+    assert spent.ru_utime + spent.ru_stime - began.ru_utime - began.ru_stime < 1.0  # of processor time
