@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=2 python benchmarks/decode.py [--quick]
 
-Model: some 100 million parameters in Qwen-VL's shape, random. Contestants: torch_ref eager in fp32 with a preallocated
-cache, and this package with fp32, bf16 and fp16 weights; the same prompt (random keys and values), batch and threads,
-and where a step of fp32 differs from torch_ref's by more than 1e-4 nothing is reported. The bandwidth is that of
-reading an array in order on the same threads, in the same rounds; a step's traffic is every weight once, and the keys
-and values of all columns.
+Models of some 100 million random parameters each: one in Qwen-VL's shape, one in that of a Qwen2 with 16 query heads
+and 2 key heads. Contestants: PyTorch eager in fp32 with a preallocated cache (torch_ref; for the second with PyTorch's
+own attention, which copies no keys), and this package with fp32, bf16 and fp16 weights; the same prompt (random keys
+and values), batch and threads, and where a step of fp32 differs from PyTorch's by more than 1e-4 nothing is reported.
+The bandwidth is that of reading an array in order on the same threads, in the same rounds; a step's traffic is every
+weight once, and the keys and values of all columns.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # b
 import mindspore as ms
 import numpy as np
 import torch
+from gqa_decoder import GqaDecoder, GqaReference
 from harness import Row, arguments, interleaved, report
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from ms_impl.generate.decode import Decoder, DecoderPool, power_of_two
 from ms_impl.kernels.build import FLAGS, run
+from ms_impl.kernels.decode_step import layer_arrays
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.model import QwenVL
 from torch_ref.qwenvl.model import QwenVL as Reference
@@ -53,21 +57,40 @@ def main() -> None:
     parser = arguments("decode", __doc__)
     parsed = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    reference = Reference(CONFIG).eval()
-    models = {name: ours(reference, *dtypes) for name, dtypes in OURS.items()}
     rows: list[Row] = []
-    with memory_reader() as read:
-        for batch in (1, 8):
-            for prompt in (300,) if parsed.quick else (300, 1500):
-                contest = Contest(reference, models, batch, prompt)
-                rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
+    for shape, (theirs, made) in SHAPES.items():
+        reference = theirs().eval()
+        models = {name: ours(reference, made, *dtypes) for name, dtypes in OURS.items()}
+        with memory_reader() as read:
+            for batch in (1, 8):
+                for prompt in (300,) if parsed.quick else (300, 1500):
+                    contest = Contest(shape, reference, models, batch, prompt)
+                    rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
     report("decode", rows, parsed)
 
 
-def ours(reference: Reference, compute_dtype: ms.Type, dtype: ms.Type) -> QwenVL:
+class QwenVLReference(Reference):
+    """torch_ref's model, one token at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(CONFIG)
+
+    def token_step(self, segments: torch.Tensor, column: int, prompt: int, cache: list) -> torch.Tensor:
+        """Logits [B, vocab] after a token in ``column``, which is its id, too, and a prompt of so many columns."""
+        hidden = self.transformer.wte(torch.full((len(segments), 1), column))
+        return self.step(hidden, segments, torch.tensor([column]), CONFIG.ntk_alpha(prompt), cache)
+
+
+SHAPES = {
+    "qwen-vl": (QwenVLReference, lambda *dtypes: QwenVL(CONFIG, *dtypes)),
+    "gqa 16/2": (GqaReference, GqaDecoder),
+}
+
+
+def ours(reference: torch.nn.Module, made: Callable[..., nn.Cell], compute_dtype: ms.Type, dtype: ms.Type) -> nn.Cell:
     """This package's model with the reference's weights, rounded to ``dtype``."""
     with no_init_parameters():
-        model = QwenVL(CONFIG, compute_dtype, dtype)
+        model = made(compute_dtype, dtype)
     values = reference.state_dict()
     for name, parameter in model.parameters_dict().items():
         parameter.set_data(ms.Tensor(values[name].numpy(), dtype))
@@ -89,8 +112,8 @@ def memory_reader() -> Iterator[Callable[[], None]]:
 class Contest:
     """The contestants of one batch size and prompt length; each run takes STEPS steps after the prompt."""
 
-    def __init__(self, reference: Reference, models: dict[str, QwenVL], batch: int, prompt: int):
-        self.batch, self.prompt, self.reference = batch, prompt, reference
+    def __init__(self, shape: str, reference: torch.nn.Module, models: dict[str, nn.Cell], batch: int, prompt: int):
+        self.shape, self.batch, self.prompt, self.reference = shape, batch, prompt, reference
         self.cache = reference.new_cache(batch, prompt + STEPS)
         for layer in self.cache:
             layer.keys.normal_()
@@ -100,17 +123,15 @@ class Contest:
         expected = self.torch_steps()
         error = np.abs(self.steps("fp32") - expected).max() / np.abs(expected).max()
         if not error <= TOLERANCE:
-            raise SystemExit(f"error: batch {batch}, prompt {prompt}: fp32 is {error:.1e} off torch_ref")
+            raise SystemExit(f"error: {shape}, batch {batch}, prompt {prompt}: fp32 is {error:.1e} off PyTorch")
 
-    def decoder(self, model: QwenVL) -> Decoder:
-        """A decoder as a prefill of the prompt would leave it, with torch_ref's cache."""
+    def decoder(self, model: nn.Cell) -> Decoder:
+        """A decoder as a prefill of the prompt would leave it, with PyTorch's cache."""
         capacity = power_of_two(self.prompt + STEPS)
         pool = DecoderPool(model)
         decoder = Decoder(model, pool.encoder, pool.embedder, self.batch, capacity)
-        decoder.batch_rows, decoder.length = self.batch, self.prompt
-        decoder.table = model.rotary_table(self.prompt)
-        decoder.segments = np.zeros((self.batch, capacity), np.int32)
-        decoder.segments[:, : self.prompt] = 1
+        ones = np.ones((self.batch, self.prompt), np.int32)
+        decoder.begin({"input_ids": ones, "segment_ids": ones})
         for layer, values in zip(decoder.cache, self.cache):
             for parameter, tensor in ((layer.keys, values.keys), (layer.values, values.values)):
                 wide = np.zeros(parameter.shape, np.float32)
@@ -120,20 +141,18 @@ class Contest:
 
     @torch.inference_mode()
     def torch_steps(self) -> np.ndarray:
-        """torch_ref's logits after the last step."""
-        alpha = CONFIG.ntk_alpha(self.prompt)
+        """PyTorch's logits after the last step."""
         segments = torch.zeros(self.batch, self.prompt + STEPS, dtype=torch.int64)
         segments[:, : self.prompt] = 1
         for column in range(self.prompt, self.prompt + STEPS):
             segments[:, column] = 1
-            hidden = self.reference.transformer.wte(torch.full((self.batch, 1), column))
-            logits = self.reference.step(hidden, segments, torch.tensor([column]), alpha, self.cache)
+            logits = self.reference.token_step(segments, column, self.prompt, self.cache)
         return logits.numpy()
 
     def steps(self, name: str) -> np.ndarray:
         """Our logits after the last step."""
         decoder = self.decoders[name]
-        decoder.rewind(self.prompt)
+        decoder.rewind()
         for column in range(self.prompt, self.prompt + STEPS):
             logits = decoder.step(np.full(self.batch, column))
         return logits
@@ -141,19 +160,21 @@ class Contest:
     def traffic(self, name: str) -> int:
         """Bytes that a step must read at least."""
         decoder = self.decoders[name]
-        parameters = [*decoder.model.transformer.h.get_parameters(), decoder.model.lm_head.weight]
+        parts = decoder.model.decoder_parts()
+        weights = [parts.head, *(each for layer in parts.layers for _, each, _ in layer_arrays(layer))]
+        parameters = {id(each): each for each in weights}.values()
         columns = self.prompt + STEPS // 2
         cached = [parameter[:, :columns] for parameter in decoder.cache.get_parameters()]
         return sum(array.size * array.itemsize for array in (*parameters, *cached))
 
     def rows(self, seconds: dict[str, list[float]]) -> Iterator[Row]:
-        """Tokens a second against torch_ref, and bytes a second against reading memory."""
+        """Tokens a second against PyTorch, and bytes a second against reading memory."""
         spent = {name: median(times) for name, times in seconds.items()}
         bandwidth = ARRAY_BYTES / spent["read"] / 1e9
         for name, goal in GOALS.items():
-            case = f"batch {self.batch}, prompt {self.prompt}, {name}"
+            case = f"{self.shape}, batch {self.batch}, prompt {self.prompt}, {name}"
             rates = [self.batch * STEPS / spent[contestant] for contestant in (name, "torch")]
-            yield row("decode against torch_ref", case, *rates, "tokens/s", goal)
+            yield row("decode against PyTorch", case, *rates, "tokens/s", goal)
             rate = self.traffic(name) * STEPS / spent[name] / 1e9
             yield row("decode against reading memory", case, rate, bandwidth, "GB/s", OF_BANDWIDTH.get(self.batch))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.attention import attention, visible_keys
 from ms_impl.cells.decoder import DecoderLayer, DecoderShape
-from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.cells.kv_cache import LayerCache, take_column
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.media_features import merge_features
 from ms_impl.cells.norms import RMSNorm
@@ -100,6 +100,22 @@ class CausalDecoder(nn.Cell):
         for layer, cached in zip(self.layers, cache):
             hidden = layer(hidden, mask, cos, sin, cached, columns)
         return self.norm(hidden)
+
+    def last_logits(self, hidden: Tensor, last: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits [B, vocab] of states [B, T, D] after the column of each row that ``last`` int32 [B] names.
+
+        Args:
+            head: [rows, D] → [rows, vocab].
+        """
+        states = take_column(hidden, last)
+        if hidden.shape[1] == 1:
+            return head(states)
+        # Row by row: products of few rows are summed in an order that depends on their number, and a row's bits must
+        # not depend on the rows beside it. Those of a prompt's many columns are not.
+        rows = []
+        for row in range(states.shape[0]):
+            rows.append(head(states[row : row + 1]))
+        return ops.concat(rows, 0)
 
     def rotary(self, position_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin, float32 [B, 1, T, head_dim], of positions int [B, T] or [B, axes, T], on the host."""

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ms_impl.cli.interrupts import Interrupts
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.errors import InputError, quote
+from ms_impl.generate.chat_session import ChatSession
 from ms_impl.io.atomic_write import atomic_write
 
 READABLE = 448  # pixels along the shorter side of a drawn image
@@ -41,7 +42,7 @@ class Conversation:
 
     Args:
         images: shown with the first question; in a format without history, with each.
-        settings: what ``model.chat`` takes beside query and history.
+        settings: what ``ChatSession`` takes beside model and template.
         interrupts: where Ctrl-C is told.
         remembers: whether the chat format has a history; without one, each question stands alone.
         target: where the latest image with the boxes of each answer is written.
@@ -55,11 +56,11 @@ class Conversation:
     remembers: bool = True
     target: Path | None = None
     font: Path | None = None
-    history: list[tuple[str, str | None]] = field(default_factory=list)
     latest: Image.Image | None = None  # the one that was shown last
 
     def __post_init__(self) -> None:
         self.waiting = list(self.images)
+        self.session = ChatSession(self.model, self.template, **self.settings)
 
     def hold(self) -> None:
         """Take questions and commands from stdin until an empty line or its end. A bad one is told, and no more."""
@@ -77,21 +78,14 @@ class Conversation:
 
     def ask(self, question: str, interrupted: list[bool] | None = None) -> None:
         """Print the answer as it grows; ``interrupted`` fills when it shall end. Raises InputError."""
-        query = [*({"image": image} for image in self.waiting), {"text": question}]
-        history = self.history if self.remembers else []
-        pieces = self.model.chat(self.template, query, history, stream=True, **self.settings)
-        said: list[str] = []
-        while not interrupted:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                _, self.history = end.value
-                break
-            said.append(piece)
+        query: list[dict[str, Any]] = [*({"image": image} for image in self.waiting), {"text": question}]
+        if not self.remembers:
+            self.session.reset()
+        pieces = self.session.stream(query)
+        while not interrupted and (piece := next(pieces, None)) is not None:
             print(piece, end="", flush=True)
-        else:
+        if interrupted:
             pieces.close()
-            self.history = [*history, (self.template.query_text(query), "".join(said) or None)]
             print(" …", end="")
         print(flush=True)
         self.latest = self.waiting[-1] if self.waiting else self.latest
@@ -122,7 +116,8 @@ class Conversation:
         if name == "help":
             print(HELP)
         elif name == "reset":
-            self.history, self.waiting, self.latest = [], list(self.images), None
+            self.session.reset()
+            self.waiting, self.latest = list(self.images), None
             print(f"(forgotten; {_counted(self.waiting)})")
         elif name == "image":
             if not rest:
@@ -136,7 +131,7 @@ class Conversation:
         if self.latest is None:
             print("(no image to draw on)")
         else:
-            answer = self.history[-1][1] or ""
+            answer = self.session.history[-1][1] or ""
             image = enlarged(self.latest)
             save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
 

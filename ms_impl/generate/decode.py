@@ -151,7 +151,7 @@ class Decoder:
                 columns; and the arrays of media.
             kinds: the media that the batch may have: the template's.
         """
-        self._begin(batch, kinds)
+        self.begin(batch, kinds)
         input_ids, positions = self._widened(batch["input_ids"]), self._positions(batch.get("position_ids"))
         logits = np.zeros((self.batch_rows, self.model.config.vocab_size), np.float32)
         with static_graphs(self.model):
@@ -188,7 +188,7 @@ class Decoder:
         self.segments[np.arange(self.capacity) >= self.ends[:, None]] = 0
         self.added = 0
 
-    def _begin(self, batch: Batch, kinds: Sequence[MediaKind]) -> None:
+    def begin(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> None:
         """Take the shape of a batch, and where its rows end and go on."""
         media = {array.name for kind in kinds for array in kind.all_arrays}
         if unknown := {name for name, array in batch.items() if array is not None} - media - CORE:

@@ -82,7 +82,7 @@ class DecoderModel(Protocol):
         cache: nn.CellList, last: Tensor,
     ) -> Tensor:  # fmt: skip
         """Run hidden [B, T, D] through a cache of S columns, of which ``columns`` int32 [B, T] are written; logits
-        [B, vocab] after that of a row's T which ``last`` int32 [B] names (``ms_impl.cells.kv_cache.take_column``).
+        [B, vocab] after that of a row's T which ``last`` int32 [B] names (``CausalDecoder.last_logits``).
         ``segment_ids`` int32 [B, S]: 0 is hidden. cos, sin and q_scale as ``rotary`` gives them."""
 
     def decoder_parts(self) -> DecoderParts | None:

@@ -9,7 +9,6 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.cells.causal_decoder import Media
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.kv_cache import take_column
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.errors import InputError
@@ -124,7 +123,7 @@ class Ovis2_5(GenerationMixin, nn.Cell):
         """Run hidden [B, T, D] through a cache of S columns, of which ``columns`` int32 [B, T] are written; logits
         [B, vocab] after that of a row's T which ``last`` int32 [B] names. ``segment_ids`` int32 [B, S]: 0 is hidden."""
         hidden = self.llm.model.step(hidden, segment_ids, columns, cos, sin, cache)
-        return self.llm.logits(take_column(hidden, last))
+        return self.llm.model.last_logits(hidden, last, self.llm.logits)
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None where an adapter stands in place of a layer."""

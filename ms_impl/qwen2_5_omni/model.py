@@ -12,7 +12,6 @@ from ms_impl import families
 from ms_impl.cells.causal_decoder import CausalDecoder, Media
 from ms_impl.cells.decoder import DecoderShape
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.kv_cache import take_column
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
@@ -158,7 +157,8 @@ class Qwen2_5OmniThinker(GenerationMixin, nn.Cell):
             q_scale: None.
             last: int [B], after which of its T columns each row's logits are.
         """
-        return self.lm_head(take_column(self.model.step(hidden, segment_ids, columns, cos, sin, cache), last))
+        states = self.model.step(hidden, segment_ids, columns, cos, sin, cache)
+        return self.model.last_logits(states, last, self.lm_head)
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None where an adapter stands in place of a layer."""

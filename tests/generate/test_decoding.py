@@ -1,5 +1,7 @@
 """Where answers end, and the text of tokens as they come."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,46 @@ def test_it_ends_with_a_stop_word():
 
 def test_a_stop_word_that_began_in_the_prompt_is_none():
     assert answer_to([1, 6], [7, 5], [[6, 7]]).tokens == [7, 5]
+
+
+class Countdown:
+    """Forces 7, 8 after two tokens; penalises what was generated after them, else what came before."""
+
+    def forced(self, generated):
+        return {2: 7, 3: 8}.get(len(generated))
+
+    def penalised(self, prompt, generated):
+        assert prompt == [1, 2]
+        return generated[4:] if len(generated) >= 4 else generated
+
+
+def test_forced_tokens_are_not_sampled_and_the_policy_says_what_is_penalised():
+    def answer(policy, wanted: int, penalty: float, seed: int) -> Answer:
+        config = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=penalty)
+        answer = Answer([1, 2], Sampler(config, seed), [], 8, policy)
+        while not answer.finished:
+            answer.extend(np.eye(100)[wanted] * 9)
+        return answer
+
+    free, forced = answer(None, 5, 1.0, 0), answer(Countdown(), 5, 1.0, 0)
+    assert forced.tokens[2:4] == [7, 8]
+    assert forced.tokens[:2] + forced.tokens[4:] == free.tokens[:6]  # no draw was spent on them
+    greedy = GenerationConfig(do_sample=False, repetition_penalty=1e6)
+    for policy, expected in (
+        (None, [5, 0, 3, 4, 6]),  # neither again, nor 1 and 2 of the prompt
+        (Countdown(), [5, 0, 7, 8, 5, 0, 1, 2]),  # a phase of its own after 7, 8: 5 again, and 1 and 2 of the prompt
+    ):
+        answer = Answer([1, 2], Sampler(greedy), [], len(expected), policy)
+        while not answer.finished:
+            answer.extend(np.eye(100)[5] + 1e-3 * (100 - np.arange(100)))
+        assert answer.tokens == expected
+
+
+def test_a_forced_stop_word_ends_the_answer():
+    answer = Answer([1, 2], Sampler(GenerationConfig()), [[7, 8]], 100, Countdown())
+    while not answer.finished:
+        answer.extend(np.eye(100)[5])
+    assert answer.tokens == [5, 5, 7, 8]
 
 
 def test_it_ends_at_the_limit():
@@ -86,3 +128,46 @@ def test_the_beginning_of_a_stop_word_that_does_not_come_is_text(tokenizer):
 def test_space_around_the_answer_is_left_out(tokenizer):
     shown, rest = pieces(tokenizer, tokenizer.encode("\n a  b \n"), [])
     assert "".join(shown) + rest == "a  b"
+
+
+class Counting:
+    """A detokenizer that counts the tokens it is given, and how much it keeps."""
+
+    def __init__(self, inner):
+        self.inner, self.taken = inner, 0
+
+    def add(self, token: int) -> str:
+        self.taken += 1
+        return self.inner.add(token)
+
+    def finish(self) -> str:
+        return self.inner.finish()
+
+
+def test_a_long_answer_costs_the_same_for_each_token(tokenizer):
+    """3,000 tokens: each is decoded once, and the Python calls a token do not grow with what came before."""
+    words = tokenizer.encode_message("the 图 of 🐕 a\n\n ") * 600
+    tokens = words[:3000]
+    detokenizer = Counting(tokenizer.detokenizer())
+    stream = TextStreamer([[tokenizer.im_end_id], tokenizer.encode("Human:")], detokenizer)
+
+    def calls(part: list[int]) -> int:
+        counted = 0
+
+        def count(frame, event, argument):
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            for token in part:
+                stream.add(token)
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    period = len(tokenizer.encode_message("the 图 of 🐕 a\n\n "))
+    parts = [tokens[start : start + 50 * period] for start in range(0, 3000 - 50 * period, 50 * period)]
+    counts = [calls(part) for part in parts]
+    assert len(parts) >= 4 and max(counts[1:]) <= 1.01 * min(counts[1:])
+    assert detokenizer.taken == sum(map(len, parts))
