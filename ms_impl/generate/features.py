@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from ms_impl.data.sample import MediaKind
 from ms_impl.generate.graph_cache import CachedGraph
 
-UNITS_AT_ONCE = 8
+UNITS_AT_ONCE, FEATURES_AT_ONCE = 8, 2048  # what attends together needs memory for the square of its length
 
 Batch = Mapping[str, np.ndarray | None]
 
@@ -20,6 +20,11 @@ Batch = Mapping[str, np.ndarray | None]
 def power_of_two(number: int) -> int:
     """The smallest power of two that is not below ``number``."""
     return 1 << (number - 1).bit_length()
+
+
+def units_at_once(features: int) -> int:
+    """How many units of so many features are encoded together: a power of two."""
+    return min(UNITS_AT_ONCE, power_of_two(max(FEATURES_AT_ONCE // features, 1) + 1) // 2)
 
 
 class EncoderGraph(CachedGraph):
@@ -89,16 +94,17 @@ class FeatureEncoder:
         places = columns.reshape(-1, columns.shape[-1])  # [B · units, F]
         present = np.flatnonzero((places < length).any(-1))
         arrays = [batch[array.name] for array in kind.arrays]
-        values = self._encode(kind.encode, [each.reshape(-1, *each.shape[2:])[present] for each in arrays])
+        arrays = [each.reshape(-1, *each.shape[2:])[present] for each in arrays]
+        values = self._encode(kind.encode, arrays, units_at_once(columns.shape[-1]))
         unit, feature = np.nonzero(places[present] < length)
         return Features(values[unit, feature], present[unit] // columns.shape[1], places[present[unit], feature])
 
-    def _encode(self, encode: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Arrays [N, …] → features [N, F, D], a few units at a time."""
+    def _encode(self, encode: str, arrays: Sequence[np.ndarray], at_once: int) -> np.ndarray:
+        """Arrays [N, …] → features [N, F, D], ``at_once`` units at a time."""
         graph = self.graphs.setdefault(encode, EncoderGraph(self.model, encode))
         done = []
-        for start in range(0, len(arrays[0]), UNITS_AT_ONCE):
-            blocks = [array[start : start + UNITS_AT_ONCE] for array in arrays]
+        for start in range(0, len(arrays[0]), at_once):
+            blocks = [array[start : start + at_once] for array in arrays]
             count = len(blocks[0])
             room = power_of_two(count)
             padded = [np.concatenate((each, np.zeros((room - count, *each.shape[1:]), each.dtype))) for each in blocks]

@@ -9,7 +9,7 @@ from mindspore import Tensor
 from toy_decoder import KINDS, SLOTS, VOCABULARY, ToyDecoder
 
 from ms_impl.generate.decode import TokenStep
-from ms_impl.generate.features import FeatureEncoder
+from ms_impl.generate.features import FeatureEncoder, units_at_once
 from ms_impl.kernels.build import library
 from ms_impl.kernels.decode_step import KERNEL, FusedTokenStep
 
@@ -143,6 +143,19 @@ def test_only_present_units_are_encoded_in_few_sizes(model, batch, monkeypatch):
     assert sorted(zip(found.rows, found.columns)) == [(0, 1), (0, 40), (1, 8)]
     absent = {**batch, "tone_columns": np.full_like(batch["tone_columns"], max(LENGTHS))}
     assert FeatureEncoder(model)(absent, KINDS[1:], max(LENGTHS)) is None and sizes == [4]
+
+
+def test_fewer_units_are_encoded_together_the_larger_they_are():
+    assert [units_at_once(features) for features in (1, 256, 257, 600, 1024, 1025, 2352, 10**6)] == [
+        8,
+        8,
+        4,
+        2,
+        2,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_what_a_template_does_wrong_is_told(model, batch):
