@@ -57,7 +57,7 @@ def _converted(record: Any, root: Path) -> dict[str, Any]:
         {"role": roles.get(turn.get("from"), turn.get("from")), "content": _with_times(turn["value"], meta)}
         for turn in turns
     ]
-    told = {"path": _video(root, str(record["id"]))}
+    told: dict[str, Any] = {"path": _video(root, str(record["id"]))}
     if meta.get("split") is not None:
         told |= dict(zip(("video_start", "video_end"), _span(meta["split"])))
     return {"id": record["id"], "messages": messages, "videos": [told]}
