@@ -58,7 +58,7 @@ class Job:
     layout: str
     tensors: Sequence[Tensor]
     output: Output
-    companions: dict[str, bytes]
+    assets: dict[str, bytes]
     skipped: Sequence[str] = ()
 
     @property
@@ -108,10 +108,10 @@ def prepare(options: argparse.Namespace) -> Job:
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     tensors = _converted(source, layout, target, family, config)
     tensors = [*(cast_to(tensors, dtype) if dtype else tensors), *(base.skipped.values() if base else ())]
-    companions = collect(source.path, config_path, dtype, saved_files=family.saved_files)
+    assets = collect(source.path, config_path, dtype, saved_files=family.saved_files)
     skipped = skipped_parts(source.skipped, family.resolve("weights").skipped)
-    job = Job(source, layout, tensors, output, companions, skipped)
-    output.check(job.nbytes, companions, source, *((base,) if base else ()))
+    job = Job(source, layout, tensors, output, assets, skipped)
+    output.check(job.nbytes, assets, source, *((base,) if base else ()))
     return job
 
 
@@ -157,10 +157,10 @@ def run(job: Job, done: str = "converted") -> None:
     """Write the output, show the progress and tell what was ``done`` and what was lost."""
     began = time.perf_counter()
     with tqdm(total=job.nbytes, unit="B", unit_scale=True, disable=None) as bar:
-        job.output.write(job.tensors, job.companions, bar.update)
+        job.output.write(job.tensors, job.assets, bar.update)
     print(f"{done} {job} in {time.perf_counter() - began:.1f} s")
     _report_skipped(job)
-    _report_companions(job)
+    _report_assets(job)
     _report_losses([tensor for tensor in job.tensors if isinstance(tensor, CastTensor)])
 
 
@@ -170,7 +170,7 @@ def _report_skipped(job: Job) -> None:
         print(f"note: not converted, as no part of what is trained: {part}; --reverse --base DIR puts them back")
 
 
-def _report_companions(job: Job) -> None:
+def _report_assets(job: Job) -> None:
     """What of a directory was not taken along, and what a single file lacks."""
     if job.output.kind is not Kind.DIRECTORY:
         print(
@@ -178,7 +178,7 @@ def _report_companions(job: Job) -> None:
             "(--config DIR; in YAML model.model_config.config_file and tokenizer.vocab_file), or convert to DIR/"
         )
     elif job.source.path.is_dir():
-        known = {*job.companions, *(file.name for file in job.source.files)}
+        known = {*job.assets, *(file.name for file in job.source.files)}
         names = {entry.name for entry in job.source.path.iterdir()} - known
         if left := sorted(name for name in names if not name.endswith(".index.json")):
             print(f"note: not taken along, as no part of the model: {listed(left)}")

@@ -50,10 +50,10 @@ def prepare(options: argparse.Namespace) -> Job:
     dtype = FLOAT_SPELLINGS[options.dtype] if options.dtype else None
     merged = merged_checkpoint(source, adapter, family, config, dtype)
     chat_format = chat_format_of(adapter.directory)
-    companions = collect(source.path, config_path, dtype, chat_format, saved_files=family.saved_files)
+    assets = collect(source.path, config_path, dtype, chat_format, saved_files=family.saved_files)
     tensors = [*merged.tensors.values(), *source.skipped.values()]  # parts that are not built here stay as they are
-    job = Job(source, source.layout or HUGGING_FACE, tensors, output, companions)
-    output.check(job.nbytes, companions, source)
+    job = Job(source, source.layout or HUGGING_FACE, tensors, output, assets)
+    output.check(job.nbytes, assets, source)
     return job
 
 

@@ -7,7 +7,7 @@ three tensors each; the vision tower lies below ``vision_encoder``, its attentio
 whose output projection is stored as [in, out], and its layer norms have ``gamma`` and ``beta``.
 
 Variants that its converter could make on request are not read: ``use_qkv_concat`` (``attention.w``) and
-``enable_emb_opt`` (rows added to both vocabulary matrices). They are refused as missing or misshapen tensors.
+``enable_emb_opt`` (rows added to both vocabulary matrices). They are refused as missing tensors or wrong shapes.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def load_weights(model: nn.Cell, path: str | Path, family: Family, adapter: str 
             the base's own dtype: the parameters are those of the merged checkpoint, bit for bit.
 
     Raises:
-        InputError: the checkpoint is damaged, or lacks, misshapes or has more than the model's tensors; all are listed.
+        InputError: the checkpoint is damaged, or has not the model's tensors, or not their shapes; all are listed.
             The adapter does not fit it.
     """
     checkpoint = weights_of(open_checkpoint(path), family)

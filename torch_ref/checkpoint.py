@@ -46,7 +46,7 @@ def load_checkpoint(module: nn.Module, directory: str | Path, dtype: torch.dtype
     """Give a module (on the meta device or not) the weights of a directory, cast to ``dtype``.
 
     Raises:
-        InputError: listing every missing, extra or misshapen tensor; the module is then unchanged.
+        InputError: listing every missing or extra tensor and every wrong shape; the module is then unchanged.
     """
     wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
     state = {name: tensor for path in shards(directory) for name, tensor in read_shard(path)}

@@ -80,8 +80,8 @@ class AdapterFiles:
             for name, tensor in self.tensors.items()
             if name not in held
         ]
-        misshapen = [
-            f"misshapen: {name} is {quote(list(tensor.shape))}, expected {list(shapes[name])}"
+        wrong_shapes = [
+            f"wrong shape: {name} is {quote(list(tensor.shape))}, expected {list(shapes[name])}"
             for name, tensor in held.items()
             if tensor.shape != shapes[name]
         ]
@@ -90,7 +90,7 @@ class AdapterFiles:
             for name, tensor in held.items()
             if tensor.dtype.name not in FLOATS
         ]
-        return missing, extra, misshapen, types
+        return missing, extra, wrong_shapes, types
 
     def check_values(self) -> None:
         """Read all tensors, and raise InputError for one with values that are not finite."""

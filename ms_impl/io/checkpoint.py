@@ -136,7 +136,7 @@ def shards(index: Path, placed: Mapping[str, str]) -> tuple[Path, ...]:
     """The files that an index places tensors in. Raises InputError where one is absent."""
     files = tuple(index.parent / name for name in sorted(set(placed.values())))
     if absent := [file.name for file in files if not file.is_file()]:
-        raise InputError(f"{index}: names shards that are not there: {listed(absent)}; download them again")
+        raise InputError(f"{index}: names shards that are not found: {listed(absent)}; download them again")
     return files
 
 

@@ -128,7 +128,7 @@ def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: str, targe
     """The tensors of a checkpoint as the layout ``target`` has them, in the order of the entries.
 
     Raises:
-        InputError: listing missing, extra and misshapen tensors and element types that do not do.
+        InputError: listing missing tensors, extra ones, wrong shapes and element types.
     """
     faults = _faults(checkpoint.tensors, entries, source)
     if any(faults):
@@ -159,8 +159,8 @@ def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: str
         if other in tensors and not _equal(tensors[name], tensors[other])
     ]
     held = [tensors[name] for name in expected if name in tensors]
-    misshapen = [
-        f"misshapen: {tensor.name} is {quote(list(tensor.shape))}, expected {list(expected[tensor.name])}"
+    wrong_shapes = [
+        f"wrong shape: {tensor.name} is {quote(list(tensor.shape))}, expected {list(expected[tensor.name])}"
         for tensor in held
         if tensor.shape != expected[tensor.name]
     ]
@@ -174,7 +174,7 @@ def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: str
         found = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
         if len(set(found.values())) > 1:
             mixed.append(f"element types differ among tensors that belong together: {found}")
-    return missing, extra, misshapen, types, mixed, differing
+    return missing, extra, wrong_shapes, types, mixed, differing
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -57,10 +57,10 @@ class Output:
             raise InputError(f"{text}: Hugging Face knows no .ckpt; use .safetensors, or a directory DIR/")
         return cls(path, kind, layout)
 
-    def check(self, needed: int, companions: Iterable[str], *sources: Checkpoint) -> None:
+    def check(self, needed: int, assets: Iterable[str], *sources: Checkpoint) -> None:
         """Refuse to overwrite a source or anything foreign, or to begin with fewer than ``needed`` bytes free.
 
-        ``companions`` are the names of files that will be written beside the weights.
+        ``assets`` are the names of files that will be written beside the weights.
         """
         path = self.path
         if not path.parent.is_dir():
@@ -68,24 +68,24 @@ class Output:
         for source in sources:
             _refuse_input(path, source)
         if self.kind is Kind.DIRECTORY:
-            _check_replaceable(path, set(companions))
+            _check_replaceable(path, set(assets))
         free = shutil.disk_usage(path.parent).free
         if free < needed:
             raise InputError(f"{path.parent}: {needed / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB free")
 
-    def write(self, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]) -> None:
-        """Write all; the output takes its name only when complete. ``companions`` go into a directory only."""
+    def write(self, tensors: Iterable[Tensor], assets: Mapping[str, bytes], progress: Callable[[int], Any]) -> None:
+        """Write all; the output takes its name only when complete. ``assets`` go into a directory only."""
         try:
             with atomic_write(self.path) as partial:
-                self._write_at(partial, tensors, companions, progress)
+                self._write_at(partial, tensors, assets, progress)
         except OSError as error:
             raise InputError(f"{error.filename or self.path}: {error.strerror}; nothing was written") from error
 
     def _write_at(
-        self, path: Path, tensors: Iterable[Tensor], companions: Mapping[str, bytes], progress: Callable[[int], Any]
+        self, path: Path, tensors: Iterable[Tensor], assets: Mapping[str, bytes], progress: Callable[[int], Any]
     ) -> None:
         if self.kind is Kind.DIRECTORY:
-            _write_directory(path, tensors, self.layout, companions, progress)
+            _write_directory(path, tensors, self.layout, assets, progress)
         elif self.kind is Kind.SAFETENSORS:
             _write_safetensors(path, safetensors_files.canonical_order(tensors), self.layout, progress)
         else:
@@ -115,14 +115,14 @@ def _on_the_way(path: Path) -> Iterator[Path]:
         path = path.parent / path.readlink()
 
 
-def _check_replaceable(directory: Path, companions: set[str]) -> None:
+def _check_replaceable(directory: Path, assets: set[str]) -> None:
     """A directory that stands there already must be empty or hold nothing but a converted checkpoint."""
     if not directory.exists():
         return
     if not directory.is_dir():
         raise InputError(f"{directory}: is a file; name a directory")
     names = [entry.name for entry in directory.iterdir()]
-    known = {name for name in names if name in companions or is_checkpoint_asset(name) or _is_ours(name)}
+    known = {name for name in names if name in assets or is_checkpoint_asset(name) or _is_ours(name)}
     foreign = set(names) - known
     if names and (foreign or CONFIG_NAME not in names or not any(map(_is_ours, names))):
         what = f"it holds {', '.join(sorted(foreign)[:5])}" if foreign else "it holds no weights"
@@ -142,11 +142,11 @@ def _write_directory(
     path: Path,
     tensors: Iterable[Tensor],
     layout: str,
-    companions: Mapping[str, bytes],
+    assets: Mapping[str, bytes],
     progress: Callable[[int], Any],
 ) -> None:
     path.mkdir()
-    for name, content in companions.items():
+    for name, content in assets.items():
         (path / name).write_bytes(content)
     shards = _shards(safetensors_files.canonical_order(tensors))
     if len(shards) == 1:

@@ -203,7 +203,7 @@ def test_every_tensor_that_does_not_fit_is_listed(adapted, saved):
     for line in (
         r"missing: transformer.h.0.mlp.w1.lora_A.weight [4, 128]",
         r"extra: transformer.h.0.mlp.c_proj.lora_A.weight [4, 176]",
-        r"misshapen: transformer.h.0.mlp.w2.lora_B.weight is [3, 4], expected [352, 4]",
+        r"wrong shape: transformer.h.0.mlp.w2.lora_B.weight is [3, 4], expected [352, 4]",
         r"element type: lm_head.weight is int32, expected one of",
     ):
         assert line in str(refused.value)

@@ -238,7 +238,7 @@ def test_weights_that_are_not_the_models_are_listed(golden_dir, workspace, finet
     vocabulary = ["--train_dataset.tokenizer.vocab_file", f"{workspace}/model/qwen.tiktoken"]
     with pytest.raises(InputError, match="do not fit the model") as caught:
         read_settings([*finetune_arguments, *weights, *vocabulary])
-    assert "misshapen: lm_head.weight" in str(caught.value) and "extra: transformer.h.1." in str(caught.value)
+    assert "wrong shape: lm_head.weight" in str(caught.value) and "extra: transformer.h.1." in str(caught.value)
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/qwenvl").glob("*.yaml")), ids=lambda path: path.stem)

@@ -175,7 +175,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_every_fault(tiny, adapter,
     assert status == 2 and not (tmp_path / "out").exists()
     assert "missing: transformer.h.0.mlp.w1.lora_A.weight [8, 128]" in error
     assert "extra: transformer.h.2.mlp.w1.lora_A.weight [8, 128]" in error
-    assert "misshapen: transformer.h.1.mlp.w1.lora_B.weight is [3, 8], expected [352, 8]" in error
+    assert "wrong shape: transformer.h.1.mlp.w1.lora_B.weight is [3, 8], expected [352, 8]" in error
 
 
 def test_neither_base_nor_adapter_is_overwritten(tiny, adapter, merge):

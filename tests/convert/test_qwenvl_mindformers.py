@@ -180,7 +180,7 @@ def test_every_fault_of_an_old_file_is_listed(tiny, old_file, convert_weight, tm
     assert err.splitlines()[1:] == [
         f"  missing: llm_model.transformer.layers.0.attention.wk.weight [{width}, {width}]",
         "  extra: llm_model.transformer.layers.0.attention.w.weight [2, 3]",
-        f"  misshapen: vision_encoder.ln_post.gamma is [3], expected [{width}]",
+        f"  wrong shape: vision_encoder.ln_post.gamma is [3], expected [{width}]",
     ]
     assert not (tmp_path / "x.ckpt").exists()
 

@@ -101,7 +101,7 @@ def test_without_generation_config_the_defaults_hold(directory):
     assert load(directory)[0].generation == GenerationConfig(**FAMILY.generation)
 
 
-def test_missing_extra_and_misshapen_weights_are_all_listed(directory):
+def test_missing_weights_extra_ones_and_wrong_shapes_are_all_listed(directory):
     file = directory / "model.safetensors"
     weights = load_file(file)
     del weights["transformer.ln_f.weight"]

@@ -99,7 +99,7 @@ def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 8}))
     (tmp_path / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes())
-    with pytest.raises(InputError, match="does not fit the model:\n  misshapen: "):
+    with pytest.raises(InputError, match="does not fit the model:\n  wrong shape: "):
         load(base, adapter=tmp_path)
     with pytest.raises(InputError, match="no such directory"):
         load(base, adapter=tmp_path / "none")

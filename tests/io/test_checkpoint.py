@@ -64,7 +64,7 @@ def test_the_metadata_tells_the_layout(tmp_path, metadata, layout):
 
 def test_an_index_that_names_an_absent_shard_is_refused(sharded):
     (sharded / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(InputError, match=f"{INDEX_NAME}: names shards that are not there: model-00002-of-00002"):
+    with pytest.raises(InputError, match=f"{INDEX_NAME}: names shards that are not found: model-00002-of-00002"):
         open_checkpoint(sharded)
 
 

@@ -34,7 +34,7 @@ def test_every_fault_is_listed(tiny, config):
         f"  missing: transformer.ln_f.weight [{width}]",
         f"  missing: transformer.visual.proj [{width}, {width}]",
         "  extra: transformer.h.99.ln_1.weight [2, 3]",
-        f"  misshapen: transformer.h.0.ln_1.weight is [{width + 1}], expected [{width}]",
+        f"  wrong shape: transformer.h.0.ln_1.weight is [{width + 1}], expected [{width}]",
         "  element type: transformer.h.1.ln_1.weight is int64, expected one of fp16, bf16, fp32",
     ]
 

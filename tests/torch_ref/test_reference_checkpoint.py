@@ -64,7 +64,7 @@ def test_a_truncated_shard_is_refused(sharded):
 def test_an_index_that_names_an_absent_shard_is_refused(sharded):
     last = shards(sharded)[-1]
     last.unlink()
-    with pytest.raises(InputError, match=f"index.json: names shards that are not there: {last.name}"):
+    with pytest.raises(InputError, match=f"index.json: names shards that are not found: {last.name}"):
         load_checkpoint(module(), sharded)
 
 
