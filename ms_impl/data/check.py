@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 from tqdm import tqdm
 
+from ms_impl.data.encoded_records import joined
 from ms_impl.data.indexed_reading import keep_index
 from ms_impl.data.record_reading import NamedConversations, Reading, RecordReader, chunked, cores, in_processes
 from ms_impl.data.sample import Outline, Sample
-from ms_impl.data.sample_index import joined
 from ms_impl.data.sample_reader import read_sample
 from ms_impl.data.template import Template
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ms_impl.data.batch import largest_of
+from ms_impl.data.encoded_records import joined
 from ms_impl.data.files import Mixture
 from ms_impl.data.indexed_reading import known_entries
 from ms_impl.data.sample import Outline, Sample
-from ms_impl.data.sample_index import joined
 from ms_impl.data.sample_reader import read_sample, record_faults, require_answers
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError

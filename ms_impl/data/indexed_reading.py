@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ms_impl.data.encoded_records import Entries, broken, joined, runs
 from ms_impl.data.files import ConversationFile
 from ms_impl.data.record_reading import Reading, RecordReader, WorkerEnded, chunked, cores, in_processes
-from ms_impl.data.sample_index import Entries, broken, index_name, joined, load, runs, save
+from ms_impl.data.sample_index import index_name, load, save
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.io.file_lock import FileLock

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ms_impl.data.encoded_records import Entries, EntriesBuilder
 from ms_impl.data.records import Conversation
-from ms_impl.data.sample_index import Entries, EntriesBuilder
 from ms_impl.data.sample_reader import read_sample, record_faults
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +19,9 @@ from PIL import Image
 from ms_impl.data import image_cost
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.chatml import SYSTEM_MESSAGE, answer_tokens
-from ms_impl.data.conversations import ConversationFormat, check_answers, spoken
+from ms_impl.data.conversations import check_answers, spoken
 from ms_impl.data.dialogue import Dialogue, Turn, paired
-from ms_impl.data.images import CLIP_MEAN, CLIP_STD, load_pixels, read_image, resolve_path, to_pixels
+from ms_impl.data.images import load_pixels, read_image, resolve_path, to_pixels
 from ms_impl.data.media_sources import IMAGE
 from ms_impl.data.memory_images import MemoryImages
 from ms_impl.data.objects import fill_objects
@@ -29,11 +29,12 @@ from ms_impl.data.records import Conversation
 from ms_impl.data.sample import TOKENS, ArraySpec, MediaKind, Outline, Placed, Sample, Sizes
 from ms_impl.data.tags import inline_paths, shorten
 from ms_impl.data.template import Query
-from ms_impl.errors import InputError, listed
+from ms_impl.errors import InputError
 from ms_impl.qwenvl.boxes import BOXES
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.labels import check_boxes, labelled
 from ms_impl.qwenvl.messages import messages
+from ms_impl.qwenvl.options import QwenVLOptions, read_options
 from ms_impl.qwenvl.prompt import (
     CHATML,
     MAX_WINDOW_SIZE,
@@ -55,26 +56,6 @@ IMAGES = MediaKind(
 )
 
 
-@dataclass(frozen=True)
-class QwenVLOptions(ConversationFormat):
-    """What a YAML says of Qwen-VL's template.
-
-    ``modal_content_padding_size`` is the number of images that each row has room for; None: as many as any row of the
-    data needs. Images lie in ``dataset_dir``; a path that leaves it through ``..`` is refused unless
-    ``allow_outside_dataset_dir``. ``mean`` and ``std`` of the colours are modal_content_transforms'. ``image_size`` is
-    that of the model's configuration. ``mode`` and ``output_columns`` are of old YAMLs.
-    """
-
-    dataset_dir: str = ""
-    allow_outside_dataset_dir: bool = False
-    modal_content_padding_size: int | None = None
-    mean: tuple[float, ...] = CLIP_MEAN
-    std: tuple[float, ...] = CLIP_STD
-    image_size: int | None = None
-    mode: str = "train"
-    output_columns: tuple[str, ...] = ()
-
-
 class QwenVLTemplate:
     """The ``Template`` of one model: see there. Raises InputError if the vocabulary is not the model's."""
 
@@ -90,7 +71,7 @@ class QwenVLTemplate:
         self.tokenizer = tokenizer
         self.config = config
         self.max_length = config.max_position_embeddings if max_length is None else max_length
-        self.options = _options(options)
+        self.options = read_options(options)
         self.memory = MemoryImages()
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -410,13 +391,6 @@ class QwenVLTemplate:
 def _sample(ids: Sequence[int] | np.ndarray, media: tuple[Placed, ...], record: str = "") -> Sample:
     """A sample without labels; positions count the tokens."""
     return Sample(np.array(ids, np.int32), np.arange(len(ids), dtype=np.int32), None, None, len(ids), media, record)
-
-
-def _options(given: Mapping[str, Any]) -> QwenVLOptions:
-    known = [field.name for field in dataclasses.fields(QwenVLOptions)]
-    if unknown := [name for name in given if name not in known]:
-        raise InputError(f"unknown option {listed(unknown)}; the template has {', '.join(known)}")
-    return QwenVLOptions(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
 def _vocabulary_in(directory: Path) -> Path:

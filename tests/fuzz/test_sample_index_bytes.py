@@ -7,7 +7,7 @@ import numpy as np
 from mutations import mutate_bytes, pick
 
 from ms_impl.data import sample_index
-from ms_impl.data.sample_index import Entries
+from ms_impl.data.encoded_records import Entries, joined
 
 RECORDS, KINDS = 6, 2
 
@@ -67,7 +67,7 @@ def run(path):
     assert len(outlines) == len(found) == RECORDS
     assert all(record < RECORDS for record in found.stale().tolist())
     found.counts()
-    assert len(sample_index.joined([found, found.part(1, 4)])) == RECORDS + 3
+    assert len(joined([found, found.part(1, 4)])) == RECORDS + 3
 
 
 def test_sample_index_bytes(fuzz):
