@@ -42,6 +42,8 @@ WORDS = "|".join(
 )
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 _JSON, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+_CONFIG, _ADDED = "tokenizer_config.json", "added_tokens.json"
+VOCABULARY_FILES = (_JSON, _VOCABULARY, _MERGES, _CONFIG, _ADDED, "*.tiktoken")
 
 
 class SpecialToken(NamedTuple):
@@ -316,12 +318,12 @@ def _read_merges(path: Path, vocabulary: Mapping[str, int]) -> list[tuple[str, s
 
 def _added_tokens(directory: Path) -> dict[str, SpecialToken]:
     """The special tokens of tokenizer_config.json, or of added_tokens.json; empty if there is neither."""
-    path = directory / "tokenizer_config.json"
+    path = directory / _CONFIG
     if path.is_file() and (added := read_json(path).get("added_tokens_decoder")):
         if not isinstance(added, dict) or not all(number.isdecimal() for number in added):
             raise InputError(f"{path}: 'added_tokens_decoder' must be a table from ids to tokens")
         return dict(_added_token({"id": int(number)}, each, path) for number, each in added.items())
-    path = directory / "added_tokens.json"
+    path = directory / _ADDED
     if not path.is_file():
         return {}
     tokens = read_json(path)

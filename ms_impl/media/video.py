@@ -89,11 +89,13 @@ def probe_video(path: str | os.PathLike, timeout: float = TIMEOUT) -> VideoInfo:
     deadline = Deadline(name, timeout)
     with opened(path, name, deadline) as container:
         stream = _video_stream(container, name)
-        height, width, turns = _first_frame(container, stream, name, deadline)
-        container.seek(0)
+        if stream.codec_context is None:
+            raise InputError(f"{name} is coded in a way that no decoder is known for; save it again as H.264")
+        _check_size(stream.codec_context.width, stream.codec_context.height, name)
         packets = _Packets(container, stream, deadline)
-        if not packets.stamps:
-            raise InputError(f"{name} has no frames")
+        if packets.first_frame is None:
+            raise InputError(f"{name} has no frame that can be decoded")
+        height, width, turns = packets.first_frame
         stamps = np.unique(np.array(packets.stamps, np.int64))
         rate, constant = _rate(stream, packets, stamps)
         last = Fraction(packets.last_duration) * stream.time_base if packets.last_duration else 1 / rate
@@ -140,36 +142,32 @@ def _is_cover(stream: Any) -> bool:
     return bool(int(stream.disposition) & _COVER)
 
 
-def _first_frame(container: Any, stream: Any, name: str, deadline: Deadline) -> tuple[int, int, int]:
-    """Height and width as stored, and quarter turns against the clock."""
-    context = stream.codec_context
-    if context is None:
-        raise InputError(f"{name} is coded in a way that no decoder is known for; save it again as H.264")
-    if context.width * context.height > MAX_PIXELS:
-        raise InputError(f"{name} has frames of {context.width}×{context.height} pixels, more than {MAX_PIXELS:,}")
-    for packet in container.demux(stream):
-        deadline.check()
-        for frame in packet.decode():
-            if frame.width * frame.height > MAX_PIXELS:
-                raise InputError(f"{name} has frames of {frame.width}×{frame.height} pixels, more than {MAX_PIXELS:,}")
-            return frame.height, frame.width, round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-    raise InputError(f"{name} has no frame that can be decoded")
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name} has frames of {width}×{height} pixels, more than {MAX_PIXELS:,}")
 
 
 class _Packets:
-    """What the packets of a file tell of its frames and its first sound."""
+    """What the packets of a file tell of its frames and its first sound. One frame is decoded.
+
+    Attributes:
+        first_frame: its height and width as stored, and quarter turns against the clock.
+    """
 
     def __init__(self, container: Any, video: Any, deadline: Deadline):
         self.stamps: list[int] = []
         self.keys: list[tuple[int, int]] = []
         self.last_duration = 0
         self.numbered = False
+        self.first_frame: tuple[int, int, int] | None = None
         self.total = 0  # packets of frames, those that an edit list hides too
         self.first, self.last = Fraction(1 << 40), Fraction(0)  # seconds of all packets
         self._sound: list[tuple[Any, Any]] = []
         sounds = container.streams.audio[:1]
         for packet in container.demux(video, *sounds):
             deadline.check()
+            if packet.stream_index == video.index and self.first_frame is None:
+                self._decode(packet, deadline.name)
             if not packet.size:
                 continue
             self._extend(packet)
@@ -189,6 +187,12 @@ class _Packets:
         start, end = min(start for start, _ in self._sound), max(end for _, end in self._sound)
         origin = 0 if self.numbered else first_frame
         return SoundTrack(start - origin, end - origin) if end > origin else None
+
+    def _decode(self, packet: Any, name: str) -> None:
+        for frame in packet.decode():
+            _check_size(frame.width, frame.height, name)
+            turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+            self.first_frame = self.first_frame or (frame.height, frame.width, turns)
 
     def _add(self, packet: Any, deadline: Deadline) -> None:
         if len(self.stamps) >= MAX_FRAMES:

@@ -144,7 +144,8 @@ class Qwen2_5OmniTemplate:
         """sha256 of vocabulary, configuration and options."""
         known = [self.config.to_dict(), dataclasses.asdict(self.options), dataclasses.asdict(self.normalisation)]
         digest = hashlib.sha256(json.dumps([*known, self.max_length], sort_keys=True, default=list).encode())
-        digest.update(Path(self.tokenizer.source).read_bytes())
+        for file in self.tokenizer.files:
+            digest.update(file.read_bytes())
         return digest.hexdigest()
 
     # From a record to arrays.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ms_impl.data.bpe import ByteDetokenizer, BytePairs
+from ms_impl.data.bpe import VOCABULARY_FILES, ByteDetokenizer, BytePairs
 from ms_impl.errors import InputError
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 
@@ -52,6 +52,12 @@ class Qwen2_5OmniTokenizer:
     def from_pretrained(cls, directory: str | os.PathLike) -> Qwen2_5OmniTokenizer:
         """From tokenizer.json, vocab.json and merges.txt, or a ``*.tiktoken`` file of a checkpoint directory."""
         return cls(BytePairs.from_pretrained(Path(directory), SPECIAL_TOKENS))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it may have been read from."""
+        directory = Path(self.source).parent
+        return [file for pattern in VOCABULARY_FILES for file in sorted(directory.glob(pattern))]
 
     @property
     def vocab_size(self) -> int:

@@ -16,7 +16,11 @@ from ms_impl.media.video import probe_video, read_frames
 
 CONTAINERS = [
     ("mp4", "libx264", {"crf": "10", "bf": "3"}), ("mkv", "libx264", {"crf": "10"}), ("webm", "libvpx", {"crf": "4", "b": "2M"}),
-    ("avi", "mpeg4", {"b": "4M"}), ("ts", "libx264", {"crf": "10"}), ("mov", "mjpeg", {"qmin": "1", "qmax": "2"}),
+    ("avi", "mpeg4", {"b": "4M"}), ("avi", "mpeg4", {"b": "4M", "bf": "2"}), ("ts", "libx264", {"crf": "10"}),
+    ("mov", "mjpeg", {"qmin": "1", "qmax": "2"}), ("m2ts", "mpeg2video", {"b": "6M", "bf": "2"}), ("wmv", "wmv2", {"b": "6M"}),
+    ("mp4", "libx264", {"crf": "10", "x264-params": "open-gop=1:keyint=12:bframes=3"}),
+    ("mp4", "libx264", {"crf": "10", "movflags": "frag_keyframe+empty_moov"}), ("flv", "libx264", {"crf": "10"}),
+    ("h264", "libx264", {"crf": "10"}),
 ]  # fmt: skip
 
 
