@@ -23,7 +23,7 @@ from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import parse_json
 
 _HEAVIEST = 10_000  # an epoch with more copies of a file is a mistake
-_CHANGED = "the file was changed while it is in use; begin again"
+_CHANGED = "the file changed while in use; start again"
 
 
 class RecordFile(Sequence[Any]):
@@ -40,7 +40,7 @@ class RecordFile(Sequence[Any]):
     def __init__(self, path: str | Path, num_samples: int | None = None):
         is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples >= 1
         if num_samples is not None and not is_count:
-            raise InputError(f"{path}: num_samples is {quote(num_samples)}; it must be a whole number of at least 1")
+            raise InputError(f"{path}: num_samples must be a positive whole number, not {quote(num_samples)}")
         self.path = str(path)
         self._open()
         self._state = _state(os.fstat(self._file.fileno()))
@@ -87,13 +87,13 @@ class RecordFile(Sequence[Any]):
             raise InputError(f"{self.path}: cannot be read ({getattr(error, 'strerror', error)})") from error
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             self._file.close()
-            raise InputError(f"{self.path}: cannot be read: it is no regular file; give the path of a JSON file")
+            raise InputError(f"{self.path}: cannot be read: not a regular file; give the path of a JSON file")
 
     def _check_unchanged(self) -> None:
         try:
             state = _state(os.stat(self.path))
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read any more ({error.strerror})") from error
+            raise InputError(f"{self.path}: can no longer be read ({error.strerror})") from error
         if state != self._state:
             raise InputError(f"{self.path}: {_CHANGED}")
 
@@ -121,7 +121,7 @@ class Mixture(Sequence[Conversation]):
         for path, weight in files:
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not (is_number and 0 < weight <= _HEAVIEST):
-                raise InputError(f"{path}: weight {quote(weight)} is no positive number, at most {_HEAVIEST:,}")
+                raise InputError(f"{path}: weight must be positive and at most {_HEAVIEST:,}, not {quote(weight)}")
         self.files = [ConversationFile(path, num_samples) for path, _ in files]
         self._weights = [Fraction(str(weight)) for _, weight in files]  # as written: 0.1 is a tenth
         self._starts = np.cumsum([0, *map(len, self.files)])

@@ -49,7 +49,7 @@ def _records(text: _Text) -> Iterator[tuple[int, int]]:
 
 
 def _object(text: _Text) -> Iterator[tuple[int, int]]:
-    """From the first record of an object's list on; whatever else the object has is passed over."""
+    """From the first record of an object's list on; whatever else the object has is skipped."""
     yield text.record()
     while text.take(",]") == ",":
         yield text.record()
