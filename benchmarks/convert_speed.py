@@ -41,7 +41,7 @@ def parser() -> ArgumentParser:
     """The options."""
     parser = arguments("convert_speed", __doc__)
     add_model(parser)
-    parser.add_argument("--work_dir", type=Path, help="on the disk to be measured (the system's temporary folder)")
+    parser.add_argument("--work_dir", type=Path, help="on the disk to be measured (the system's temporary directory)")
     parser.add_argument("--fraction", type=float, help="of the full size (1; with --quick a 24th)")
     parser.add_argument("--dtypes", nargs="+", choices=FLOATS, default=list(FLOATS), help="element types to write")
     return parser

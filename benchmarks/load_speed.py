@@ -41,7 +41,7 @@ def main() -> None:
     """Report; as a child process, load once for the memory it takes."""
     parser = arguments("load_speed", __doc__)
     add_model(parser)
-    parser.add_argument("--work_dir", type=Path, help="on the disk to be measured (the system's temporary folder)")
+    parser.add_argument("--work_dir", type=Path, help="on the disk to be measured (the system's temporary directory)")
     parser.add_argument("--load", nargs=2, metavar=("PATH", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:

@@ -56,5 +56,5 @@ def itemised(*kinds: Sequence[str], limit: int = 5) -> str:
             fault if len(fault) <= _LONGEST_FAULT else fault[: _LONGEST_FAULT - 1] + "…" for fault in faults[:limit]
         ]
         if len(faults) > limit:
-            lines.append(f"… and {len(faults) - limit:,} more that are {faults[0].partition(':')[0]}")
+            lines.append(f"… and {len(faults) - limit:,} more ({faults[0].partition(':')[0]})")
     return "".join(f"\n  {line}" for line in lines)

@@ -68,7 +68,9 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--seed: {arguments.seed} is below 0")
     target = arguments.draw
     if target and (target.is_dir() or not target.parent.is_dir()):
-        raise InputError(f"--draw: {target} is {'a folder' if target.is_dir() else 'in no folder that exists'}")
+        raise InputError(
+            f"--draw: {target} is {'a directory' if target.is_dir() else 'not in a directory that exists'}"
+        )
     if arguments.font:
         load_font(arguments.font, size=10)
     if arguments.dtype is not None:

@@ -79,7 +79,7 @@ class Converter:
         image = str(conversation.media[0].source)
         path = f"{SPLIT}/COCO_{SPLIT}_{image}"
         if os.path.basename(image) != image or not (self.image_location / path).is_file():
-            raise InputError(f"there is no image file '{path}' in '{self.image_location}'")
+            raise InputError(f"image file '{path}' not found in '{self.image_location}'")
         words = " ".join(part.strip() for part in first.text.split(IMAGE_PLACEHOLDER) if part.strip())
         first = replace(first, text=f"{IMAGE_PLACEHOLDER}\n{words}")
         return replace(conversation, turns=(first, *others), media=(replace(conversation.media[0], source=path),))
@@ -125,11 +125,11 @@ def check(options: argparse.Namespace) -> None:
     location = options.image_location
     if not (location / SPLIT).is_dir():
         hint = f"; give its parent, {location.parent}" if location.name == SPLIT else ""
-        raise InputError(f"--image_location: {location} holds no folder {SPLIT}{hint}")
+        raise InputError(f"--image_location: {location} holds no directory {SPLIT}{hint}")
     if options.user_role_name == options.assistant_role_name:
         raise InputError(f"--user_role_name and --assistant_role_name are both {options.user_role_name!r}")
     if not options.output_path.parent.is_dir() or options.output_path.is_dir():
-        raise InputError(f"--output_path: {options.output_path} cannot be a file: give one in a folder that exists")
+        raise InputError(f"--output_path: {options.output_path} cannot be a file: give one in a directory that exists")
     if options.output_path.resolve() == options.data_path.resolve():
         raise InputError("--output_path: is --data_path itself; give another name")
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="LLaVA-Instruct-150K → conversations for Qwen-VL")
     parser.add_argument("--data_path", type=Path, required=True, help="LLaVA's file, such as detail_23k.json")
-    parser.add_argument("--image_location", type=Path, required=True, help=f"the folder that holds {SPLIT}")
+    parser.add_argument("--image_location", type=Path, required=True, help=f"the directory that holds {SPLIT}")
     parser.add_argument("--output_path", type=Path, required=True, help="file to write: .json, or .jsonl for JSONL")
     parser.add_argument("--user_role_name", default=USER, help="the output's word for the user")
     parser.add_argument("--assistant_role_name", default=ASSISTANT, help="the output's word for the assistant")

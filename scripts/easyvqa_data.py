@@ -204,7 +204,7 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="easy-VQA → conversations and images")
-    parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
+    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")
     parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training image")
     parser.add_argument("--seed", type=int, default=0)

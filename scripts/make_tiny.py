@@ -102,8 +102,8 @@ def make(output: Path, configuration: Path, seed: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="A small Qwen-VL with random weights")
-    parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
-    parser.add_argument("--config", type=Path, default=CONFIGURATION, help="folder of config.json")
+    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help="directory of config.json")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     count = make(options.output_path, options.config, options.seed)

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="Teach a small model's vision tower to see")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--output_path", type=Path, required=True, help="folder to make")
+    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)

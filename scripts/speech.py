@@ -24,7 +24,7 @@ def _library() -> tuple[ctypes.CDLL, int]:
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
     if rate <= 0:
-        raise InputError(f"espeak-ng cannot be started (it returned {rate}); install espeakng-loader anew")
+        raise InputError(f"espeak-ng cannot be started (it returned {rate}); install espeakng-loader again")
     return library, rate
 
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_task(task: str) -> tuple[Path, bool]:
-    """The folder a task writes to, and whether it goes on from what is there."""
+    """The directory a task writes to, and whether it resumes from what is there."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--resume_training", default="False")
@@ -41,7 +41,7 @@ def read_task(task: str) -> tuple[Path, bool]:
     except ValueError as error:
         raise InputError(f"the command to start: {error}: {task}") from error
     if arguments.output_dir is None:
-        raise InputError(f"the command to start lacks --output_dir, where its checkpoints are: {task}")
+        raise InputError(f"the command to start needs --output_dir, where its checkpoints are: {task}")
     return arguments.output_dir, arguments.resume_training.lower() != "false"
 
 

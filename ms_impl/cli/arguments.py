@@ -47,8 +47,13 @@ _CHANGES = (
     ("--mode", "context.mode", _whole, "0 for GRAPH_MODE, 1 for PYNATIVE_MODE"),
     ("--device_target", "context.device_target", str, "Ascend or CPU; an Ascend YAML is adapted to CPU"),
     ("--device_id", "context.device_id", _whole, "which device of this machine"),
-    ("--load_checkpoint", "load_checkpoint", str, "weights: a folder, .safetensors or .ckpt"),
-    ("--resume_training", "resume_training", _boolean_or_name, "go on from output_dir's newest checkpoint, or NAME"),
+    ("--load_checkpoint", "load_checkpoint", str, "weights: a directory, .safetensors or .ckpt"),
+    (
+        "--resume_training",
+        "resume_training",
+        _boolean_or_name,
+        "resume from output_dir's newest checkpoint, or from NAME",
+    ),
     ("--auto_trans_ckpt", "auto_trans_ckpt", _boolean, "cut the weights for the ranks of an Ascend cluster"),
     ("--src_strategy_path_or_dir", "src_strategy_path_or_dir", str, "how load_checkpoint is cut already"),
     ("--transform_process_num", "transform_process_num", _whole, "processes that cut the weights"),
@@ -60,8 +65,8 @@ _CHANGES = (
     ("--batch_size", "runner_config.batch_size", _whole, "conversations of one step of one rank"),
     ("--sink_mode", "runner_config.sink_mode", _boolean, "feed data in the background (Ascend)"),
     ("--num_samples", "train_dataset.data_loader.num_samples", _whole, "use the first so many conversations"),
-    ("--train_dataset_dir", f"{_TEMPLATE}.dataset_dir", str, "folder of the training images"),
-    ("--output_dir", "output_dir", str, "folder for checkpoints, losses and logs"),
+    ("--train_dataset_dir", f"{_TEMPLATE}.dataset_dir", str, "directory of the training images"),
+    ("--output_dir", "output_dir", str, "directory for checkpoints, losses and logs"),
     ("--predict_batch_size", "predict_batch_size", _whole, "prompts answered at a time"),
 )
 
@@ -121,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="the YAML file")
-    parser.add_argument("--register_path", default=REGISTER_PATH, help="folder of the classes that auto_register names")
+    parser.add_argument(
+        "--register_path", default=REGISTER_PATH, help="directory of the classes that auto_register names"
+    )
     parser.add_argument(
         "--check", action="store_true", help="judge settings, checkpoint and data without a device, and stop"
     )
@@ -159,7 +166,7 @@ def _dotted(rest: Sequence[str], settings: Settings) -> Iterator[tuple[str, Any]
             near = suggest(flag, flags)
             raise InputError(f"unknown argument {listed([flag])}{near if 'mean' in near else ''}")
         if value is None:
-            raise InputError(f"argument {flag} lacks its value")
+            raise InputError(f"argument {flag} needs a value")
         yield key, parse(value, flag)
 
 
@@ -176,5 +183,5 @@ def _check(settings: Settings, arguments: argparse.Namespace, rest: Sequence[str
     if idle:
         print(f"no effect: {', '.join(idle)}", flush=True)
     if not register_path.is_dir():
-        raise InputError(f"--register_path: {register_path} is no folder")
+        raise InputError(f"--register_path: {register_path} is not a directory")
     schema.check_references(settings, register_path)

@@ -80,7 +80,7 @@ def _data_set(name: str, section: Settings) -> DataSet:
         raise InputError(f"{where}.data_loader.type: {loader.get('type')!r} is not supported; it is {_LOADER}")
     for key in ("batch_size", "max_new_tokens"):
         if section.get(key, 1) < 1:
-            raise InputError(f"{where}.{key}: {section[key]} is not above 0")
+            raise InputError(f"{where}.{key}: must be positive, not {section[key]}")
     return DataSet(
         name=name,
         annotation_file=locate(loader["annotation_file"]),

@@ -39,7 +39,7 @@ def check_images(prompts: Sequence[Prompt]) -> None:
     """Raise InputError for an image that is a URL or not found."""
     for path in (element["image"] for prompt in prompts for element in prompt if "image" in element):
         if not os.path.isfile(resolve_path(path)):
-            raise InputError(f"--predict_data: there is no image file {quote(path)}")
+            raise InputError(f"--predict_data: image file {quote(path)} not found")
 
 
 def _inferred(data: Sequence[str]) -> list[str]:

@@ -80,7 +80,7 @@ def check_references(settings: Settings, register_path: Path) -> None:
             )
         file = register_path / f"{reference.partition('.')[0]}.py"
         if not file.is_file() or file.resolve().parent != register_path.resolve():
-            raise InputError(f"{where}: {quote(reference)} is refused: {file.name} is no file of {register_path}")
+            raise InputError(f"{where}: {quote(reference)} is refused: {file.name} is not a file of {register_path}")
 
 
 def lookup(settings: Mapping[str, Any], key: str) -> Any:

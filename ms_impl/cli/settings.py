@@ -133,7 +133,7 @@ def _located(files: Any) -> Any:
 def _existing(key: str, path: str | Path) -> Path:
     located = locate(path)
     if not os.path.exists(located):
-        raise InputError(f"{key}: there is no {listed([path])}")
+        raise InputError(f"{key}: {listed([path])} not found")
     return located
 
 

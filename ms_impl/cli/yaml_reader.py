@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(content) > LONGEST_FILE:
-        raise InputError(f"{path}: is longer than {LONGEST_FILE:,} bytes; that is no file of settings")
+        raise InputError(f"{path}: is longer than {LONGEST_FILE:,} bytes; that is not a file of settings")
     try:
         settings = parse(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:

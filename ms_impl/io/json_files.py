@@ -166,7 +166,7 @@ class _Reader:
 
     def constant(self, name: str) -> float:
         if self._finite:
-            self._refuse(f"{name}, which is no number")
+            self._refuse(f"{name}, which is not a number")
         return float(name)
 
     def _refuse(self, what: str) -> NoReturn:

@@ -7,7 +7,7 @@ The file is one protobuf message ``Checkpoint`` (mindspore/train/checkpoint.prot
     Tensor     { repeated int64 dims = 1;  string tensor_type = 2;  bytes tensor_content = 3 }
 
 Contents over 512 MiB are split over several values of the same tag, each with the dims of the whole. A file may end in
-a trailer of 17 bytes: ``crc_num`` and a CRC-32, which is passed over here as ``mindspore.load_checkpoint`` does.
+a trailer of 17 bytes: ``crc_num`` and a CRC-32, which is ignored here as ``mindspore.load_checkpoint`` does.
 """
 
 from __future__ import annotations

@@ -84,10 +84,10 @@ class TorchArchive:
         if order != b"little":
             raise self._fault(f"of byte order {quote(order)}; only little-endian files are supported")
         if not self._setting(".storage_alignment", b"64").isdigit():
-            raise self._fault("damaged: its .storage_alignment is no number")
+            raise self._fault("damaged: its .storage_alignment is not a number")
         self._setting(".format_version", b"")  # torch reads it, and so it has to be whole
         if not self._setting(".data/serialization_id", b"").isascii():
-            raise self._fault("damaged: its serialization_id is no text")
+            raise self._fault("damaged: its serialization_id is not text")
 
     def _setting(self, name: str, default: bytes) -> bytes:
         return self.read(name, _SMALL) if self._has(name) else default
@@ -157,5 +157,5 @@ def _check_end(path: Path) -> int:
             raise zipfile.BadZipFile("an entry of its directory does not begin like one")
         at += _DIRECTORY_BYTES + sum(_DIRECTORY_LENGTHS.unpack_from(directory, at))
     if at > nbytes:
-        raise zipfile.BadZipFile("an entry of its directory goes on beyond the directory")
+        raise zipfile.BadZipFile("an entry of its directory ends beyond the directory")
     return total

@@ -368,7 +368,7 @@ class _Machine:
         _check_numbers(size)
         name = word.name.rpartition(".")[2]
         if name not in _STORAGES and name != _BYTES:
-            raise _Damaged(f"{word.name} is no storage")
+            raise _Damaged(f"{word.name} is not a storage")
         dtype = _STORAGES.get(name)
         storage = Storage(dtype, key, size * (dtype.itemsize if dtype else 1))
         self._push(self._storages.setdefault(key, storage) if storage.nbytes else storage)
@@ -430,7 +430,7 @@ def _rebuild_tensor_v3(
 
 def _rebuild_parameter(data: Any, gradient: Any, hooks: Any) -> View:
     if type(data) is not View:
-        raise _Damaged("a parameter that is no tensor")
+        raise _Damaged("a parameter that is not a tensor")
     _check_extras(data.dtype, gradient, hooks, None)
     return data
 
@@ -458,14 +458,14 @@ def _check_state(state: Any) -> None:
         if table is None:
             continue
         if type(table) not in (dict, _Ordered) or any(type(name) is not str for name in table):
-            raise _Damaged("a tensor with attributes that are no table")
+            raise _Damaged("a tensor whose attributes are not a table")
         if own := next((name for name in table if name in _OWN_ATTRIBUTES), None):
             raise _Refused(f"sets the attribute {own} of a tensor")
 
 
 def _size(sizes: Any = ()) -> Shape:
     if type(sizes) not in (tuple, list):
-        raise _Damaged("a size that is no tuple")
+        raise _Damaged("a size that is not a tuple")
     if any(type(size) is not int or abs(size) > _MAX_NUMBER for size in sizes):
         raise _Damaged("a size of something else than numbers")
     return tuple(sizes)
@@ -485,7 +485,7 @@ def _encoded(text: Any, encoding: Any) -> _Thing:
 
 def _set(items: Any = ()) -> _Thing:
     if type(items) not in (list, tuple):
-        raise _Damaged("a set of what is no list")
+        raise _Damaged("a set of what is not a list")
     for item in items[:1000]:
         _check_key(item)
     if len(items) > 1000:

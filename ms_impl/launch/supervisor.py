@@ -73,13 +73,13 @@ class Supervisor:
     Args:
         task: run_mindformer.py and its arguments, as one writes them in a shell.
         output: the task's output_dir.
-        resume: whether the task goes on from checkpoints that are there already.
+        resume: whether the task resumes from checkpoints that are there already.
     """
 
     def __init__(self, task: str, output: Path, resume: bool, nodes: Nodes, patience: Patience):
         if not resume and (step := newest_step(output)) is not None:
             raise InputError(
-                f"{output}: an earlier run saved step {step} here; give --resume_training True to go on from it, or "
+                f"{output}: an earlier run saved step {step} here; give --resume_training True to resume it, or "
                 "another --output_dir"
             )
         self._task, self._output, self._nodes, self._patience = task, output, nodes, patience

@@ -129,7 +129,7 @@ class Ovis2_5Template:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         if type(self.max_length) is not int or self.max_length < 1:
-            raise InputError(f"max_length is {self.max_length!r}; it must be a positive whole number")
+            raise InputError(f"max_length must be a positive whole number, not {self.max_length!r}")
         if tokenizer.vocab_size > config.vocab_size:
             said = f"{tokenizer.vocab_size:,} tokens, but the model embeds {config.vocab_size:,}"
             raise InputError(f"{tokenizer.source}: wrong vocabulary: {said}")

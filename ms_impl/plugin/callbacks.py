@@ -63,7 +63,7 @@ class StepReader(Callback):
             total=plan.total_steps,
             epoch=plan.epoch_at(number),
             seconds=seconds,
-            left=self._pace.time_for(plan.total_steps - number),
+            eta=self._pace.time_for(plan.total_steps - number),
             useful_tokens=plan.useful_tokens(number - 1),
             all_tokens=plan.all_tokens(number - 1),
             **outputs,
@@ -75,7 +75,7 @@ class StepPrinter(Callback):
     """Prints a line each ``per_print_times`` steps on rank 0, under the name of MindFormers' class in YAML.
 
     MindFormers 1.9.0's class (core/callback/callback.py:348) takes two lines of its log, counts samples rather than
-    tokens, and estimates the time left from the last step alone.
+    tokens, and estimates the ETA from the last step alone.
     """
 
     def __init__(self, per_print_times: int = 1, **_):  # what else MindFormers hands over, the plan knows better
@@ -119,7 +119,7 @@ class LossRecorder(Callback):
 class LossGuard(Callback):
     """Stops the run, by an InputError naming the batch's conversations, when a loss is not finite.
 
-    A gradient that is not finite while the loss is, is an ordinary overflow of the loss scale: that step is passed over
+    A gradient that is not finite while the loss is, is an ordinary overflow of the loss scale: that step is skipped
     and training goes on.
     """
 

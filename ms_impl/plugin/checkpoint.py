@@ -77,7 +77,7 @@ class TrainingCheckpoints(Callback):
             self._save(step, arguments.train_network)
         if self.stopped:
             if is_first_rank():
-                print(f"asked to stop: saved after step {step}; --resume_training True goes on from there", flush=True)
+                print(f"asked to stop: saved after step {step}; --resume_training True resumes from there", flush=True)
             run_context.request_stop()
 
     def _save(self, step: int, step_cell: nn.Cell) -> None:

@@ -156,7 +156,9 @@ def _prepare(
 def _require_whole_parameters() -> None:
     if not parameters_are_whole():
         mode = ms.get_auto_parallel_context("parallel_mode")
-        raise InputError(f"parallel.parallel_mode: evaluation needs whole parameters on each rank, not {mode}: give 0")
+        raise InputError(
+            f"parallel.parallel_mode: evaluation needs whole parameters on each rank, not {mode}; set it to 0"
+        )
 
 
 def _ranks() -> Ranks:

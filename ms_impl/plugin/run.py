@@ -99,8 +99,8 @@ def warn_of_kept_graphs(settings: Settings) -> None:
     """MindSpore 2.9.0's compile cache went on with the old weight_decay after another was set."""
     if lookup(settings, "context.enable_compile_cache") or os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
         logger.warning(
-            "MindSpore's compile cache is on. It compares source files, not settings: empty its folder (%s) whenever"
-            " a setting changes, or the run goes on with the old one",
+            "MindSpore's compile cache is on. It compares source files, not settings: empty its directory (%s) whenever"
+            " a setting changes, or the run uses the old one",
             lookup(settings, "context.compile_cache_path") or os.environ.get("MS_COMPILER_CACHE_PATH") or ".",
         )
 

@@ -30,7 +30,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     """MindFormers 1.9.0's trainer (trainer/multi_modal_to_text_generation), under its own name in YAML.
 
     Where each rank holds whole parameters, weights to start from are read here, and ``TrainingRun`` saves and resumes.
-    MindFormers (trainer/utils.py:762) passes over missing and unused weights, takes one safetensors file only without
+    MindFormers (trainer/utils.py:762) ignores missing and unused weights, takes one safetensors file only without
     ranks, and needs the Barrier operator, which CPU lacks (trainer/utils.py:167); its checkpoints know neither the
     order of the data nor the loss scale, and what a kill leaves half-written looks whole to it. In semi-automatic
     parallelism, where parameters are cut, all this stays with MindFormers.
@@ -129,7 +129,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         return super().create_optimizer_scheduler(network, model_params)
 
     def create_model_wrapper(self, network, optimizer) -> nn.Cell:
-        """The YAML's runner_wrapper, as the run left it that is gone on with."""
+        """The YAML's runner_wrapper, as the resumed run left it."""
         step_cell = super().create_model_wrapper(network, optimizer)
         if self._run:
             self._run.restore_step_cell(step_cell)

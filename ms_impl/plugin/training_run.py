@@ -1,4 +1,4 @@
-"""A training run in which every rank holds whole parameters: what it goes on from, and what it leaves behind."""
+"""A training run in which every rank holds whole parameters: what it resumes from, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _DTYPES = {"float32": FP32, "float16": FP16, "bfloat16": BF16}
 
 
 class AlreadyTrained(Exception):
-    """The checkpoint to go on from is that of the last step."""
+    """The checkpoint to resume from is that of the last step."""
 
 
 class TrainingRun:
-    """What MindFormers' trainer does not do of a run: its batches, its checkpoints, going on from one.
+    """What MindFormers' trainer does not do of a run: its batches, its checkpoints, resuming from one.
 
     Takes over from the configuration: ``gradient_accumulation_steps``, which MindFormers 1.9.0 would set to 1
     (trainer/base_trainer.py:321), ``CheckpointMonitor`` among the callbacks, and ``continue_from``, the YAML's
@@ -51,7 +51,7 @@ class TrainingRun:
         self.output = Path(get_output_root_path())
         self.root = self.output / "checkpoint"
         if world_size() > 1 and ms.get_auto_parallel_context("parallel_mode") == ms.ParallelMode.STAND_ALONE:
-            raise InputError("parallel.parallel_mode: stand_alone would train each rank alone; give 0")
+            raise InputError("parallel.parallel_mode: stand_alone would train each rank alone; set it to 0")
         self.weights = weights
         self._saving: TrainingCheckpoints | None = None
         self._settings = resume_check.settings_of(config)  # before they change under way
@@ -64,7 +64,7 @@ class TrainingRun:
             raise InputError(f"{self.root}: not every rank finds the same checkpoint; all nodes must share output_dir")
 
     def check(self, dataset: Dataset, schedule_steps: Sequence[int]) -> None:
-        """Raise InputError unless the run has the data, the order and the lengths of the one it goes on from.
+        """Raise InputError unless the run has the data, the order and the lengths of the one it resumes.
 
         Raises AlreadyTrained if that one has no step left to do.
         """
@@ -77,7 +77,7 @@ class TrainingRun:
         if self.resumed:
             changed = resume_check.check_same(self.identity, checkpoints.read_state(self.resumed), str(self.resumed))
             if is_first_rank():
-                print(f"going on from {self.resumed}: {self.first_step} of {self._total_steps} steps are done")
+                print(f"resuming from {self.resumed}: {self.first_step} of {self._total_steps} steps are done")
                 print(*(f"changed since it was saved: {line}" for line in changed), sep="\n", flush=True)
         if is_first_rank():
             unmark_completed(self.output)
@@ -114,18 +114,18 @@ class TrainingRun:
 
 
 def _find(root: Path, asked: bool | str) -> Path | None:
-    """The checkpoint to go on from: the newest whole one, the one of the name asked for, or none."""
+    """The checkpoint to resume from: the newest whole one, the one of the name asked for, or none."""
     if asked is True:
         return checkpoints.newest(root)
     if not asked:
         if checkpoints.all_of(root):
-            advice = "go on with it (--resume_training True) or name another --output_dir"
+            advice = "resume it (--resume_training True) or name another --output_dir"
             raise InputError(f"{root}: holds the checkpoints of an earlier run; {advice}")
         return None
     folder = Path(asked) if Path(asked).is_dir() else root / asked
     if not folder.is_dir():
         known = ", ".join(path.name for path in checkpoints.all_of(root)) or "none"
-        raise InputError(f"resume_training: there is no checkpoint {asked!r} in {root}, which has {known}")
+        raise InputError(f"resume_training: checkpoint {asked!r} not found in {root}, which has {known}")
     checkpoints.verify(folder)
     return folder
 

@@ -90,7 +90,7 @@ def _span(split: Any) -> tuple[float, float]:
 def _video(root: Path, name: str) -> str:
     """The video of that id: its file's name without or with an ending."""
     if Path(name).name != name:
-        raise InputError(f"'id' {quote(name)} is no name of a file")
+        raise InputError(f"'id' {quote(name)} is not the name of a file")
     for ending in ("", *_ENDINGS):
         if (root / f"{name}{ending}").is_file():
             return f"{name}{ending}"

@@ -310,7 +310,7 @@ class QwenVLTemplate:
                 "(visual.n_queries)"
             )
         if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 1:
-            raise InputError(f"max_length is {self.max_length!r}; it must be a positive whole number")
+            raise InputError(f"max_length must be a positive whole number, not {self.max_length!r}")
         options.roles()
         if options.image_size not in (None, config.visual.image_size):
             size = config.visual.image_size

@@ -50,8 +50,8 @@ def save(root: Path, step: int, writers: Iterable[Writer], state: Mapping[str, A
             _write_manifest(partial)
     except OSError as error:
         reason = "no space is left on the disk" if error.errno == errno.ENOSPC else error.strerror
-        kept = newest(root) or "there is none"
-        raise InputError(f"{folder}: cannot be written ({reason}); the checkpoint to go on from: {kept}") from error
+        kept = newest(root) or "none"
+        raise InputError(f"{folder}: cannot be written ({reason}); the checkpoint to resume from: {kept}") from error
     _rotate(root, step, keep)
     return folder
 
@@ -116,7 +116,7 @@ def _step_of(folder: Path) -> int:
 
 
 def _rotate(root: Path, step: int, keep: int) -> None:
-    """Later checkpoints, which a run passes over that goes on from an earlier one, neither go nor count."""
+    """Later checkpoints, which a run ignores that resumes from an earlier one, are neither removed nor counted."""
     for folder in [folder for folder in all_of(root) if _step_of(folder) <= step][keep:]:
         (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look whole
         shutil.rmtree(folder)

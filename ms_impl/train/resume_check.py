@@ -29,7 +29,7 @@ _OF_NO_MATTER = (
     "python_multiprocessing", "numa_enable", "batch_size",
     "allow_outside_dataset_dir", "output_columns", "mode",
 )  # fmt: skip
-_ADVICE = "Set them back, or begin a new run with its weights (--load_checkpoint)"
+_ADVICE = "Set them back, or start a new run with its weights (--load_checkpoint)"
 _TOLD = 10  # differences, in a message
 _LONGEST_KEY = 150  # characters
 _VERSION = 2  # of the names of settings
@@ -113,7 +113,7 @@ def _of_this_version(run: Mapping[str, Any], saved: Mapping[str, Any], source: s
 def _check_files(run: Mapping[str, str], saved: Mapping[str, str], source: str) -> None:
     for (path, digest), before in zip(run.items(), saved.values()):
         if digest != before:
-            raise InputError(f"{path}: the file is not the one that {source} was trained on; begin a new run with it")
+            raise InputError(f"{path}: the file is not the one that {source} was trained on; start a new run with it")
     if len(run) != len(saved):
         raise InputError(f"{source}: was trained on {len(saved)} files, this run has {len(run)}")
 

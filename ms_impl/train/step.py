@@ -42,7 +42,7 @@ class Step:
 
     ``lr`` has one rate for each group of parameters that has its own. ``grad_norm`` is None where nothing asks for it.
     After an ``overflow``, a gradient that is not finite, the parameters were not updated. ``seconds`` is the time that
-    the step took, waiting for its data included, saving and evaluating after it not. ``left`` is the time that the
+    the step took, waiting for its data included, saving and evaluating after it not. ``eta`` is the time that the
     steps to come need in seconds, None while only the first is known.
     """
 
@@ -55,7 +55,7 @@ class Step:
     lr: tuple[float, ...]
     grad_norm: float | None
     seconds: float
-    left: float | None
+    eta: float | None
     useful_tokens: int
     all_tokens: int
 
@@ -103,7 +103,7 @@ class Step:
             f"overflow at loss scale {self.loss_scale:g}: not updated" if self.overflow else "",
             f"{self.useful_tokens_per_second:,.0f} useful tokens/s ({self.useful_share:.0%} of {all_per_second:,.0f})",
             f"{self.seconds:.3g} s/step",
-            "" if self.left is None else f"left {duration(self.left)}",
+            "" if self.eta is None else f"ETA {duration(self.eta)}",
         ]
         return "  ".join(filter(None, parts))
 

@@ -168,7 +168,7 @@ def test_the_9_6b_yamls_are_judged_without_a_device_or_weights(judge, workspace,
         (["--options", "parallel_confg.data_parallel=8"], "unknown key 'parallel_confg'; did you mean 'parallel_config'"),
         (["--grouped_lr_schedule", "{default: {type: cosine, learning_rate: 1}, grouped: [{type: cosine, "
           "learning_rate: 1, params: [alinger]}]}"], "no trained parameter matches 'alinger'; did you mean 'aligner'?"),
-        (["--model.model_config.config_file", "/none.json"], "config_file: there is no /none.json"),
+        (["--model.model_config.config_file", "/none.json"], "config_file: /none.json not found"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found_without_a_device(judge, arguments, message):

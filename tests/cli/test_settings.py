@@ -100,7 +100,7 @@ def test_auto_register_through_a_link_out_of_the_folder_is_refused(read, tmp_pat
     (folder / "evil.py").symlink_to(tmp_path / "evil.py")
     for stub in REGISTER_PATH.glob("qwenvl_*.py"):
         shutil.copy(stub, folder)
-    with pytest.raises(InputError, match="'evil.Evil' is refused: evil.py is no file of"):
+    with pytest.raises(InputError, match="'evil.Evil' is refused: evil.py is not a file of"):
         read(("model.arch.auto_register", "evil.Evil"), arguments=["--register_path", folder])
 
 
@@ -120,7 +120,7 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--run_mode", "fine_tune"], "run_mode: 'fine_tune' is not supported; did you mean 'finetune'?"),
         (["--load_chekpoint", "x"], "unknown argument --load_chekpoint; did you mean '--load_checkpoint'?"),
         (["--optimizer.weight_deca", "1"], "unknown argument --optimizer.weight_deca"),
-        (["--optimizer.weight_decay"], "argument --optimizer.weight_decay lacks its value"),
+        (["--optimizer.weight_decay"], "argument --optimizer.weight_decay needs a value"),
         (["--options", "seed"], "--options: expected KEY=VALUE, found 'seed'"),
         (["--options", "seed.x=1"], "seed.x: 'seed' is a value, not a section"),
         (["--options", "seed=[1"], "--options seed: line 1: not YAML ("),
@@ -128,9 +128,9 @@ def test_a_refused_plugin_runs_no_code_and_the_command_exits_2(tmp_path, setting
         (["--options", "do_eval=True"], "eval_dataset: is missing; do_eval needs it"),
         (["--runner_config.gradient_accumulation_steps=0"], "expected a whole number from 1 to 1,000,000, found 0"),
         (["--load_checkpoint", ""], "load_checkpoint: run_mode finetune needs weights"),
-        (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: there is no /no.ckpt"),
-        (["--register_path", "/nowhere"], "--register_path: /nowhere is no folder"),
-        (["--model.model_config.config_file", "/nowhere.json"], "config_file: there is no /nowhere.json"),
+        (["--load_checkpoint", "/no.ckpt"], "load_checkpoint: /no.ckpt not found"),
+        (["--register_path", "/nowhere"], "--register_path: /nowhere is not a directory"),
+        (["--model.model_config.config_file", "/nowhere.json"], "config_file: /nowhere.json not found"),
     ],
 )
 def test_bad_arguments_are_named(finetune_arguments, arguments, message):
@@ -291,7 +291,7 @@ def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "there is no image file '/no.png'"),
+        (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "image file '/no.png' not found"),
         (["--predict_data", "http://x/y.png", "--modal_type", "image"], "'http://x/y.png' is a URL"),
         (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: run_mode predict needs weights"),
     ],

@@ -268,7 +268,7 @@ def test_any_exception_is_its_records_fault_and_the_check_goes_on(tokenizer):
 
 @pytest.mark.parametrize("max_length", [0, -5, True, 1.5, float("nan"), "900"])
 def test_a_max_length_that_is_no_positive_whole_number_is_refused(tokenizer, max_length):
-    with pytest.raises(InputError, match="max_length is .*; it must be a positive whole number"):
+    with pytest.raises(InputError, match="max_length must be a positive whole number, not "):
         released_template(tokenizer, max_length)
 
 

@@ -75,7 +75,7 @@ def test_what_is_declared_harmless_is_skipped_and_counted(tiny, config, convert_
     expected = [tensor.name for tensor in load_for_mindspore(tiny, QWENVL, config)]
     status, out, err = convert_weight("--input_path", tiny, "--output_path", tmp_path / "x.safetensors")
     assert status == 0 and list(load_file(tmp_path / "x.safetensors").keys()) == sorted(expected)
-    told = "skipped 2 tensors that are no weights: "
+    told = "skipped 2 tensors that are not weights: "
     assert caplog.text.count(told) == 2
     assert "transformer.rotary_emb.inv_freq" in caplog.text and "transformer.h.0.attn.masked_bias" in caplog.text
 

@@ -134,7 +134,7 @@ def assert_as_undisturbed(output: Path, undisturbed: Path) -> None:
 
 def resumed_from(run: Run) -> int:
     """The step it says that it went on from; 0 if it began."""
-    found = re.search(rf"going on from .*: (\d+) of {STEPS} steps are done", run.printed())
+    found = re.search(rf"resuming from .*: (\d+) of {STEPS} steps are done", run.printed())
     return int(found[1]) if found else 0
 
 

@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(one_process, run_mindfor
     resumed = ["--batch_size", 2, "--resume_training", True, "--options", CALLBACKS]
     run = run_mindformer(tmp_path, *finetune_arguments, *resumed)
     assert run.returncode == 0, run.stderr
-    assert f"going on from {output}/checkpoint/step_00000002: 2 of 3 steps are done" in run.stdout
+    assert f"resuming from {output}/checkpoint/step_00000002: 2 of 3 steps are done" in run.stdout
     assert [step["step"] for step in read_losses(output / "losses/rank_0.jsonl")] == [1, 2, 3]
     np.testing.assert_array_equal(losses(output), losses(one_process[1]))
     weights, undisturbed = (trained(of) / "model.safetensors" for of in (output, one_process[1]))
@@ -156,7 +156,7 @@ def test_another_schedule_or_data_file_cannot_be_gone_on_with(
     run = run_mindformer(tmp_path, *resumed, message, "Be brief.")
     assert run.returncode == 2 and "system_message: You are a helpful assistant. → Be brief." in run.stderr
     run = run_mindformer(tmp_path, *resumed, "--resume_training", "step_9")
-    assert run.returncode == 2 and "there is no checkpoint 'step_9'" in run.stderr and "step_00000003" in run.stderr
+    assert run.returncode == 2 and "checkpoint 'step_9' not found" in run.stderr and "step_00000003" in run.stderr
 
 
 def test_another_learning_rate_is_taken_and_told(one_process, run_mindformer, finetune_arguments, tmp_path):
@@ -222,4 +222,4 @@ def test_a_new_run_does_not_mix_its_checkpoints_with_another_ones(
 ):
     shutil.copytree(one_process[1], tmp_path / "output")
     run = run_mindformer(tmp_path, *finetune_arguments, "--batch_size", 2)
-    assert run.returncode == 2 and "holds the checkpoints of an earlier run; go on with it" in run.stderr
+    assert run.returncode == 2 and "holds the checkpoints of an earlier run; resume it" in run.stderr

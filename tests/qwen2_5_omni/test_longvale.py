@@ -45,7 +45,7 @@ def test_e9_rounding_is_half_to_even():
     ("changed", "message"),
     [
         (lambda r: 3, "a.json: a record has an 'id'"),
-        (lambda r: {**r, "id": "../clip"}, "'id' '../clip' is no name of a file"),
+        (lambda r: {**r, "id": "../clip"}, "'id' '../clip' is not the name of a file"),
         (lambda r: {**r, "id": "other"}, r"\(id 'other'\): no video 'other' in"),
         (lambda r: {**r, "meta": None}, "the text holds <s0>, but 'meta' does not tell its seconds"),
         (

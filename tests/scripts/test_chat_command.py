@@ -91,7 +91,7 @@ def test_a_missing_model(tmp_path):
 @pytest.mark.parametrize("option, message", [
     (("--seed", "-1"), "--seed: -1 is below 0"),
     (("--draw", "full"), "--draw: full is a folder"),
-    (("--draw", "no/x.png"), "--draw: no/x.png is in no folder that exists"),
+    (("--draw", "no/x.png"), "--draw: no/x.png is not in a directory that exists"),
     (("--image", "https://x.org/a.png"), "image 'https://x.org/a.png' is a URL; download it yourself and give the path of the file"),
     (("--image", "s3://x/a.png"), "image 's3://x/a.png' is a URL; download it yourself and give the path of the file"),
     (("--image", "no.png"), "image 'no.png' does not exist"),

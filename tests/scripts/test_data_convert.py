@@ -119,8 +119,8 @@ def test_the_training_reads_what_the_old_port_wrote(tmp_path, tokenizer):
 
 
 FAULTY = [
-    (record(image="1.jpg"), "there is no image file 'train2014/COCO_train2014_1.jpg' in "),
-    (record(image="../a.jpg"), "there is no image file 'train2014/COCO_train2014_../a.jpg'"),
+    (record(image="1.jpg"), "image file 'train2014/COCO_train2014_1.jpg' not found in "),
+    (record(image="../a.jpg"), "image file 'train2014/COCO_train2014_../a.jpg' not found"),
     (record(image=7), "'image' must be the path of a file or a list of them, not 7"),
     (record("What?"), "0 <image> in its turns, but 1 images are given"),
     (record("<image>\n<image>"), "2 <image> in its turns, but 1 images are given"),
@@ -156,8 +156,8 @@ def test_faulty_records_may_be_left_out(convert):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image_location", "{coco}/train2014"), "holds no folder train2014; give its parent, {coco}"),
-        (("--image_location", "{coco}/none"), "none holds no folder train2014"),
+        (("--image_location", "{coco}/train2014"), "holds no directory train2014; give its parent, {coco}"),
+        (("--image_location", "{coco}/none"), "none holds no directory train2014"),
         (("--user_role_name", "assistant"), "are both 'assistant'"),
         (("--output_path", "{coco}"), "cannot be a file"),
         (("--output_path", "{coco}/../none/a.json"), "cannot be a file"),

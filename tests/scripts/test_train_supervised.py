@@ -114,7 +114,7 @@ def test_a_run_without_a_step_for_too_long_is_killed_and_started_again(supervise
 
 def test_the_command_must_say_where_its_checkpoints_are(tmp_path):
     run = subprocess.run([sys.executable, SCRIPT, "run.py --x"], capture_output=True, text=True, timeout=60)
-    assert run.returncode == 2 and "error: the command to start lacks --output_dir" in run.stderr
+    assert run.returncode == 2 and "error: the command to start needs --output_dir" in run.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,20 +8,20 @@ from ms_impl.train.step import Pace, Step, duration
 
 STEP = Step(
     number=9, total=60, epoch=0.6, loss=2.34564, overflow=False, loss_scale=64.0, lr=(9.8e-5,), grad_norm=1.234,
-    seconds=3.0, left=125.0, useful_tokens=3702, all_tokens=4254,
+    seconds=3.0, eta=125.0, useful_tokens=3702, all_tokens=4254,
 )  # fmt: skip
 
 
 def test_the_line_of_a_step():
     assert STEP.line() == (
         "step  9/60  epoch 0.60  loss 2.3456  lr 9.80e-05  grad norm 1.23"
-        "  1,234 useful tokens/s (87% of 1,418)  3 s/step  left 2 min 5 s"
+        "  1,234 useful tokens/s (87% of 1,418)  3 s/step  ETA 2 min 5 s"
     )
 
 
 def test_the_line_leaves_out_what_is_not_known_and_says_what_is_unusual():
-    line = replace(STEP, grad_norm=None, left=None, lr=(1e-5, 1e-4), overflow=True).line()
-    assert "norm" not in line and "left" not in line
+    line = replace(STEP, grad_norm=None, eta=None, lr=(1e-5, 1e-4), overflow=True).line()
+    assert "norm" not in line and "ETA" not in line
     assert "  lr 1.00e-05, 1.00e-04  overflow at loss scale 64: not updated  1,234" in line
 
 
