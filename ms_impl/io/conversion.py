@@ -84,7 +84,7 @@ def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None
     skipped = {name: tensor for name, tensor in checkpoint.tensors.items() if table.is_skipped(name)}
     if harmless:
         logger.warning(
-            "%s: skipped %d tensors that are no weights: %s", checkpoint.path, len(harmless), listed(harmless)
+            "%s: skipped %d tensors that are not weights: %s", checkpoint.path, len(harmless), listed(harmless)
         )
     if skipped:
         logger.info("%s: skipped %s", checkpoint.path, "; ".join(skipped_parts(skipped, table.skipped)))
