@@ -27,7 +27,7 @@ from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.estimate.memory import Memory, memory
 from ms_impl.estimate.parts import Trained, check, model_parts
-from ms_impl.estimate.plan import Device, Plan, plan_of
+from ms_impl.estimate.plan import Device, RunLayout, plan_of
 from ms_impl.families import Family
 from ms_impl.resources import locate
 
@@ -50,7 +50,7 @@ ZERO = (
 # as ours does, 8 devices, data parallel with optimizer parallelism, 4 rows of 2048 tokens with one image, vision
 # frozen, recomputation; and parameters in 16 bit, where ours have 32.
 PUBLISHED = 2587
-PUBLISHED_PLAN = Plan(
+PUBLISHED_PLAN = RunLayout(
     rows=4, length=2048, images=1, data_parallel=8, zero=3, recompute=True, flash=True, cut_vocabulary=True,
     compute_bytes=2, parameter_bytes=2, frozen=("vision_tower",),
 )  # fmt: skip
@@ -120,7 +120,7 @@ def device_of(arguments: argparse.Namespace) -> Device:
     return device
 
 
-def read(arguments: argparse.Namespace) -> tuple[Family, Path, Plan]:
+def read(arguments: argparse.Namespace) -> tuple[Family, Path, RunLayout]:
     """The model's family and config.json, and the way of training that the YAML, changed by the options, asks for."""
     path = arguments.config
     settings = read_yaml(locate(path))
@@ -136,7 +136,7 @@ def read(arguments: argparse.Namespace) -> tuple[Family, Path, Plan]:
     return family, locate(config_file), plan
 
 
-def lora_instead(family: Family, config_file: Path, plan: Plan, device: Device) -> str:
+def lora_instead(family: Family, config_file: Path, plan: RunLayout, device: Device) -> str:
     """Whether LoRA would fit, as the end of a message; nothing where the plan is one of LoRA already."""
     if plan.lora:
         return ""

@@ -24,7 +24,7 @@ from harness import Row, arguments, peak_memory, report
 from ms_impl import families
 from ms_impl.estimate.memory import memory
 from ms_impl.estimate.parts import model_parts
-from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.plan import RunLayout
 
 SHORT = 64  # tokens of the run whose peak is taken off
 TOLERANCE = 0.15
@@ -56,8 +56,8 @@ class Case:
             "visual": {**VISUAL, "output_dim": self.width, "image_start_id": self.vocabulary - 3},
         }  # fmt: skip
 
-    def plan(self) -> Plan:
-        return Plan(
+    def plan(self) -> RunLayout:
+        return RunLayout(
             rows=self.rows, length=self.length, flash=False, compute_bytes=4, parameter_bytes=4, frozen=self.freeze
         )  # fmt: skip
 

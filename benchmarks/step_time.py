@@ -12,7 +12,7 @@ from math import prod
 
 from ms_impl.estimate.memory import OnStage, on_stage
 from ms_impl.estimate.parts import Trained
-from ms_impl.estimate.plan import Device, Plan
+from ms_impl.estimate.plan import Device, RunLayout
 
 ATTENTION_BACKWARD = {True: 2.5, False: 2.0}  # of the forward pass: flash attention computes the scores again
 
@@ -26,7 +26,7 @@ class Communication:
     tensor: float
     pipeline: float
 
-    def seconds(self, plan: Plan, device: Device) -> float:
+    def seconds(self, plan: RunLayout, device: Device) -> float:
         inner = plan.model_parallel
         stage = plan.data_parallel * inner
         return (
@@ -68,7 +68,7 @@ def forward_flops(trained: Trained) -> float:
     return trained.part.matrix_flops + trained.part.attention_flops + _added_flops(trained)
 
 
-def row_flops(trained: Trained, plan: Plan) -> float:
+def row_flops(trained: Trained, plan: RunLayout) -> float:
     """Of a row through a part, forward and backward, and forward again where it is recomputed.
 
     The gradient of a product costs as much as the product for what entered it, where something before it is trained,
@@ -90,7 +90,7 @@ def _added_flops(trained: Trained) -> float:
     return sum(2 * prod(shape) * part.passes(modules[name]) for name, shape in trained.added.items())
 
 
-def speed(parts: Sequence[Trained], plan: Plan, device: Device) -> Speed:
+def speed(parts: Sequence[Trained], plan: RunLayout, device: Device) -> Speed:
     """Of a step of a run."""
     slowest = max(_stage_flops(list(on_stage(parts, plan, stage)), plan) for stage in range(plan.stages))
     compute = plan.micro_batches * slowest / (device.tflops * 1e12 * device.utilisation) * plan.bubble
@@ -108,20 +108,20 @@ def speed(parts: Sequence[Trained], plan: Plan, device: Device) -> Speed:
     )
 
 
-def _stage_flops(parts: Sequence[OnStage], plan: Plan) -> float:
+def _stage_flops(parts: Sequence[OnStage], plan: RunLayout) -> float:
     """Of one micro-batch, on each device of a stage; what model parallelism does not cut, each computes whole."""
     return plan.rows * sum(
         row_flops(p.trained, plan) * p.share / (plan.model_parallel if p.trained.part.cut else 1) for p in parts
     )
 
 
-def communication(parts: Sequence[Trained], plan: Plan) -> Communication:
+def communication(parts: Sequence[Trained], plan: RunLayout) -> Communication:
     """Of the stage that sends most."""
     stages = [_stage_communication(list(on_stage(parts, plan, stage)), plan) for stage in range(plan.stages)]
     return max(stages, key=lambda sent: sent.gradients + sent.parameters + sent.tensor)
 
 
-def _stage_communication(parts: Sequence[OnStage], plan: Plan) -> Communication:
+def _stage_communication(parts: Sequence[OnStage], plan: RunLayout) -> Communication:
     cut = [p.share / (plan.model_parallel if p.trained.part.cut else 1) for p in parts]
     trained = sum(p.trained.trained * share for p, share in zip(parts, cut))
     stored = sum(p.trained.numbers * share for p, share in zip(parts, cut))
@@ -137,7 +137,7 @@ def _stage_communication(parts: Sequence[OnStage], plan: Plan) -> Communication:
     )
 
 
-def _tensor_parallel(parts: Sequence[OnStage], plan: Plan, hidden: float) -> float:
+def _tensor_parallel(parts: Sequence[OnStage], plan: RunLayout, hidden: float) -> float:
     """Bytes of a micro-batch: a layer's two AllReduces and the gathering of c_attn's product, forward and backward."""
     layers = sum(p.layers for p in parts if p.trained.part.stage == "layers")
     passes = 3 if plan.recompute else 2

@@ -16,7 +16,7 @@ from mindspore import Parameter, nn
 from ms_impl.adapters import base_check, files
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.merging import MergedTensor
-from ms_impl.adapters.targets import Plan, make_plan
+from ms_impl.adapters.targets import AdapterPlan, make_plan
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.lora import DropoutSeeds, LoraLinear, SeededDropout
 from ms_impl.errors import InputError
@@ -30,7 +30,7 @@ DROPOUT_SEEDS = "lora_dropout_seeds"  # the parameter that holds a batch's seeds
 logger = logging.getLogger(__name__)
 
 
-def plan_for(model: nn.Cell, config: LoraConfig, family: Family) -> Plan:
+def plan_for(model: nn.Cell, config: LoraConfig, family: Family) -> AdapterPlan:
     """What ``config`` would adapt in a model, which may be one without memory (``no_init_parameters``)."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.parameters_dict().items()}
     linears = [path for path, cell in model.cells_and_names() if type(cell) is Linear]
@@ -87,7 +87,7 @@ class Adapter:
     def __init__(
         self,
         model: nn.Cell,
-        plan: Plan,
+        plan: AdapterPlan,
         layers: Mapping[str, LoraLinear],
         seeds: DropoutSeeds | None,
         family: Family,
@@ -162,7 +162,7 @@ class Adapter:
             raise RuntimeError(f"the adapter is merged into the weights; unmerge it before it is {verb}")
 
     @cached_property
-    def _base_sample(self) -> base_check.Sample:
+    def _base_sample(self) -> base_check.ValueSample:
         """Taken once: the weights are frozen, and reading them all at every checkpoint would take its time."""
         return base_check.sample(self._adapted_weights())
 

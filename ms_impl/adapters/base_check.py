@@ -13,19 +13,19 @@ from ms_impl.io.dtypes import FP32, cast
 from ms_impl.io.json_files import parse_json
 from ms_impl.io.tensors import Tensor
 
-Sample = dict[str, list[float]]
+ValueSample = dict[str, list[float]]
 
 _COUNT = 8  # values of each weight
 # The same base may come in 16 bits, bfloat16 or float16, on either side.
 _RELATIVE, _ABSOLUTE = 2.0**-7, 2.0**-24
 
 
-def sample(weights: Mapping[str, Tensor]) -> Sample:
+def sample(weights: Mapping[str, Tensor]) -> ValueSample:
     """Evenly spaced values of each weight, which stand under their names."""
     return {name: _pick(weight).tolist() for name, weight in weights.items()}
 
 
-def check(expected: Sample, weights: Mapping[str, Tensor], adapter: str, base: str) -> None:
+def check(expected: ValueSample, weights: Mapping[str, Tensor], adapter: str, base: str) -> None:
     """Compare a sample with the weights of a base.
 
     Raises:
@@ -44,12 +44,12 @@ def check(expected: Sample, weights: Mapping[str, Tensor], adapter: str, base: s
         )
 
 
-def dump(taken: Sample) -> str:
+def dump(taken: ValueSample) -> str:
     """As the text that goes into the adapter's file."""
     return json.dumps(taken, separators=(",", ":"))
 
 
-def parse(text: Any, where: str) -> Sample:
+def parse(text: Any, where: str) -> ValueSample:
     """The inverse of ``dump``; ``where`` names the file in the InputError that a damaged text raises."""
     if not isinstance(text, str):
         raise InputError(f"{where}: its sample of the base weights is {quote(text)}; expected a text")

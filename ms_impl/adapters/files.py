@@ -11,7 +11,7 @@ import numpy as np
 
 from ms_impl.adapters import base_check
 from ms_impl.adapters.config import CONFIG_NAME, LoraConfig
-from ms_impl.adapters.targets import EMBEDDING_A, FACTOR_A, Plan
+from ms_impl.adapters.targets import EMBEDDING_A, FACTOR_A, AdapterPlan
 from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.families import Family
 from ms_impl.io import safetensors_files, torch_files
@@ -42,14 +42,14 @@ class AdapterFiles:
     directory: Path
     config: LoraConfig
     tensors: Mapping[str, Tensor]
-    base: base_check.Sample
+    base: base_check.ValueSample
     prefix: str = ""
 
     def __str__(self) -> str:
         made_on = self.config.base_model_name_or_path
         return f"the adapter {self.directory}" + (f", made on {_short(made_on)}," if made_on else "")
 
-    def check(self, plan: Plan, parameters: Mapping[str, Shape]) -> dict[str, Tensor]:
+    def check(self, plan: AdapterPlan, parameters: Mapping[str, Shape]) -> dict[str, Tensor]:
         """Check the tensors' names, shapes and types.
 
         Args:
@@ -151,7 +151,7 @@ def _without_skipped(path: Path, stored: Mapping[str, Tensor], family: Family) -
 
 
 def write(
-    directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.Sample, prefix: str = ""
+    directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.ValueSample, prefix: str = ""
 ) -> None:
     """Write an adapter's two files into a directory that is there.
 
@@ -176,7 +176,7 @@ def _read_weights(directory: Path) -> tuple[Path, Mapping[str, Tensor], Mapping[
     raise InputError(f"{path}: no such file, nor {TORCH_NAME}; an adapter's weights are in one of them")
 
 
-def _parameter(name: str, plan: Plan) -> str | None:
+def _parameter(name: str, plan: AdapterPlan) -> str | None:
     """The parameter of the base that a tensor of the file, which is none of the adapter's, replaces."""
     module = name.removesuffix(_BASE_LAYER)
     if module != name:

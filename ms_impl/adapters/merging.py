@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_impl.adapters import base_check
 from ms_impl.adapters.files import AdapterFiles, renamed
-from ms_impl.adapters.targets import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, Plan, linear_layers, make_plan
+from ms_impl.adapters.targets import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, AdapterPlan, linear_layers, make_plan
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ def merged_checkpoint(
     return replace(source, tensors=merged, layout=HUGGING_FACE)
 
 
-def _merged(name: str, tensor: Tensor, adapter: AdapterFiles, plan: Plan, base_dtype: DType) -> Tensor:
+def _merged(name: str, tensor: Tensor, adapter: AdapterFiles, plan: AdapterPlan, base_dtype: DType) -> Tensor:
     """A tensor with its update, if it has one; PEFT rounds that of an embedding before it is added."""
     module, stored = name.removesuffix(".weight"), adapter.tensors
     if module not in plan.adapted:

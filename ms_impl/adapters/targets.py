@@ -47,7 +47,7 @@ class AdaptedLayer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AdapterPlan:
     """What a ``LoraConfig`` means for one model.
 
     Attributes:
@@ -84,7 +84,7 @@ def make_plan(
     linears: Iterable[str],
     stored: Collection[str] | None = None,
     prefix: str = "",
-) -> Plan:
+) -> AdapterPlan:
     """Find what the settings name in a model, as PEFT does.
 
     A target is not looked for inside a module that is trained whole.
@@ -132,7 +132,7 @@ class _Planning:
         self._modules = list(dict.fromkeys(prefix for name in parameters for prefix in _prefixes(name)))
         self._selection = Selection(config, self._modules, prefix)
 
-    def plan(self) -> Plan:
+    def plan(self) -> AdapterPlan:
         whole = self._whole()
         embeddings = [name for name in self._modules if is_embedding(name, self._family)]
         able = [*self._linears, *(embeddings if self._stored is not None else ())]
@@ -145,7 +145,7 @@ class _Planning:
             raise InputError(f"target_modules: {quote(self._config.target_modules)} matches no linear layer")
         if self._stored is None:
             self._refuse_unused(adapted)
-        return Plan(self._spelled_out(found), adapted, whole)
+        return AdapterPlan(self._spelled_out(found), adapted, whole)
 
     def _whole(self) -> dict[str, Shape]:
         """What is trained whole. PEFT looks at the ends of paths, not only after a dot."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from ms_impl.estimate.parts import Trained
-from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.plan import RunLayout
 
 MOMENTS, REMAINDER = 8, 4  # bytes of optimizer state for a trained number
 SCORES_AT_WORK = 2  # score matrices that composed attention has at once, beside the one it keeps: both gradients
@@ -47,7 +47,7 @@ class OnStage:
         return self.layers / self.trained.part.layers
 
 
-def on_stage(parts: Sequence[Trained], plan: Plan, stage: int) -> Iterator[OnStage]:
+def on_stage(parts: Sequence[Trained], plan: RunLayout, stage: int) -> Iterator[OnStage]:
     """The parts of a pipeline stage; layers are spread in order, as evenly as they go."""
     for trained in parts:
         part, last = trained.part, plan.stages - 1
@@ -57,13 +57,13 @@ def on_stage(parts: Sequence[Trained], plan: Plan, stage: int) -> Iterator[OnSta
             yield OnStage(trained, part.layers)
 
 
-def memory(parts: Sequence[Trained], plan: Plan) -> Memory:
+def memory(parts: Sequence[Trained], plan: RunLayout) -> Memory:
     """Of the stage that needs most."""
     stages = (_stage_memory(list(on_stage(parts, plan, stage)), plan, stage) for stage in range(plan.stages))
     return max(stages, key=lambda stage: stage.peak)
 
 
-def _stage_memory(parts: Sequence[OnStage], plan: Plan, stage: int) -> Memory:
+def _stage_memory(parts: Sequence[OnStage], plan: RunLayout, stage: int) -> Memory:
     ranks = plan.data_parallel
     trained = sum(p.trained.trained * p.share / _cut(p, plan) for p in parts)
     accumulating = plan.micro_batches > 1
@@ -78,11 +78,11 @@ def _stage_memory(parts: Sequence[OnStage], plan: Plan, stage: int) -> Memory:
     return Memory(parameters, casts, state, gradients, activations, work, peak)
 
 
-def _cut(on: OnStage, plan: Plan) -> int:
+def _cut(on: OnStage, plan: RunLayout) -> int:
     return plan.model_parallel if on.trained.part.cut else 1
 
 
-def _parameters(parts: Sequence[OnStage], plan: Plan) -> float:
+def _parameters(parts: Sequence[OnStage], plan: RunLayout) -> float:
     """Stored parameters; where they are divided, also one layer's, gathered."""
     stored = [p.trained.numbers * p.share / _cut(p, plan) * plan.parameter_bytes for p in parts]
     if plan.zero < 3:
@@ -91,7 +91,7 @@ def _parameters(parts: Sequence[OnStage], plan: Plan) -> float:
     return sum(stored) / plan.data_parallel + gathered
 
 
-def _casts(parts: Sequence[OnStage], plan: Plan) -> float:
+def _casts(parts: Sequence[OnStage], plan: RunLayout) -> float:
     """Copies of the weights in the compute dtype, which the backward pass takes up again."""
     if plan.compute_bytes == plan.parameter_bytes:
         return 0
@@ -101,24 +101,24 @@ def _casts(parts: Sequence[OnStage], plan: Plan) -> float:
     return sum(kept) + max((s for s, p in zip(single, parts) if not p.trained.backward), default=0)
 
 
-def _forgets(on: OnStage, plan: Plan) -> bool:
+def _forgets(on: OnStage, plan: RunLayout) -> bool:
     """Whether its layers are computed again in the backward pass."""
     return plan.recompute and on.trained.part.recomputes
 
 
-def _kept(on: OnStage, plan: Plan) -> float:
+def _kept(on: OnStage, plan: RunLayout) -> float:
     """Bytes that one layer keeps of a micro-batch."""
     part = on.trained.part
     numbers = part.kept - part.split_kept + part.split_kept / plan.model_parallel + _scores(on, plan)
     return plan.rows * numbers * plan.compute_bytes
 
 
-def _scores(on: OnStage, plan: Plan) -> float:
+def _scores(on: OnStage, plan: RunLayout) -> float:
     """Numbers of a row's score matrices that are in memory."""
     return 0 if plan.flash else on.trained.part.scores / _cut(on, plan)
 
 
-def _activations(on: OnStage, plan: Plan) -> float:
+def _activations(on: OnStage, plan: RunLayout) -> float:
     if not on.trained.backward:
         return 0
     if _forgets(on, plan):
@@ -126,13 +126,13 @@ def _activations(on: OnStage, plan: Plan) -> float:
     return _kept(on, plan) * on.layers
 
 
-def _mask(parts: Sequence[OnStage], plan: Plan) -> float:
+def _mask(parts: Sequence[OnStage], plan: RunLayout) -> float:
     """Composed attention's mask, expanded over the heads once for all decoder layers."""
     masked = [_scores(p, plan) for p in parts if p.trained.part.stage == "layers"]
     return plan.rows * max(masked, default=0) * plan.compute_bytes
 
 
-def _work(on: OnStage, plan: Plan) -> float:
+def _work(on: OnStage, plan: RunLayout) -> float:
     """What a layer needs while it is at work: where it keeps nothing, all that it would keep."""
     part = on.trained.part
     again = _kept(on, plan) if _forgets(on, plan) or not on.trained.backward else 0
@@ -140,7 +140,7 @@ def _work(on: OnStage, plan: Plan) -> float:
     return again + plan.rows * (numbers * plan.compute_bytes + part.extra_bytes)
 
 
-def _update_work(parts: Sequence[OnStage], plan: Plan) -> float:
+def _update_work(parts: Sequence[OnStage], plan: RunLayout) -> float:
     """What the optimizer needs for the largest of the weights: the gradient and three results in fp32."""
     sizes = [
         p.trained.trained / p.layers * p.share / _cut(p, plan) / len(p.trained.part.weights) * p.layers

@@ -12,7 +12,7 @@ from types import ModuleType
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import linear_layers, make_plan
 from ms_impl.errors import InputError
-from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.plan import RunLayout
 from ms_impl.estimate.shape import Part
 from ms_impl.families import Family
 from ms_impl.io.rules import MINDSPORE
@@ -48,7 +48,7 @@ class Trained:
         return self.part.size + sum(map(math.prod, self.added.values()))
 
 
-def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
+def model_parts(family: Family, config_file: Path, plan: RunLayout) -> list[Trained]:
     """The parts of the model that a run trains, in forward order; weights and shapes are the conversion table's.
 
     Raises:
@@ -67,7 +67,7 @@ def model_parts(family: Family, config_file: Path, plan: Plan) -> list[Trained]:
     return marked
 
 
-def trained_names(family: Family, config_file: Path, plan: Plan) -> list[str]:
+def trained_names(family: Family, config_file: Path, plan: RunLayout) -> list[str]:
     """Names of all that is trained, LoRA factors too."""
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)
@@ -75,7 +75,7 @@ def trained_names(family: Family, config_file: Path, plan: Plan) -> list[str]:
     return [*trained, *factors]
 
 
-def check(family: Family, config_file: Path, plan: Plan) -> None:
+def check(family: Family, config_file: Path, plan: RunLayout) -> None:
     """Raise InputError where the model cannot be cut over devices as ``plan`` says."""
     _description(family).check(family.resolve("config").from_file(config_file), plan)
 
@@ -88,7 +88,7 @@ def _description(family: Family) -> ModuleType:
 
 
 def _trained(
-    family: Family, plan: Plan, shapes: Mapping[str, tuple[int, ...]]
+    family: Family, plan: RunLayout, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[set[str], Mapping[str, tuple[int, ...]]]:
     """Names of the weights that are trained, and shapes of the LoRA factors by name."""
     if not plan.lora:

@@ -46,7 +46,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunLayout:
     """How a run trains: ``rows`` of ``length`` tokens a micro-batch and data-parallel rank, cut over devices.
 
     Attributes:
@@ -103,7 +103,7 @@ class Plan:
         )
 
 
-def plan_of(settings: Mapping[str, Any], frozen: tuple[str, ...], dialogue: int, flash: bool) -> Plan:
+def plan_of(settings: Mapping[str, Any], frozen: tuple[str, ...], dialogue: int, flash: bool) -> RunLayout:
     """What a training YAML asks for.
 
     In semi-automatic parallelism MindSpore's optimizer parallelism divides the parameters too (ZeRO-3), or keeps them
@@ -119,7 +119,7 @@ def plan_of(settings: Mapping[str, Any], frozen: tuple[str, ...], dialogue: int,
     template = "train_dataset.modal_to_text_transform.model_transform_template"
     stages = _number(settings, "parallel_config.pipeline_stage", 1)
     accumulation = _number(settings, "runner_config.gradient_accumulation_steps", 1)
-    return Plan(
+    return RunLayout(
         rows=_number(settings, "runner_config.batch_size"),
         length=length,
         images=together if packed else _number(settings, f"{template}.modal_content_padding_size", 1),

@@ -20,7 +20,7 @@ from mindspore.train.callback import Callback
 from ms_impl.errors import InputError
 from ms_impl.train.loss_log import LossLog
 from ms_impl.train.ranks import is_first_rank, rank
-from ms_impl.train.step import Feed, Pace, Plan, Step
+from ms_impl.train.step import Feed, Pace, Step, StepPlan
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
 
@@ -55,7 +55,7 @@ class StepReader(Callback):
         state.step = self._step(state.feed.plan, number, seconds, outputs)
         self._number = number
 
-    def _step(self, plan: Plan, number: int, seconds: float, outputs: dict[str, Any]) -> Step:
+    def _step(self, plan: StepPlan, number: int, seconds: float, outputs: dict[str, Any]) -> Step:
         seconds /= number - self._number  # with sink_mode the device makes several on its own
         self._pace.add(seconds)
         return Step(

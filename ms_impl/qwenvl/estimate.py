@@ -19,17 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ms_impl.estimate.plan import Plan
+from ms_impl.estimate.plan import RunLayout
 from ms_impl.estimate.shape import Part
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.parallel_plan import Plan as Cut
+from ms_impl.qwenvl.parallel_plan import ParallelPlan
 
 Shapes = Mapping[str, tuple[int, ...]]
 VISUAL = "transformer.visual"
 NOT_MULTIPLIED = {"positional_embedding": 0, "query": 0, "pos_embed": 0, "wte.weight": 0}
 
 
-def parts(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> list[Part]:
+def parts(config: QwenVLConfig, plan: RunLayout, shapes: Shapes) -> list[Part]:
     """The parts of a Qwen-VL in forward order, for rows of ``plan.length`` tokens with ``plan.images`` images."""
     return [
         *_vision_parts(config, plan, shapes),
@@ -40,7 +40,7 @@ def parts(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> list[Part]:
     ]  # fmt: skip
 
 
-def _vision_parts(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> list[Part]:
+def _vision_parts(config: QwenVLConfig, plan: RunLayout, shapes: Shapes) -> list[Part]:
     visual, patches = config.visual, plan.images * config.visual.grid**2
     features = plan.images * visual.n_queries
     width, out, score_rows = visual.width, visual.output_dim, patches * visual.grid**2
@@ -64,7 +64,7 @@ def _vision_parts(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> list[Part
     ]  # fmt: skip
 
 
-def _decoder(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> Part:
+def _decoder(config: QwenVLConfig, plan: RunLayout, shapes: Shapes) -> Part:
     length, width, inner = plan.length, config.hidden_size, config.ffn_size
     split = 5 * width if plan.flash else 4 * width
     whole = 4 * width if plan.flash else 6 * width
@@ -76,7 +76,7 @@ def _decoder(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> Part:
     )  # fmt: skip
 
 
-def _head(config: QwenVLConfig, plan: Plan, shapes: Shapes) -> Part:
+def _head(config: QwenVLConfig, plan: RunLayout, shapes: Shapes) -> Part:
     logits = plan.length * config.vocab_size
     cast = plan.compute_bytes if plan.compute_bytes != 4 else 0
     return Part(
@@ -91,9 +91,9 @@ def _below(shapes: Shapes, *prefixes: str) -> Shapes:
             or name in prefixes}  # fmt: skip
 
 
-def check(config: QwenVLConfig, plan: Plan) -> None:
+def check(config: QwenVLConfig, plan: RunLayout) -> None:
     """Raise InputError where ``ms_impl.qwenvl.parallel`` cannot cut the model so."""
-    Cut(
+    ParallelPlan(
         data_parallel=plan.data_parallel,
         model_parallel=plan.model_parallel,
         pipeline_stage=plan.stages,

@@ -28,7 +28,7 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.parallel_plan import Plan
+from ms_impl.qwenvl.parallel_plan import ParallelPlan
 
 Strategy = tuple[tuple[int, ...], ...]  # for each input of an operator, into how many parts each of its axes is cut
 
@@ -43,7 +43,7 @@ def shard(model: nn.Cell, parallel_config: Any) -> None:
     """
     if ms.get_auto_parallel_context("parallel_mode") not in _CUTTING_MODES:
         return
-    plan = Plan.of(parallel_config)
+    plan = ParallelPlan.of(parallel_config)
     plan.check(model.config, ms.get_auto_parallel_context("device_num"))
     for path, strategy in strategies(plan, model.config).items():
         _find(model, path).shard(strategy)
@@ -51,7 +51,7 @@ def shard(model: nn.Cell, parallel_config: Any) -> None:
         _set_stages(model, plan)
 
 
-def strategies(plan: Plan, config: QwenVLConfig) -> dict[str, Strategy]:
+def strategies(plan: ParallelPlan, config: QwenVLConfig) -> dict[str, Strategy]:
     """The strategy of every operator that has one, by its path in the model as it is built for Ascend."""
     dp, vocab = plan.data_parallel, 1 if plan.vocab_emb_dp else plan.model_parallel
     hidden = (dp, 1, 1)
@@ -119,7 +119,7 @@ def _vision_layer_strategies(dp: int) -> dict[str, Strategy]:
     }
 
 
-def _set_stages(model: nn.Cell, plan: Plan) -> None:
+def _set_stages(model: nn.Cell, plan: ParallelPlan) -> None:
     transformer, last = model.transformer, plan.pipeline_stage - 1
     transformer.wte.pipeline_stage = transformer.visual.pipeline_stage = 0
     for number, layer in enumerate(transformer.h):

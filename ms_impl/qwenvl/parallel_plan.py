@@ -10,7 +10,7 @@ from ms_impl.qwenvl.config import QwenVLConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParallelPlan:
     """What of the YAML's ``parallel_config`` cuts the model."""
 
     data_parallel: int
@@ -20,7 +20,7 @@ class Plan:
     vocab_emb_dp: bool
 
     @classmethod
-    def of(cls, parallel_config: Any) -> "Plan":
+    def of(cls, parallel_config: Any) -> "ParallelPlan":
         """From MindFormers' ``TransformerOpParallelConfig``."""
         return cls(**{field.name: getattr(parallel_config, field.name) for field in fields(cls)})
 

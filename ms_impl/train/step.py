@@ -11,7 +11,7 @@ from typing import Any, Protocol
 _RECENT = 100  # steps whose median is taken for the time that one needs
 
 
-class Plan(Protocol):
+class StepPlan(Protocol):
     """What is known of a run's steps before they are made; ``step`` counts from 0 here."""
 
     total_steps: int
@@ -32,7 +32,7 @@ class Plan(Protocol):
 class Feed(Protocol):
     """What the training data tell of a run: its plan, and the step it begins with: not 0 when it is resumed."""
 
-    plan: Plan
+    plan: StepPlan
     first_step: int
 
 

@@ -17,7 +17,7 @@ from step_time import communication, forward_flops, row_flops, speed  # noqa: E4
 from ms_impl import families  # noqa: E402
 from ms_impl.estimate.memory import memory  # noqa: E402
 from ms_impl.estimate.parts import model_parts  # noqa: E402
-from ms_impl.estimate.plan import Device, Plan  # noqa: E402
+from ms_impl.estimate.plan import Device, RunLayout  # noqa: E402
 
 YAML = REPOSITORY / "configs/qwenvl/finetune_qwenvl_9.6b_bf16.yaml"
 FULL_SIZE = REPOSITORY / PUBLISHED_CONFIG
@@ -25,16 +25,16 @@ OFFICIAL_LORA = {"r": 64, "lora_alpha": 16, "target_modules": ["c_attn", "attn.c
 DEVICE = Device()
 
 
-def parts_of(plan: Plan):
+def parts_of(plan: RunLayout):
     return model_parts(families.get("qwenvl"), FULL_SIZE, plan)
 
 
-def trained(plan: Plan) -> int:
+def trained(plan: RunLayout) -> int:
     return sum(part.trained for part in parts_of(plan))
 
 
 def test_parameters_are_counted_exactly():
-    stage_3 = Plan(rows=1, length=2048, frozen=("vision_tower",))
+    stage_3 = RunLayout(rows=1, length=2048, frozen=("vision_tower",))
     assert sum(part.numbers for part in parts_of(stage_3)) == 9_656_935_168
     assert trained(stage_3) == 7_797_379_072
     assert trained(replace(stage_3, frozen=())) == 9_656_935_168
@@ -95,19 +95,19 @@ def test_figures_out_of_range_are_refused(option, value, capsys):
     ids=str,
 )  # fmt: skip
 def test_it_takes_less_memory(less):
-    plan = Plan(rows=4, length=2048, data_parallel=8, flash=False)
+    plan = RunLayout(rows=4, length=2048, data_parallel=8, flash=False)
     assert memory(parts_of(replace(plan, **less)), replace(plan, **less)).peak < memory(parts_of(plan), plan).peak
 
 
 def test_each_level_of_zero_takes_less_than_the_one_before():
-    plan = Plan(rows=1, length=2048, data_parallel=8, recompute=True)
+    plan = RunLayout(rows=1, length=2048, data_parallel=8, recompute=True)
     peaks = [memory(parts_of(each), each).peak for each in (replace(plan, zero=level) for level in range(4))]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 4
 
 
 def test_a_decoder_layer_by_hand():
     """One row of 10 tokens through 32 layers of the full size."""
-    plan = Plan(rows=1, length=10, recompute=False)
+    plan = RunLayout(rows=1, length=10, recompute=False)
     layers = next(part for part in parts_of(plan) if part.part.name == "decoder layers")
     matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     products, scores = 2 * matrices * 10, 32 * 4 * 10 * 10 * 4096
@@ -118,7 +118,7 @@ def test_a_decoder_layer_by_hand():
 
 
 def test_a_frozen_tower_is_only_run_forward():
-    plan = Plan(rows=1, length=2048, frozen=("vision_tower",))
+    plan = RunLayout(rows=1, length=2048, frozen=("vision_tower",))
     blocks, resampler, projection = parts_of(plan)[1:4]
     assert row_flops(blocks, plan) == forward_flops(blocks)
     assert row_flops(projection, plan) == pytest.approx(2 * forward_flops(projection))  # frozen, but passed through
@@ -126,7 +126,7 @@ def test_a_frozen_tower_is_only_run_forward():
 
 
 def test_communication_by_hand():
-    plan = Plan(rows=2, length=2048, data_parallel=4, compute_bytes=2, parameter_bytes=2)
+    plan = RunLayout(rows=2, length=2048, data_parallel=4, compute_bytes=2, parameter_bytes=2)
     size = 9_656_935_168 * 2
     assert communication(parts_of(plan), plan).gradients == pytest.approx(2 * 3 / 4 * size)
     gathered = communication(parts_of(plan), replace(plan, zero=3))
@@ -138,7 +138,7 @@ def test_communication_by_hand():
 
 
 def test_a_pipeline_waits_less_with_more_micro_batches():
-    plans = [Plan(rows=1, length=2048, stages=4, micro_batches=number) for number in (4, 16)]
+    plans = [RunLayout(rows=1, length=2048, stages=4, micro_batches=number) for number in (4, 16)]
     assert [plan.bubble for plan in plans] == [7 / 4, 19 / 16]
     few, many = (speed(parts_of(plan), plan, DEVICE) for plan in plans)
     assert many.tokens_per_second > few.tokens_per_second

@@ -19,14 +19,14 @@ from ms_impl.errors import InputError
 from ms_impl.io.rules import MINDSPORE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
-from ms_impl.qwenvl.parallel import Plan, strategies
+from ms_impl.qwenvl.parallel import ParallelPlan, strategies
 
 ROOT = Path(__file__).parents[2]
 SEMI_AUTO = Path(__file__).with_name("semi_auto.py")
 NOT_POSSIBLE = 77  # as in semi_auto.py
 
 CONFIG = QwenVLConfig.from_file(ROOT / "configs/qwenvl/qwenvl_9.6b")
-EIGHT = Plan(data_parallel=2, model_parallel=4, pipeline_stage=1, micro_batch_num=1, vocab_emb_dp=False)
+EIGHT = ParallelPlan(data_parallel=2, model_parallel=4, pipeline_stage=1, micro_batch_num=1, vocab_emb_dp=False)
 PARAMETERS = {"matmul": ("weight", 1), "bias_add": ("bias", 1), "gather": ("weight", 0)}  # and which input it is
 PLANS = list(itertools.product((1, 2, 8), (1, 2, 4, 8, 16, 32), (True, False)))
 
@@ -64,7 +64,7 @@ def test_stages_hold_consecutive_layers_evenly(stages, layers):
 
 @pytest.mark.parametrize("dp, mp, vocab_emb_dp", PLANS)
 def test_strategies_divide_the_weights_of_the_full_size(dp, mp, vocab_emb_dp):
-    plan = Plan(dp, mp, 1, 1, vocab_emb_dp)
+    plan = ParallelPlan(dp, mp, 1, 1, vocab_emb_dp)
     plan.check(CONFIG, dp * mp)
     shapes = families.get("qwenvl").resolve("weights").shapes(CONFIG, MINDSPORE)
     matched = 0
@@ -87,7 +87,7 @@ def test_nothing_is_cut_where_mindspore_does_not_cut(config):
     assert "in_strategy" not in model.lm_head.matmul.attrs
 
 
-def cut(folder: Path, plan: Plan, ranks: int = 8, **settings) -> subprocess.CompletedProcess:
+def cut(folder: Path, plan: ParallelPlan, ranks: int = 8, **settings) -> subprocess.CompletedProcess:
     """Compile a model for Ascend as one rank of several would."""
     values = {"batch": 8, "layers": 2, "vision_layers": 1, "param_dtype": "float32", **vars(plan), **settings}
     environment = {**os.environ, "MS_SIMULATION_LEVEL": "0", "RANK_SIZE": str(ranks), "GLOG_v": "3"}
