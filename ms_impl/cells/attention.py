@@ -52,7 +52,7 @@ class ComposedAttention(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.mix = _Mix()
+        self.mix = MaskedMix()
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.
@@ -74,11 +74,8 @@ class ComposedAttention(nn.Cell):
         return self.mix(scaled.reshape(*joint, width), k, v, mask).reshape(q.shape)
 
 
-class _Mix(nn.Cell):
-    """softmax(q·kᵀ + mask)·v with its own gradient, which makes the weights of the keys again.
-
-    Plain differentiation keeps them and tables for broadcasting: five matrices of scores a layer.
-    """
+class QueryMix(nn.Cell):
+    """The parts of softmax(q·kᵀ + mask)·v and of its gradient."""
 
     def __init__(self):
         super().__init__()
@@ -90,19 +87,6 @@ class _Mix(nn.Cell):
         self.concat = ops.Concat(-1)
         self.ones = ops.OnesLike()
         self.after = ops.Depend()
-
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """q [B, H, T, d], k and v [B, H, S, d], mask [B, H, T, S] or None → [B, H, T, d]."""
-        return self.matmul(self.weights(q, k, mask), v)
-
-    def bprop(self, q, k, v, mask, out, dout):
-        """Gradients by q, k and v; the mask has none."""
-        # Only then: else the compiler finds the same product in the forward pass, and keeps its result.
-        weights = self.weights(self.after(q, dout), k, mask)
-        by_weights = self.less_mean(dout, v, out)
-        by_scores = weights * by_weights
-        by_mask = None if mask is None else mask * 0
-        return self.matmul(by_scores, k), self.by_keys(by_scores, q), self.by_keys(weights, dout), by_mask
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         """What each key counts for each query: [B, H, T, S]."""
@@ -121,6 +105,26 @@ class _Mix(nn.Cell):
         mean = self.sum((dout * out).reshape(-1, width).astype(ms.float32), -1).astype(dout.dtype)
         dout = self.concat((dout, mean.reshape(*dout.shape[:-1], 1)))
         return self.scores(dout, self.concat((v, -self.ones(v[..., :1]))))
+
+
+class MaskedMix(QueryMix):
+    """softmax(q·kᵀ + mask)·v with its own gradient, which makes the weights of the keys again.
+
+    Plain differentiation keeps them and tables for broadcasting: five matrices of scores a layer.
+    """
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q [B, H, T, d], k and v [B, H, S, d], mask [B, H, T, S] or None → [B, H, T, d]."""
+        return self.matmul(self.weights(q, k, mask), v)
+
+    def bprop(self, q, k, v, mask, out, dout):
+        """Gradients by q, k and v; the mask has none."""
+        # Only then: else the compiler finds the same product in the forward pass, and keeps its result.
+        weights = self.weights(self.after(q, dout), k, mask)
+        by_weights = self.less_mean(dout, v, out)
+        by_scores = weights * by_weights
+        by_mask = None if mask is None else mask * 0
+        return self.matmul(by_scores, k), self.by_keys(by_scores, q), self.by_keys(weights, dout), by_mask
 
 
 class FusedAttention(nn.Cell):

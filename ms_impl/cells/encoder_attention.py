@@ -5,8 +5,12 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_impl.cells.attention import attention
+from ms_impl.cells.attention import attention, same_segment
+from ms_impl.cells.block_attention import BlockAttention
+from ms_impl.cells.device import on_ascend
 from ms_impl.cells.rotary import rotation
+
+LONGEST = 1024  # columns of a row whose scores are held whole
 
 
 class EncoderAttention(nn.Cell):
@@ -24,10 +28,18 @@ class EncoderAttention(nn.Cell):
         self.from_heads = ops.Transpose()
         self.attention = attention(heads, head_dim)
         self.rotate = rotation() if rotary else None
+        # On Ascend flash attention holds no scores, and loops with gradients of their own have never run there.
+        self.by_blocks = None if on_ascend() else BlockAttention()
 
     def mask(self, visible: Tensor, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers from bool [N, 1, L, L]."""
         return self.attention.mask(visible, self.heads, dtype)
+
+    def within(self, segments: Tensor, dtype: ms.Type) -> Tensor:
+        """The same for attention within the segments int [N, L], 0 is hidden; of long rows the segments themselves."""
+        if self.by_blocks is not None and segments.shape[1] > LONGEST:
+            return segments
+        return self.mask(same_segment(segments), dtype)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[N, L, heads · head_dim] → [N, heads, L, head_dim]."""
@@ -40,4 +52,5 @@ class EncoderAttention(nn.Cell):
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
         if self.rotate is not None:
             q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
-        return self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3)).reshape(*q.shape[:1], q.shape[2], -1)
+        mixed = self.by_blocks(q, k, v, mask) if mask.ndim == 2 else self.attention(q, k, v, mask)
+        return self.from_heads(mixed, (0, 2, 1, 3)).reshape(*q.shape[:1], q.shape[2], -1)

@@ -10,7 +10,6 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from ms_impl.cells.attention import same_segment
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.expand import expand
 from ms_impl.cells.gelu import GeluTanh
@@ -126,10 +125,10 @@ class VisionEncoder(nn.Cell):
     def masks(self, segments: Tensor, dtype: ms.Type) -> tuple[Tensor, Tensor]:
         """Which patches attend to which, by frame and by window, as the attention cell takes it."""
         attention = self.layers[0].self_attn.attention
-        frames = attention.mask(same_segment(segments[:, :, 0]), dtype)
+        frames = attention.within(segments[:, :, 0], dtype)
         if len(self.full_layers) == len(self.layers):
             return frames, frames
-        return frames, attention.mask(same_segment(segments[:, :, 1]), dtype)
+        return frames, attention.within(segments[:, :, 1], dtype)
 
     def hidden_states(self, x: Tensor, segments: Tensor, places: Tensor) -> list[Tensor]:
         """Each layer's output [N, L, width]; segments and places int [N, L, 2]."""

@@ -10,7 +10,6 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from ms_impl.cells.attention import same_segment
 from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu
@@ -115,8 +114,8 @@ class VisionTower(nn.Cell):
             places: int [N, L, 2], row and column of each patch in its frame.
         """
         x = self.patch_embed(patches.astype(self.compute_dtype))
-        by_frame = self.attention.mask(same_segment(segments[:, :, 0]), x.dtype)
-        by_window = self.attention.mask(same_segment(segments[:, :, 1]), x.dtype)
+        by_frame = self.attention.within(segments[:, :, 0], x.dtype)
+        by_window = self.attention.within(segments[:, :, 1], x.dtype)
         cos, sin = self.angles(places)
         for number, block in enumerate(self.blocks):
             x = block(x, by_frame if number in self.whole_frames else by_window, cos, sin)
