@@ -22,6 +22,7 @@ from ms_impl.adapters.merging import merged_checkpoint
 from ms_impl.errors import InputError
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.conversion import weights_of
+from ms_impl.weights import load_weights
 
 transformers = pytest.importorskip("transformers")
 GOLDEN = Path(__file__).parents[1] / "golden/qwen2_5_omni_tiny"
@@ -159,6 +160,22 @@ def test_peft_loads_ours(reference, config, prefix, tmp_path):
     state = peft.get_peft_model_state_dict(loaded)
     ours = load_file(tmp_path / WEIGHTS_NAME)
     assert state.keys() == ours.keys() and all(torch.equal(state[name], ours[name]) for name in ours)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_takes_the_weights_and_pefts_adapter(reference, base, config, prefix, tmp_path):
+    settings = targets("expression", prefix)
+    expected = made_by_peft(reference, tmp_path / "adapter", **settings)
+    merged, beside = (FAMILY.resolve("model")(config) for _ in range(2))
+    load_weights(merged, base, FAMILY, adapter=tmp_path / "adapter")
+    for name, parameter in merged.parameters_dict().items():
+        assert np.array_equal(parameter.asnumpy(), expected[prefix + name].numpy()), name
+    load_weights(beside, base, FAMILY)
+    adapter = inject(beside, LoraConfig.read(tmp_path / "adapter"), FAMILY, seed=0)
+    adapter.load(tmp_path / "adapter")
+    adapter.merge()
+    for name, parameter in merged.parameters_dict().items():
+        assert np.array_equal(beside.parameters_dict()[name].asnumpy(), parameter.asnumpy()), name
 
 
 @pytest.mark.filterwarnings("ignore")

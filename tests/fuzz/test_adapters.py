@@ -132,7 +132,7 @@ def with_metadata(data: bytes, metadata) -> bytes:
 def run(folder: Path) -> None:
     """Merge it; each adapted weight is checked against the sum, taken in float64, and every other is the base's."""
     family, config = families.get("qwenvl"), QwenVLConfig.from_file(GOLDEN)
-    source, adapter = open_checkpoint(GOLDEN), files.read(folder)
+    source, adapter = open_checkpoint(GOLDEN), files.read(folder, family)
     merged = merged_checkpoint(source, adapter, family, config).tensors
     stored = {name.removeprefix("base_model.model."): tensor for name, tensor in raw(folder).items()}
     for name, tensor in merged.items():
