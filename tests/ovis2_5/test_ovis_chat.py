@@ -2,10 +2,16 @@
 
 import json
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 from safetensors.numpy import save_file
 
+from ms_impl.data.batch import collate
+from ms_impl.data.packing import pack
+from ms_impl.data.records import parse_record
+from ms_impl.ovis2_5.template import Ovis2_5Template
 from ms_impl.ovis2_5.thinking import EARLY_STOP, split_thinking
 
 
@@ -82,3 +88,37 @@ def test_v8_a_video_as_frames_and_a_row_of_a_batch_is_the_row_alone(loaded, smal
     assert len(samples[2].media[0].source.frames) == 2
     together = model.generate(small, samples, settings)
     assert together == [model.generate(small, [sample], settings)[0] for sample in samples]
+
+
+def test_a_packed_row_is_its_conversations(loaded, small, ovis_folder):
+    """Two images of different size and a text in one row: the logits of each are those of the row alone."""
+    model, _ = loaded
+    template = small.with_options(dataset_dir=str(ovis_folder))
+    texts = ({"image": "image0.png"}, "<image>What?"), ({"image": "image1.png"}, "And <image>this?"), ({}, "Hello")
+    samples = []
+    for number, (media, text) in enumerate(texts):
+        turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A thing."}]
+        samples.append(template.sample(parse_record({"conversations": turns, **media}, f"record {number}")))
+    row = pack(samples)
+    together = logits(model, collate([row], template))[0]
+    start = 0
+    for sample in samples:
+        alone = logits(model, collate([pack([sample])], template))[0]
+        np.testing.assert_allclose(together[start : start + len(sample)], alone, rtol=0, atol=2e-4)
+        assert np.abs(alone).max() > 1
+        start += len(sample)
+    mixed = {**collate([row], template), "segment_ids": np.ones((1, len(row)), np.int32)}
+    assert np.abs(logits(model, mixed)[0, start - 1] - together[start - 1]).max() > 0.01  # the text sees the images
+
+
+def logits(model, batch: dict) -> np.ndarray:
+    """[B, T, vocab], run eagerly."""
+    names = ("input_ids", *(spec.name for kind in Ovis2_5Template.kinds for spec in kind.all_arrays))
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        given = {
+            name: Tensor(batch[name]) for name in (*names, "segment_ids", "position_ids") if batch[name] is not None
+        }
+        return model(**given).asnumpy()
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)

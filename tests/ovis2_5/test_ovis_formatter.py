@@ -56,21 +56,18 @@ def test_masked_tokens_of_an_answer(formatter_cases, formatter):
     )
 
 
-def test_visuals_are_expanded(tensors):
-    for case, tokens in {"single": (12,), "two": (12, 12), "two_adjacent": (12, 12), "video": (24,)}.items():
-        grids = expected_tokens(tensors, case) or tokens
-        assert expand_visuals(tensors[f"{case}.raw_ids"].tolist(), grids) == tensors[f"{case}.input_ids"][0].tolist()
-
-
-def expected_tokens(tensors, case: str) -> list[int]:
-    """Atoms of each visual, from the grids of the folder."""
-    names = {
-        "single": ("image0",),
-        "two": ("image0", "image1"),
-        "two_adjacent": ("image1", "image0"),
-        "video": ("video",),
-    }
-    return [int(np.prod(tensors[f"pre.{name}.grid_thw"])) // 4 for name in names[case]]
+@pytest.mark.parametrize(
+    ("case", "visuals"),
+    [
+        ("single", ("image0",)),
+        ("two", ("image0", "image1")),
+        ("two_adjacent", ("image1", "image0")),
+        ("video", ("video",)),
+    ],
+)
+def test_visuals_are_expanded(tensors, case, visuals):
+    tokens = [int(np.prod(tensors[f"pre.{name}.grid_thw"])) // 4 for name in visuals]
+    assert expand_visuals(tensors[f"{case}.raw_ids"].tolist(), tokens) == tensors[f"{case}.input_ids"][0].tolist()
 
 
 def test_v17_truncation_never_cuts_a_visual(ovis_cases, tensors):

@@ -60,7 +60,7 @@ def test_v13_thinking_with_a_budget(golden, side):
             policy = ThinkingBudget(case["thinking_budget"], case["think_end_id"], case["early_stop_ids"])
         settings = GenerationConfig(do_sample=False)
         answer = Answer([], *samplers(settings, 0, 1), [[case["im_end_id"]]], case["max_new_tokens"], policy)
-        room = batch["input_ids"].shape[1] + 64
+        room = batch["input_ids"].shape[1] + max(each["max_new_tokens"] for each in cases)
         for _ in grow(side.model.decoders.lend(1, room), batch, KINDS, [answer]):
             pass
         assert answer.tokens == wanted, case["name"]
