@@ -77,3 +77,9 @@ def test_what_offends_is_found(text):
 
 def test_other_words_are_no_offence():
     assert not offences("image_token, images, tokenizer_config; omnipresent; image_sizes_of; provision")
+
+
+def test_no_two_modules_of_tests_have_one_name():
+    """pytest imports them by their bare names."""
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]
+    assert sorted(set(names)) == sorted(names)
