@@ -122,6 +122,8 @@ def _base(options: argparse.Namespace, family: Family) -> Checkpoint | None:
     if not options.reverse or options.config:
         raise InputError("--base goes with --reverse, and without --config: the base has a config.json of its own")
     base = weights_of(open_checkpoint(options.base), family)
+    if not base.path.is_dir():
+        raise InputError(f"{base.path}: a single file; --base needs the directory of a whole checkpoint")
     if not base.skipped or base.layout == MINDSPORE:
         patterns = family.resolve("weights").skipped
         parts = f"holds no tensors {' or '.join(patterns)}" if patterns else f"{family.name} has no parts to put back"

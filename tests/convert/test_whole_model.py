@@ -112,6 +112,12 @@ def test_a_base_that_does_not_do_is_refused(whole, thinker, convert, convert_wei
         (tmp_path / "ms", "--reverse", "--base", whole, "--config", whole): "without --config",
         (tmp_path / "ms", "--reverse", "--base", thinker): "holds no tensors talker.* or token2wav.*; leave out --base",
         (tmp_path / "ms", "--reverse", "--base", tmp_path / "none"): "none: no such file or directory",
+        (
+            tmp_path / "ms",
+            "--reverse",
+            "--base",
+            whole / "model.safetensors",
+        ): "a single file; --base needs the directory",
         (tmp_path / "ms", "--reverse", "--base", other): "ms/config.json: describes another model than",
     }.items():
         status, _, err = convert_weight("--input_path", *arguments, *back, model="qwen2_5_omni")
