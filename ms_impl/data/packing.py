@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ms_impl.errors import InputError
 
 LossWeighting = Literal["token", "dialogue"]
 
-_Left = tuple[int, ...]  # of the needs that are limited beside the first
+_MOST_BUCKETS = 64  # that are looked through; a table is faster than more
 
 
 def best_fit(needs: np.ndarray, capacities: Sequence[int | None], names: Sequence[str]) -> list[list[int]]:
@@ -34,38 +35,72 @@ def best_fit(needs: np.ndarray, capacities: Sequence[int | None], names: Sequenc
     held = {column: capacity for column, capacity in enumerate(capacities) if capacity is not None}
     limited, whole = list(held), list(held.values())
     rows: list[list[int]] = []
-    space: dict[_Left, list[tuple[int, int]]] = {}  # by what is left of the other needs: (tokens left, row), sorted
+    buckets = math.prod(capacity + 1 for capacity in whole[1:])
+    space = _Buckets() if buckets <= _MOST_BUCKETS else _Table(len(limited))
     taken = needs[:, limited].tolist()
     for index in np.argsort(-needs[:, 0], kind="stable").tolist():
-        tokens, *others = taken[index]
-        if any(need > capacity for need, capacity in zip((tokens, *others), whole)):
+        if any(need > capacity for need, capacity in zip(taken[index], whole)):
             raise InputError(_too_large(index, needs[index], capacities, names))
-        left, row, room = _take_fullest(space, tokens, others) or (whole[0], len(rows), tuple(whole[1:]))
+        row, left = space.take(taken[index]) or (len(rows), whole)
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
-        key = tuple(size - need for size, need in zip(room, others))
-        insort(space.setdefault(key, []), (left - tokens, row))
+        space.put(row, [size - need for size, need in zip(left, taken[index])])
     return rows
 
 
-def _take_fullest(
-    space: dict[_Left, list[tuple[int, int]]], tokens: int, others: Sequence[int]
-) -> tuple[int, int, _Left] | None:
-    """Remove and return (tokens left, row, others left) of the fullest row that holds so much, or None."""
-    found: tuple[_Left, int] | None = None
-    for room, entries in space.items():
-        if all(size >= need for size, need in zip(room, others)):
-            at = bisect_left(entries, (tokens, -1))
-            if at < len(entries) and (found is None or entries[at] < space[found[0]][found[1]]):
-                found = room, at
-    if found is None:
-        return None
-    room, at = found
-    left, row = space[room].pop(at)
-    if not space[room]:
-        del space[room]
-    return left, row, room
+class _Buckets:
+    """What rows have left, tokens first, in buckets of what they have left of the rest: for small ones."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # (tokens left, row), sorted
+
+    def put(self, row: int, left: Sequence[int]) -> None:
+        tokens, *others = left
+        insort(self._rows.setdefault(tuple(others), []), (tokens, row))
+
+    def take(self, needs: Sequence[int]) -> tuple[int, Sequence[int]] | None:
+        """Remove the fullest row that holds so much: its number, and what it has left. None: there is none."""
+        tokens, *others = needs
+        found: tuple[tuple[int, ...], int] | None = None
+        for room, entries in self._rows.items():
+            if all(size >= need for size, need in zip(room, others)):
+                at = bisect_left(entries, (tokens, -1))
+                if at < len(entries) and (found is None or entries[at] < self._rows[found[0]][found[1]]):
+                    found = room, at
+        if found is None:
+            return None
+        room, at = found
+        left, row = self._rows[room].pop(at)
+        if not self._rows[room]:
+            del self._rows[room]
+        return row, (left, *room)
+
+
+class _Table:
+    """The same as a table of all rows, int [k, rows]: where buckets would be too many."""
+
+    def __init__(self, needs: int) -> None:
+        self._left = np.full((needs, 1024), -1, np.int64)
+        self._count = 0
+
+    def put(self, row: int, left: Sequence[int]) -> None:
+        if row == self._left.shape[1]:
+            self._left = np.concatenate([self._left, np.full_like(self._left, -1)], axis=1)
+        self._count = max(self._count, row + 1)
+        self._left[:, row] = left
+
+    def take(self, needs: Sequence[int]) -> tuple[int, Sequence[int]] | None:
+        """As ``_Buckets.take``; the row stays, and is put anew."""
+        left = self._left[:, : self._count]
+        fits = left[0] >= needs[0]
+        for sizes, need in zip(left[1:], needs[1:]):
+            fits &= sizes >= need
+        (rows,) = fits.nonzero()
+        if not len(rows):
+            return None
+        row = int(rows[left[0, rows].argmin()])
+        return row, left[:, row].tolist()
 
 
 def _too_large(index: int, needs: np.ndarray, capacities: Sequence[int | None], names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from squares import Squares, Tokenizer
 
+from ms_impl.data import packing
 from ms_impl.data.batch import collate
 from ms_impl.data.packing import best_fit, pack
 from ms_impl.data.sample import IGNORED, Sample
@@ -126,6 +127,18 @@ def test_rows_are_those_of_the_algorithm_for_images_alone(seed):
     assert dealt(lengths, images, row_length, slots) == best_fit_by_images(lengths, images, row_length, slots)
     unlimited = best_fit(np.stack([lengths, images], 1), (row_length, None), NAMES)
     assert unlimited == best_fit_by_images(lengths, np.zeros_like(images), row_length, 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_either_way_of_finding_a_row_finds_the_same(monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 1500))
+    needs = np.stack([rng.integers(1, 101, count), rng.integers(0, 9, count), rng.integers(0, 4, count)], 1)
+    found = []
+    for most in (0, 10**6):
+        monkeypatch.setattr(packing, "_MOST_BUCKETS", most)
+        found.append(best_fit(needs, (100, 12, 5), ("tokens", "patch_rows", "audio_chunks")))
+    assert found[0] == found[1]
 
 
 def test_no_need_of_a_row_overflows():
