@@ -19,7 +19,7 @@ from ms_impl.io.dtypes import BF16, FP32, DType, cast
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Kind, Output
 from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.io.tensors import BLOCK_BYTES, Shape, Tensor
+from ms_impl.io.tensors import BLOCK_BYTES, CheckpointTensor, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ _IDS = ("_id", "_index")
 
 
 @dataclass(frozen=True)
-class RandomTensor(Tensor):
+class RandomTensor(CheckpointTensor):
     """Normally distributed weights; every block begins elsewhere in ``pool``, which holds two blocks of them."""
 
     name: str

@@ -42,7 +42,7 @@ from ms_impl.io.dtypes import FLOAT_SPELLINGS
 from ms_impl.io.json_files import read_json
 from ms_impl.io.output import Kind, Output
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE, Config
-from ms_impl.io.tensors import CastTensor, Tensor
+from ms_impl.io.tensors import CastTensor, CheckpointTensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
 
     source: Checkpoint
     layout: str
-    tensors: Sequence[Tensor]
+    tensors: Sequence[CheckpointTensor]
     output: Output
     assets: dict[str, bytes]
     skipped: Sequence[str] = ()
@@ -148,7 +148,7 @@ def _source_layout(options: argparse.Namespace, family: Family, source: Checkpoi
     return MINDSPORE if options.reverse else HUGGING_FACE
 
 
-def _converted(source: Checkpoint, layout: str, target: str, family: Family, config: Config) -> list[Tensor]:
+def _converted(source: Checkpoint, layout: str, target: str, family: Family, config: Config) -> list[CheckpointTensor]:
     """The tensors of the source as ``target`` has them; a layout of --source comes by way of Hugging Face's."""
     if layout in family.sources:
         source, layout = as_hugging_face(source, family, config, layout), HUGGING_FACE

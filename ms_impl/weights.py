@@ -15,7 +15,7 @@ from ms_impl.families import Family
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.conversion import for_mindspore, weights_of
 from ms_impl.io.dtypes import BF16, FP16, FP32, CastLoss, DType
-from ms_impl.io.tensors import CastTensor, Tensor
+from ms_impl.io.tensors import CastTensor, CheckpointTensor
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def load_weights(model: nn.Cell, path: str | Path, family: Family, adapter: str 
         logger.warning("%s: %d values are too large for the model's dtype and became infinite", path, overflow)
 
 
-def set_parameter(parameter: Parameter, stored: Tensor, lost: CastLoss) -> None:
+def set_parameter(parameter: Parameter, stored: CheckpointTensor, lost: CastLoss) -> None:
     """Give a parameter the values of a stored tensor, cast to its dtype; what the cast loses is added to ``lost``."""
     dtype = _DTYPES[parameter.dtype]
     if dtype != stored.dtype:
@@ -59,7 +59,7 @@ def set_parameter(parameter: Parameter, stored: Tensor, lost: CastLoss) -> None:
     parameter.set_data(_tensor(stored.array(), dtype))
 
 
-class ParameterTensor(Tensor):
+class ParameterTensor(CheckpointTensor):
     """A parameter as ``convert`` takes tensors: to be written, or compared with what a file holds."""
 
     def __init__(self, parameter: Parameter):

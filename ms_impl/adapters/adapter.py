@@ -22,7 +22,7 @@ from ms_impl.cells.lora import DropoutSeeds, LoraLinear, SeededDropout
 from ms_impl.errors import InputError
 from ms_impl.families import Family
 from ms_impl.io.dtypes import CastLoss, cast
-from ms_impl.io.tensors import ArrayTensor, Tensor
+from ms_impl.io.tensors import ArrayTensor, CheckpointTensor
 from ms_impl.weights import ParameterTensor, set_parameter
 
 DROPOUT_SEEDS = "lora_dropout_seeds"  # the parameter that holds a batch's seeds
@@ -170,7 +170,7 @@ class Adapter:
         return {layer.weight.name: ParameterTensor(layer.weight) for layer in self._layers.values()}
 
 
-def _refuse_other_base(stored: files.AdapterFiles, brought: Mapping[Parameter, Tensor]) -> None:
+def _refuse_other_base(stored: files.AdapterFiles, brought: Mapping[Parameter, CheckpointTensor]) -> None:
     """What PEFT puts into the base would be lost here, where the base is frozen and not saved."""
     for parameter, tensor in brought.items():
         own = ParameterTensor(parameter)

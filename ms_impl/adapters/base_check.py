@@ -11,7 +11,7 @@ import numpy as np
 from ms_impl.errors import InputError, quote
 from ms_impl.io.dtypes import FP32, cast
 from ms_impl.io.json_files import parse_json
-from ms_impl.io.tensors import Tensor
+from ms_impl.io.tensors import CheckpointTensor
 
 ValueSample = dict[str, list[float]]
 
@@ -20,12 +20,12 @@ _COUNT = 8  # values of each weight
 _RELATIVE, _ABSOLUTE = 2.0**-7, 2.0**-24
 
 
-def sample(weights: Mapping[str, Tensor]) -> ValueSample:
+def sample(weights: Mapping[str, CheckpointTensor]) -> ValueSample:
     """Evenly spaced values of each weight, which stand under their names."""
     return {name: _pick(weight).tolist() for name, weight in weights.items()}
 
 
-def check(expected: ValueSample, weights: Mapping[str, Tensor], adapter: str, base: str) -> None:
+def check(expected: ValueSample, weights: Mapping[str, CheckpointTensor], adapter: str, base: str) -> None:
     """Compare a sample with the weights of a base.
 
     Raises:
@@ -59,7 +59,7 @@ def parse(text: Any, where: str) -> ValueSample:
     return taken
 
 
-def _pick(weight: Tensor) -> np.ndarray:
+def _pick(weight: CheckpointTensor) -> np.ndarray:
     flat = weight.array().reshape(-1)
     return cast(flat[np.linspace(0, flat.size - 1, _COUNT).astype(np.int64)], weight.dtype, FP32)
 

@@ -17,7 +17,7 @@ from ms_impl.families import Family
 from ms_impl.io import safetensors_files, torch_files
 from ms_impl.io.conversion import ConvertedTensor
 from ms_impl.io.dtypes import FLOATS, FP32, cast
-from ms_impl.io.tensors import Shape, Tensor
+from ms_impl.io.tensors import CheckpointTensor, Shape
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 TORCH_NAME = "adapter_model.bin"  # read where the other is not there, as PEFT does
@@ -41,7 +41,7 @@ class AdapterFiles:
 
     directory: Path
     config: LoraConfig
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, CheckpointTensor]
     base: base_check.ValueSample
     prefix: str = ""
 
@@ -49,7 +49,7 @@ class AdapterFiles:
         made_on = self.config.base_model_name_or_path
         return f"the adapter {self.directory}" + (f", made on {_short(made_on)}," if made_on else "")
 
-    def check(self, plan: AdapterPlan, parameters: Mapping[str, Shape]) -> dict[str, Tensor]:
+    def check(self, plan: AdapterPlan, parameters: Mapping[str, Shape]) -> dict[str, CheckpointTensor]:
         """Check the tensors' names, shapes and types.
 
         Args:
@@ -132,7 +132,7 @@ def read(directory: str | Path, family: Family | None = None) -> AdapterFiles:
     return AdapterFiles(directory, config, {t.name: t for t in tensors}, taken, prefix.removeprefix(PREFIX))
 
 
-def _without_skipped(path: Path, stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+def _without_skipped(path: Path, stored: Mapping[str, CheckpointTensor], family: Family) -> dict[str, CheckpointTensor]:
     """The tensors but those of parts of the model that are not built here.
 
     PEFT adapts these too where targets fit them, and training leaves them as they were: B is zero.
@@ -151,7 +151,11 @@ def _without_skipped(path: Path, stored: Mapping[str, Tensor], family: Family) -
 
 
 def write(
-    directory: Path, config: LoraConfig, tensors: Iterable[Tensor], taken: base_check.ValueSample, prefix: str = ""
+    directory: Path,
+    config: LoraConfig,
+    tensors: Iterable[CheckpointTensor],
+    taken: base_check.ValueSample,
+    prefix: str = "",
 ) -> None:
     """Write an adapter's two files into a directory that is there.
 
@@ -166,7 +170,7 @@ def write(
         safetensors_files.write(file, safetensors_files.canonical_order(named), metadata, lambda written: None)
 
 
-def _read_weights(directory: Path) -> tuple[Path, Mapping[str, Tensor], Mapping[str, str]]:
+def _read_weights(directory: Path) -> tuple[Path, Mapping[str, CheckpointTensor], Mapping[str, str]]:
     """The file that is read, its tensors by name, and its metadata."""
     path = directory / WEIGHTS_NAME
     if path.is_file():
@@ -184,7 +188,7 @@ def _parameter(name: str, plan: AdapterPlan) -> str | None:
     return None if name.removesuffix(".weight") in plan.adapted else name
 
 
-def _not_finite(block: np.ndarray, tensor: Tensor) -> int:
+def _not_finite(block: np.ndarray, tensor: CheckpointTensor) -> int:
     return block.size - np.count_nonzero(np.isfinite(cast(block, tensor.dtype, FP32)))
 
 
@@ -192,6 +196,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else quote(text)
 
 
-def renamed(tensor: Tensor, name: str) -> Tensor:
+def renamed(tensor: CheckpointTensor, name: str) -> CheckpointTensor:
     """The same tensor under another name."""
     return ConvertedTensor(name, tensor.shape, tensor.dtype, (tensor,), operations=(), index=0)

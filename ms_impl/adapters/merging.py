@@ -17,13 +17,13 @@ from ms_impl.io.checkpoint import Checkpoint
 from ms_impl.io.conversion import convert
 from ms_impl.io.dtypes import FP32, CastLoss, DType, cast
 from ms_impl.io.rules import HUGGING_FACE, Config
-from ms_impl.io.tensors import BLOCK_BYTES, CastTensor, Shape, Tensor
+from ms_impl.io.tensors import BLOCK_BYTES, CastTensor, CheckpointTensor, Shape
 
 _PROBED_ROWS = 24
 
 
 @dataclass(frozen=True)
-class MergedTensor(Tensor):
+class MergedTensor(CheckpointTensor):
     """W + scaling · B·A in fp32, computed a few rows at a time.
 
     Each element's products are summed in order, with fused multiplications, as torch does for r up to 192.
@@ -37,9 +37,9 @@ class MergedTensor(Tensor):
         InputError: when it is read, and a sum is not finite though W is.
     """
 
-    weight: Tensor
-    a: Tensor
-    b: Tensor
+    weight: CheckpointTensor
+    a: CheckpointTensor
+    b: CheckpointTensor
     scaling: float
     rounded: DType | None = None
     dtype: DType = FP32
@@ -121,7 +121,9 @@ def merged_checkpoint(
     return replace(source, tensors=merged, layout=HUGGING_FACE)
 
 
-def _merged(name: str, tensor: Tensor, adapter: AdapterFiles, plan: AdapterPlan, base_dtype: DType) -> Tensor:
+def _merged(
+    name: str, tensor: CheckpointTensor, adapter: AdapterFiles, plan: AdapterPlan, base_dtype: DType
+) -> CheckpointTensor:
     """A tensor with its update, if it has one; PEFT rounds that of an embedding before it is added."""
     module, stored = name.removesuffix(".weight"), adapter.tensors
     if module not in plan.adapted:
@@ -133,7 +135,7 @@ def _merged(name: str, tensor: Tensor, adapter: AdapterFiles, plan: AdapterPlan,
     return MergedTensor(tensor, stored[module + FACTOR_A], stored[module + FACTOR_B], layer.scaling)
 
 
-def _as_type(tensor: Tensor, dtype: DType) -> Tensor:
+def _as_type(tensor: CheckpointTensor, dtype: DType) -> CheckpointTensor:
     return tensor if tensor.dtype == dtype else CastTensor(tensor, dtype, CastLoss())
 
 
@@ -165,5 +167,5 @@ def _sums_in_order(r: int, columns: int) -> bool:
     return np.array_equal(found, b @ a)
 
 
-def _fp32(tensor: Tensor) -> np.ndarray:
+def _fp32(tensor: CheckpointTensor) -> np.ndarray:
     return cast(tensor.array(), tensor.dtype, FP32)

@@ -12,7 +12,7 @@ from ms_impl.errors import InputError, itemised, listed, quote
 from ms_impl.io import ms_ckpt, safetensors_files, torch_files
 from ms_impl.io.json_files import check_file, read_json, unreadable
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
-from ms_impl.io.tensors import Tensor
+from ms_impl.io.tensors import CheckpointTensor
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -38,9 +38,9 @@ class Checkpoint:
 
     path: Path
     files: tuple[Path, ...]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, CheckpointTensor]
     layout: str | None
-    skipped: Mapping[str, Tensor] = field(default_factory=dict)
+    skipped: Mapping[str, CheckpointTensor] = field(default_factory=dict)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -74,7 +74,7 @@ def find_weights(directory: Path) -> tuple[Path, str]:
     return directory / there[0], f"{directory}: read from {there[0]}; not read: {others}" if others else ""
 
 
-def _open_file(path: Path) -> tuple[Mapping[str, Tensor], str | None]:
+def _open_file(path: Path) -> tuple[Mapping[str, CheckpointTensor], str | None]:
     check_file(path)
     if path.suffix == ".ckpt":
         return ms_ckpt.read(path), MINDSPORE
@@ -100,7 +100,7 @@ def _open_directory(directory: Path) -> Checkpoint:
 def _open_shards(index: Path) -> Checkpoint:
     placed = read_index(index)
     files = shards(index, placed)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, CheckpointTensor] = {}
     layouts: set[str] = set()
     by_file: dict[str, set[str]] = {}
     for name, file_name in placed.items():
@@ -141,7 +141,7 @@ def shards(index: Path, placed: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _check_shard(
-    index: Path, file: Path, held: Mapping[str, Tensor], promised: set[str], placed: Mapping[str, str]
+    index: Path, file: Path, held: Mapping[str, CheckpointTensor], promised: set[str], placed: Mapping[str, str]
 ) -> None:
     """A shard must hold exactly the tensors that the index places there; so none can stand in two."""
     lacking = [f"{file.name} lacks {quote(name)}" for name in sorted(promised - held.keys())]

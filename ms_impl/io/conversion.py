@@ -15,13 +15,13 @@ from ms_impl.families import Family
 from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.dtypes import FLOATS, CastLoss, DType, float_named
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE, Config, Entry, Operation
-from ms_impl.io.tensors import CastTensor, Shape, Tensor
+from ms_impl.io.tensors import CastTensor, CheckpointTensor, Shape
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ConvertedTensor(Tensor):
+class ConvertedTensor(CheckpointTensor):
     """Result number ``index`` of the operations of one entry.
 
     Where there are none, the source streams through; else its entry is assembled in memory, once for each result.
@@ -30,7 +30,7 @@ class ConvertedTensor(Tensor):
     name: str
     shape: Shape
     dtype: DType
-    sources: tuple[Tensor, ...]
+    sources: tuple[CheckpointTensor, ...]
     operations: tuple[Operation, ...]
     index: int
 
@@ -92,7 +92,7 @@ def weights_of(checkpoint: Checkpoint, family: Family, source: str | None = None
     return replace(checkpoint, tensors=kept, skipped=skipped) if harmless or skipped else checkpoint
 
 
-def skipped_parts(skipped: Mapping[str, Tensor], patterns: Sequence[str]) -> list[str]:
+def skipped_parts(skipped: Mapping[str, CheckpointTensor], patterns: Sequence[str]) -> list[str]:
     """What of a checkpoint belongs to parts of the model that are not built here: a line for each of the patterns."""
     found = {
         pattern: [tensor for name, tensor in skipped.items() if fnmatchcase(name, pattern)] for pattern in patterns
@@ -142,12 +142,12 @@ def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: str, targe
     return converted
 
 
-def cast_to(tensors: Iterable[Tensor], dtype: DType) -> list[CastTensor]:
+def cast_to(tensors: Iterable[CheckpointTensor], dtype: DType) -> list[CastTensor]:
     """The same tensors in another floating type."""
     return [CastTensor(tensor, dtype, CastLoss()) for tensor in tensors]
 
 
-def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: str) -> tuple[list[str], ...]:
+def _faults(tensors: Mapping[str, CheckpointTensor], entries: Sequence[Entry], layout: str) -> tuple[list[str], ...]:
     """What is wrong, by kind."""
     expected = {spec.name: spec.shape for entry in entries for spec in entry.specs[layout]}
     copies = {name: entry.specs[layout][0].name for entry in entries for name in entry.copies if name in tensors}
@@ -177,7 +177,7 @@ def _faults(tensors: Mapping[str, Tensor], entries: Sequence[Entry], layout: str
     return missing, extra, wrong_shapes, types, mixed, differing
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def _equal(one: CheckpointTensor, other: CheckpointTensor) -> bool:
     """Whether two tensors are the same, bit by bit."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
@@ -188,6 +188,6 @@ def _bits(block: np.ndarray) -> np.ndarray:
     return block.view(np.uint8)
 
 
-def _named(tensor: Tensor) -> str:
+def _named(tensor: CheckpointTensor) -> str:
     name = tensor.name if len(tensor.name) <= 80 and tensor.name.isprintable() else quote(tensor.name)
     return f"{name} {quote(list(tensor.shape))}"

@@ -22,7 +22,7 @@ from ms_impl.errors import InputError, quote
 from ms_impl.io import dtypes
 from ms_impl.io.json_files import check_file
 from ms_impl.io.streaming import read_ahead, write_bytes
-from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor, check_shape
+from ms_impl.io.tensors import CheckpointTensor, Piece, Shape, StoredTensor, check_shape
 
 SPLIT_BYTES = 512 << 20
 
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
 
 
 def write(
-    file: BinaryIO, tensors: Iterable[Tensor], progress: Callable[[int], Any], split_bytes: int = SPLIT_BYTES
+    file: BinaryIO, tensors: Iterable[CheckpointTensor], progress: Callable[[int], Any], split_bytes: int = SPLIT_BYTES
 ) -> None:
     """Write tensors in the order given. ``progress`` is told the number of tensor bytes of each block written.
 
@@ -84,7 +84,7 @@ def write(
             progress(block.nbytes)
 
 
-def _value_head(tensor: Tensor, nbytes: int) -> bytes:
+def _value_head(tensor: CheckpointTensor, nbytes: int) -> bytes:
     """All of a value that precedes ``nbytes`` of content."""
     inner = b"".join(b"\x08" + _varint(size) for size in tensor.shape)
     inner += _field(2, tensor.dtype.mindspore.encode()) + b"\x1a" + _varint(nbytes)

@@ -17,7 +17,7 @@ from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.checkpoint import CANDIDATES, FORMATS, INDEX_NAME, SINGLE_NAME, Checkpoint
 from ms_impl.io.checkpoint_assets import CONFIG_NAME, is_checkpoint_asset
 from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.io.tensors import Tensor
+from ms_impl.io.tensors import CheckpointTensor
 
 SHARD_BYTES = 2 * 10**9
 
@@ -73,7 +73,9 @@ class Output:
         if free < needed:
             raise InputError(f"{path.parent}: {needed / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB free")
 
-    def write(self, tensors: Iterable[Tensor], assets: Mapping[str, bytes], progress: Callable[[int], Any]) -> None:
+    def write(
+        self, tensors: Iterable[CheckpointTensor], assets: Mapping[str, bytes], progress: Callable[[int], Any]
+    ) -> None:
         """Write all; the output takes its name only when complete. ``assets`` go into a directory only."""
         try:
             with atomic_write(self.path) as partial:
@@ -82,7 +84,11 @@ class Output:
             raise InputError(f"{error.filename or self.path}: {error.strerror}; nothing was written") from error
 
     def _write_at(
-        self, path: Path, tensors: Iterable[Tensor], assets: Mapping[str, bytes], progress: Callable[[int], Any]
+        self,
+        path: Path,
+        tensors: Iterable[CheckpointTensor],
+        assets: Mapping[str, bytes],
+        progress: Callable[[int], Any],
     ) -> None:
         if self.kind is Kind.DIRECTORY:
             _write_directory(path, tensors, self.layout, assets, progress)
@@ -133,14 +139,16 @@ def _is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _OUR_NAMES)
 
 
-def _write_safetensors(path: Path, tensors: Sequence[Tensor], layout: str, progress: Callable[[int], Any]) -> None:
+def _write_safetensors(
+    path: Path, tensors: Sequence[CheckpointTensor], layout: str, progress: Callable[[int], Any]
+) -> None:
     with open(path, "wb") as file:
         safetensors_files.write(file, tensors, {"format": FORMATS[layout]}, progress)
 
 
 def _write_directory(
     path: Path,
-    tensors: Iterable[Tensor],
+    tensors: Iterable[CheckpointTensor],
     layout: str,
     assets: Mapping[str, bytes],
     progress: Callable[[int], Any],
@@ -161,9 +169,9 @@ def _write_directory(
     (path / INDEX_NAME).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _shards(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+def _shards(tensors: Sequence[CheckpointTensor]) -> list[list[CheckpointTensor]]:
     """Consecutive tensors of at most ``SHARD_BYTES`` together; a tensor above that stands alone."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[CheckpointTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.nbytes > SHARD_BYTES:

@@ -18,7 +18,7 @@ from ms_impl.errors import InputError, quote
 from ms_impl.io import dtypes
 from ms_impl.io.json_files import check_file
 from ms_impl.io.streaming import read_ahead, write_bytes
-from ms_impl.io.tensors import Piece, StoredTensor, Tensor, check_shape
+from ms_impl.io.tensors import CheckpointTensor, Piece, StoredTensor, check_shape
 
 _LENGTH_BYTES = 8
 _DTYPES = {dtype.safetensors: dtype for dtype in dtypes.ALL}
@@ -56,12 +56,14 @@ def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return tensors, metadata
 
 
-def canonical_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+def canonical_order(tensors: Iterable[CheckpointTensor]) -> list[CheckpointTensor]:
     """In the order in which the safetensors library stores them: by type, the widest first, then by name."""
     return sorted(tensors, key=lambda tensor: (_RANK[tensor.dtype], tensor.name))
 
 
-def write(file: BinaryIO, tensors: Sequence[Tensor], metadata: dict[str, str], progress: Callable[[int], Any]) -> None:
+def write(
+    file: BinaryIO, tensors: Sequence[CheckpointTensor], metadata: dict[str, str], progress: Callable[[int], Any]
+) -> None:
     """Write tensors in the order given. ``progress`` is told the number of tensor bytes of each block written."""
     header = _header(tensors, metadata)
     file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
@@ -81,7 +83,7 @@ def _reason(told: str) -> str:
     return f"not a safetensors file, or damaged: {told}"
 
 
-def _header(tensors: Sequence[Tensor], metadata: dict[str, str]) -> bytes:
+def _header(tensors: Sequence[CheckpointTensor], metadata: dict[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for tensor in tensors:

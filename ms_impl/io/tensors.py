@@ -35,7 +35,7 @@ def check_shape(where: str, shape: Shape, dtype: DType) -> int:
     return 0 if 0 in shape else nbytes
 
 
-class Tensor(ABC):
+class CheckpointTensor(ABC):
     """A named tensor of known shape and type whose values are read on demand."""
 
     name: str
@@ -65,7 +65,7 @@ class Tensor(ABC):
 
 
 @dataclass(frozen=True)
-class ArrayTensor(Tensor):
+class ArrayTensor(CheckpointTensor):
     """A tensor that lies in memory; ``values`` are of ``dtype.carrier``."""
 
     name: str
@@ -90,7 +90,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class StoredTensor(Tensor):
+class StoredTensor(CheckpointTensor):
     """A tensor that lies in a file in row-major order, in one piece or several."""
 
     name: str
@@ -123,10 +123,10 @@ def map_piece(piece: Piece, dtype: DType) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CastTensor(Tensor):
+class CastTensor(CheckpointTensor):
     """Another tensor in another floating type; what is lost is added to ``loss`` as the values are read."""
 
-    source: Tensor
+    source: CheckpointTensor
     dtype: DType
     loss: CastLoss
 

@@ -15,13 +15,13 @@ import numpy as np
 from ms_impl.errors import InputError, quote
 from ms_impl.io import torch_pickle
 from ms_impl.io.dtypes import DType
-from ms_impl.io.tensors import Piece, Shape, StoredTensor, Tensor, check_shape, map_piece
+from ms_impl.io.tensors import CheckpointTensor, Piece, Shape, StoredTensor, check_shape, map_piece
 from ms_impl.io.torch_archive import TorchArchive
 from ms_impl.io.torch_pickle import View
 
 
 @dataclass(frozen=True)
-class StridedTensor(Tensor):
+class StridedTensor(CheckpointTensor):
     """A tensor whose elements do not lie in row-major order; offset and strides count elements."""
 
     name: str
@@ -37,7 +37,7 @@ class StridedTensor(Tensor):
         return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False), order="C")
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, CheckpointTensor]:
     """The tensors of a file by name.
 
     Raises:
@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, Tensor]:
     return {name: _tensor(path, name, view, storages[view.storage]) for name, view in views.items()}
 
 
-def _tensor(path: Path, name: str, view: View, storage: Piece) -> Tensor:
+def _tensor(path: Path, name: str, view: View, storage: Piece) -> CheckpointTensor:
     dtype = view.dtype
     check_shape(f"{path}: tensor {quote(name)}", view.shape, dtype)
     last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides))

@@ -25,8 +25,7 @@ from ms_impl.io.checkpoint import FORMATS, SINGLE_NAME
 from ms_impl.io.checkpoint_assets import GENERATION_NAME
 from ms_impl.io.dtypes import ALL
 from ms_impl.io.rules import MINDSPORE
-from ms_impl.io.tensors import ArrayTensor
-from ms_impl.io.tensors import Tensor as Stored
+from ms_impl.io.tensors import ArrayTensor, CheckpointTensor
 from ms_impl.plugin.graceful_stop import stop_requested
 from ms_impl.train import checkpoints
 from ms_impl.train.optimizer_state import gather_state, restore_state
@@ -151,7 +150,7 @@ def _as_tensors(arrays: Mapping[str, np.ndarray]) -> list[ArrayTensor]:
     return [ArrayTensor(name, values, _DTYPES[values.dtype]) for name, values in arrays.items()]
 
 
-def _write_tensors(tensors: Sequence[Stored], path: Path) -> None:
+def _write_tensors(tensors: Sequence[CheckpointTensor], path: Path) -> None:
     with path.open("wb") as file:
         ordered = safetensors_files.canonical_order(tensors)
         safetensors_files.write(file, ordered, {"format": FORMATS[MINDSPORE]}, lambda _: None)

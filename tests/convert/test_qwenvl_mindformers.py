@@ -17,7 +17,7 @@ from ms_impl.io.checkpoint import Checkpoint, open_checkpoint
 from ms_impl.io.conversion import as_hugging_face, load_for_mindspore
 from ms_impl.io.dtypes import FP16
 from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.io.tensors import Tensor
+from ms_impl.io.tensors import CheckpointTensor
 from ms_impl.qwenvl.config import QwenVLConfig
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_into_another_element_type(tiny, old_file, convert_weight, tmp_path, hal
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-class UnreadTensor(Tensor):
+class UnreadTensor(CheckpointTensor):
     """A tensor that must not be read."""
 
     def __init__(self, name: str, shape: tuple[int, ...]):
