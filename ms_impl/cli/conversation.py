@@ -130,6 +130,8 @@ class Conversation:
     def _draw(self, target: Path) -> None:
         if self.latest is None:
             print("(no image to draw on)")
+        elif self.template.boxes is None:
+            print("(this model writes no boxes)")
         else:
             answer = self.session.history[-1][1] or ""
             image = enlarged(self.latest)
