@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ms_impl.data import image_cost
@@ -106,8 +107,6 @@ def choose_frames(source: str | Sequence[Source], choice: Choice, by_seconds: bo
         total = max(1, int(info.rate * info.duration))
     numbers = list(choice(total))
     if by_seconds:
-        import numpy as np
-
         numbers = info.shown_at(np.array(numbers) / float(info.rate)).tolist()
     return VideoFile(str(source), tuple(numbers), (info.width, info.height))
 
