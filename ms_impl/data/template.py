@@ -24,7 +24,12 @@ Query = str | Sequence[Mapping[str, Any]]  # text, or elements such as {"image":
 
 
 class TokenPolicy(Protocol):
-    """Decides over an answer's tokens before they are sampled."""
+    """Decides over an answer's tokens before they are sampled.
+
+    ``overrun`` is how many tokens may be forced beyond the answer's length, so that what is forced is whole.
+    """
+
+    overrun: int
 
     def forced(self, generated: Sequence[int]) -> int | None:
         """The token that must follow those generated so far; None: sample it. Forced ones count as generated."""

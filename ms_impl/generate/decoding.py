@@ -49,7 +49,11 @@ class Answer:
 
     @property
     def finished(self) -> bool:
-        return self.stopped or len(self.tokens) >= self.max_new_tokens
+        """Whether it is stopped, or as long as it may be, what is being forced included."""
+        beyond = len(self.tokens) - self.max_new_tokens
+        if self.stopped or beyond < 0:
+            return self.stopped
+        return self.policy is None or beyond >= self.policy.overrun or self.policy.forced(self.tokens) is None
 
     def extend(self, logits: np.ndarray) -> int:
         """Append the next token, the one that is forced or one picked from logits [vocab], and return it."""

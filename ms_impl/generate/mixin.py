@@ -115,11 +115,12 @@ class GenerationMixin:
     ) -> Iterator[dict[int, int]]:
         """The new tokens by row, step by step."""
         batch = collate(in_directory(samples, dataset_dir), template, padding_side=padding_side(template))
-        columns = batch["input_ids"].shape[1] + generation.max_new_tokens
         answers = [
             Answer(sample.input_ids, sampler, stops, generation.max_new_tokens, template.policy(sample, generation))
             for sample, sampler in zip(samples, samplers(generation, seed, len(samples)))
         ]
+        overrun = max(answer.policy.overrun if answer.policy else 0 for answer in answers)
+        columns = batch["input_ids"].shape[1] + generation.max_new_tokens + overrun
         return grow(self.decoders.lend(len(samples), columns), batch, template.kinds, answers)
 
 

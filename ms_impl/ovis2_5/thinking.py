@@ -23,6 +23,8 @@ HF_COMPAT = {"top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0, "eos_token_id
 class NewTokens:
     """The policy of an answer in one phase: nothing is forced, and the penalty covers the answer's own tokens."""
 
+    overrun = 0
+
     def forced(self, generated: Sequence[int]) -> int | None:
         """None: every token is sampled."""
         return None
@@ -44,6 +46,7 @@ class ThinkingBudget(NewTokens):
         self.budget = budget
         self.think_end_id = think_end_id
         self.early_stop_ids = list(early_stop_ids)
+        self.overrun = len(self.early_stop_ids)
 
     def forced(self, generated: Sequence[int]) -> int | None:
         """The next token of the text that ends the thinking; None: sample it."""

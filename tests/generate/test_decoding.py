@@ -36,6 +36,8 @@ def test_a_stop_word_that_began_in_the_prompt_is_none():
 class Countdown:
     """Forces 7, 8 after two tokens; penalises what was generated after them, else what came before."""
 
+    overrun = 0
+
     def forced(self, generated):
         return {2: 7, 3: 8}.get(len(generated))
 

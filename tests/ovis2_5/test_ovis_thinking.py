@@ -1,8 +1,12 @@
 """V13, V14: the budget as a policy of tokens, replayed on the original's generations; thinking apart from the answer."""
 
+import numpy as np
 import pytest
 
 from ms_impl.errors import InputError
+from ms_impl.generate.config import GenerationConfig
+from ms_impl.generate.decoding import Answer
+from ms_impl.generate.sampling import Sampler
 from ms_impl.generate.text import TextStreamer
 from ms_impl.ovis2_5.thinking import (
     EARLY_STOP,
@@ -34,6 +38,16 @@ def test_v13_what_is_forced_where(ovis_cases):
         assert tokens == case["thinking_ids"] + case["response_ids"], case["name"]
         assert next(sampled, None) is None, case["name"]
         assert split_ids(tokens, case["think_end_id"]) == (case["thinking_ids"], case["response_ids"])
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(4, 8), (8, 8), (9, 9)])
+def test_what_is_forced_is_whole(length, tokens):
+    """Where the answer's length leaves no room for it, as in the original; then nothing more is sampled."""
+    policy = ThinkingBudget(3, 9, [5, 6, 7, 9, 8])
+    answer = Answer([], Sampler(GenerationConfig()), [], length, policy)
+    while not answer.finished:
+        answer.extend(np.eye(10, dtype=np.float32)[1])
+    assert answer.tokens == ([1] * 3 + [5, 6, 7, 9, 8] + [1] * 5)[:tokens]
 
 
 def test_the_penalty_begins_anew_with_the_second_phase():
