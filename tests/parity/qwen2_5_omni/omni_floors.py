@@ -28,7 +28,8 @@ class OmniFloors:
         self.vectors, self.reference = vectors, reference
         self.exact = reference.exact()
         self.rounded = reference.rounded(torch.float16)
-        for name in ("vision", "audio", "gradients", "steps"):
+        self.moved = Reference(vectors, moved(reference.model, 0))
+        for name in ("vision", "audio", "gradients"):
             setattr(self, name, cache(getattr(self, name)))
 
     def logits(self, case: str, half: bool = False) -> list[float]:
@@ -54,6 +55,14 @@ class OmniFloors:
 
     def steps(self, variant: str) -> np.ndarray:
         """Of the loss before each of five steps of AdamW."""
-        losses, _ = self.reference.five_losses(variant)
-        others, _ = Reference(self.vectors, moved(self.reference.model, 0)).five_losses(variant)
-        return np.abs(np.subtract(others, losses)) / np.abs(losses)
+        return self._moved_by(variant)[0]
+
+    def norm(self, variant: str) -> float:
+        """Of the norm of all gradients before the first step."""
+        return float(self._moved_by(variant)[1][0])
+
+    def _moved_by(self, variant: str) -> list[np.ndarray]:
+        """Losses and norms of runs whose weights begin 1e-7 apart, relative."""
+        others = self.moved.five_losses(variant)
+        pairs = zip(others, self.reference.five_losses(variant))
+        return [np.abs(np.subtract(found, wanted)) / np.abs(wanted) for found, wanted in pairs]

@@ -176,6 +176,11 @@ class Reference:
         self.model.eval().zero_grad()
         return float(loss.detach()), found
 
+    def trained_numbers(self, variant: str) -> int:
+        """How many numbers are trained, with those that no computation uses."""
+        named = self.model.named_parameters()
+        return sum(p.numel() for name, p in named if trained(name, VARIANTS[variant]))
+
     def five_losses(self, variant: str) -> tuple[list[float], list[float]]:
         """Before each of five steps of AdamW on a copy: the losses, and the norms of all gradients before clipping."""
         model = deepcopy(self.model).train()

@@ -12,13 +12,16 @@ from omni_vectors import AUDIO, COLUMNS, PATCHES, Batch, OmniVectors, Row
 from stages import LOSS_SCALE
 
 from ms_impl import families
+from ms_impl.generate.decode import TokenStep
 from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
+from ms_impl.qwen2_5_omni.template import kinds_of
 from ms_impl.train.adamw import AdamW
 from ms_impl.train.gradient_norm import ClipByGlobalNorm
 
 Weights = Mapping[str, np.ndarray]
+Answers = tuple[np.ndarray, np.ndarray]
 
 
 def converted(vectors: OmniVectors) -> dict[str, np.ndarray]:
@@ -80,7 +83,7 @@ class OmniSide:
         self.mode = ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE
         ms.set_context(mode=self.mode)
         self.vectors, self.half = vectors, dtype == "fp16"
-        self.name = f"ms_impl {mode} {dtype}"
+        self.name = f"omni {mode} {dtype}"
         compute = ms.float16 if self.half else ms.float32
         self.model = Qwen2_5OmniThinker(config or vectors.configuration, compute, param_dtype=ms.float32)
         self.load(alter(converted(vectors)))
@@ -142,6 +145,24 @@ class OmniSide:
         loss = ScaledLoss(self.model, LOSS_SCALE if self.half else 1.0)
         return loss, ms.value_and_grad(loss, None, ms.ParameterTuple(self.model.trainable_params()))
 
+    def greedy(self, rows: Sequence[Row], next_positions: Sequence[int], count: int, plain: bool = False) -> Answers:
+        """Tokens [B, count], and the logits [count, B, vocab] that they were taken from, by ``ms_impl.generate``.
+
+        ``plain``: tokens by MindSpore's operators, even where there is a kernel.
+        """
+        batch = self.vectors.batch(rows, self.vectors.sizes_of(rows))
+        batch["next_positions"] = np.array(next_positions, np.int32)
+        room = batch["input_ids"].shape[1] + count
+        with self.model.decoders.lend(len(rows), room) as decoder:
+            if plain:
+                decoder.token_step = TokenStep(self.model, decoder.cache)
+            logits = [decoder.prefill(batch, kinds_of(self.vectors.configuration.audio_config.num_mel_bins))]
+            for _ in range(count - 1):
+                logits.append(decoder.step(logits[-1].argmax(-1)))
+            if plain:
+                del decoder.token_step
+        return np.stack(logits).argmax(-1).T, np.stack(logits)
+
     def five_losses(self, groups: Sequence[str], batch: Batch) -> tuple[list[float], list[float]]:
         """Before each of five steps of AdamW with these groups frozen: losses, and norms of all gradients unclipped."""
         ms.set_context(mode=self.mode)
@@ -169,56 +190,3 @@ class AdamWStep(nn.Cell):
         loss, gradients = self.gradients(*columns)
         clipped, norm = self.clip(gradients)
         return ops.depend(loss, self.optimizer(clipped)), norm
-
-
-class CachedSide:
-    """Answers token by token through ``model.step``, each row in its own columns of the cache, padded on the right."""
-
-    def __init__(self, side: OmniSide, length: int):
-        self.side, self.length = side, length
-        self.cache = side.model.new_cache(side.vectors.sizes.rows, length)
-        self.prefill, self.token = CachedStep(side.model, self.cache), CachedStep(side.model, self.cache)
-
-    def greedy(self, rows: Sequence[Row], next_positions: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [B, count], and the logits [count, B, vocab] that they were taken from."""
-        ms.set_context(mode=self.side.mode)
-        batch, used = self.side.vectors.batch(rows), np.zeros(self.side.vectors.sizes.rows, np.int32)
-        used[: len(rows)] = [len(row.ids) for row in rows]
-        position = np.zeros_like(used)
-        position[: len(rows)] = next_positions
-        segments = np.zeros((len(used), self.length), np.int32)
-        segments[:, : batch["segment_ids"].shape[1]] = batch["segment_ids"]
-        columns = np.tile(np.arange(batch["input_ids"].shape[1], dtype=np.int32), (len(used), 1))
-        media = [Tensor(batch[key]) for key in (*PATCHES, *AUDIO)]
-        logits = self.step(
-            self.prefill, batch["input_ids"], media, segments, columns, batch["position_ids"], np.maximum(used - 1, 0)
-        )
-        tokens, seen = [], []
-        for number in range(count):
-            seen.append(logits)
-            tokens.append(logits.argmax(-1).astype(np.int32))
-            segments[np.arange(len(used)), used + number] = 1
-            where = (used + number)[:, None], (position + number)[:, None]
-            last = np.zeros_like(used)
-            logits = self.step(self.token, tokens[-1][:, None], [None] * len(media), segments, *where, last)
-        return np.stack(tokens, 1)[: len(rows)], np.stack(seen)[:, : len(rows)]
-
-    def step(self, cell: nn.Cell, ids, media, segments, columns, positions, last) -> np.ndarray:
-        cos, sin, _ = self.side.model.rotary(positions, self.length)
-        given = (Tensor(array) for array in (ids, segments, columns, cos, sin, last))
-        cell.set_train(False)
-        return cell(*given, *media).asnumpy()
-
-
-class CachedStep(nn.Cell):
-    """Embeddings, media over them, and one step through a cache."""
-
-    def __init__(self, model: Qwen2_5OmniThinker, cache: nn.CellList):
-        super().__init__(auto_prefix=False)
-        self.model = model
-        self.cache = cache
-
-    def construct(self, input_ids, segment_ids, columns, cos, sin, last, *media):
-        """Logits [B, vocab]."""
-        hidden = self.model.embed(input_ids, self.model.media_features(*media))
-        return self.model.step(hidden, segment_ids, columns, cos, sin, None, self.cache, last)

@@ -6,9 +6,12 @@ in fp32: towers 2e-6, logits 3e-6, gradients 9e-6, losses 3e-7; transformers' ow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pytest
+from omni_vectors import OmniVectors
 from stages import Table
 
 ACTIVATION = 1e-5
@@ -19,19 +22,32 @@ FIFTH_LOSS = 1e-4
 FP16 = 5e-3
 FP16_GRADIENTS = 1e-2  # of all as one vector; torch's own are 5e-3 off there
 
-# The cases of ``logits.`` and ``packing.`` by the number of the requirement that they prove.
-STAGES = {
-    "O4 text": ("logits.text",),
-    "O5 image": ("logits.image",),
-    "O6 several images": ("logits.two_images",),
-    "O7 audio": ("logits.audio", "logits.audio_image"),
-    "O8 video": ("logits.video", "logits.videos_spg"),
-    "O9 audio in video": ("logits.av", "logits.av_split"),
-    "O10 mixed batch, padded right": ("logits.batch_right",),
-    "O10 mixed batch, padded left": ("logits.batch_left", "logits.av_batch_left"),
-    "O12 packing": ("packing.image_text", "packing.three", "packing.av_image"),
-}
-AUDIO_LENGTHS = (3, 4, 199, 200, 201, 399)
+STAGES = (
+    "O4 text", "O5 image", "O6 several images", "O7 audio", "O8 video", "O9 audio in video",
+    "O10 mixed batch, padded right", "O10 mixed batch, padded left", "O12 packing",
+)  # fmt: skip
+
+
+def stage_of(told: Mapping[str, Any]) -> str:
+    """Which requirement a case of ``logits`` proves, by what is in it."""
+    if told["padding_side"]:
+        return f"O10 mixed batch, padded {told['padding_side']}"
+    if told["use_audio_in_video"]:
+        return "O9 audio in video"
+    if told["videos"]:
+        return "O8 video"
+    if told["audios"]:
+        return "O7 audio"
+    return ("O4 text", "O5 image", "O6 several images")[min(len(told["images"]), 2)]
+
+
+def cases_of(vectors: OmniVectors, stage: str) -> list[str]:
+    """The cases of a folder that prove a requirement: ``logits.CASE`` or ``packing.CASE``. Skips where there are none."""
+    if stage == "O12 packing":
+        cases = [f"packing.{case}" for case in vectors.told["packing"]]
+    else:
+        cases = [f"logits.{case}" for case, told in vectors.logits_cases.items() if stage_of(told) == stage]
+    return cases or pytest.skip(f"the vectors have no case of {stage}")
 
 
 def golden_logits(case: str) -> str:

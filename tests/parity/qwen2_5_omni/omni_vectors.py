@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -64,8 +65,19 @@ class OmniVectors(Omni):
         return self.cases[key]
 
     @property
-    def logits_cases(self) -> list[str]:
-        return [name for name, told in self.told["logits"].items() if isinstance(told, dict)]
+    def logits_cases(self) -> dict[str, dict[str, Any]]:
+        """What goes into each ``logits.CASE``."""
+        return {name: told for name, told in self.told["logits"].items() if isinstance(told, dict)}
+
+    @property
+    def visual_cases(self) -> dict[str, list[str]]:
+        """The media of each ``visual.CASE`` that has an output."""
+        return {name: told["media"] for name, told in self.told["visual"].items() if "media" in told}
+
+    @property
+    def audio_lengths(self) -> list[int]:
+        """The mel frames of the sounds that have an output of their own."""
+        return sorted(int(n) for key in self.cases for n in re.findall(r"^audio\.(\d+)\.output$", key))
 
     def case_rows(self, case: str) -> list[Row]:
         """The rows of ``logits.CASE``, ``packing.CASE`` or ``train``."""
