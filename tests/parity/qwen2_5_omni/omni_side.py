@@ -151,6 +151,7 @@ class OmniSide:
         ``plain``: tokens by MindSpore's operators, even where there is a kernel.
         """
         batch = self.vectors.batch(rows, self.vectors.sizes_of(rows))
+        del batch["labels"]
         batch["next_positions"] = np.array(next_positions, np.int32)
         room = batch["input_ids"].shape[1] + count
         with self.model.decoders.lend(len(rows), room) as decoder:
