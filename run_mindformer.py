@@ -12,13 +12,13 @@ from ms_impl.launch.rank_environment import settle_ranks
 
 @command
 def main() -> int:
+    os.environ.setdefault("GLOG_v", "3")  # of MindSpore's own log errors alone; it is read at the import
     if (settings := settings_to_check()) is not None:
         return judge(settings)
     settings = read_settings()
     save_reports_in(Path(settings.get("output_dir") or "output") / "log")
     for line in settle_ranks(bool(settings.get("use_parallel"))):
         print(line, flush=True)
-    os.environ.setdefault("GLOG_v", "3")  # of MindSpore's own log errors alone; it is read at the import
     from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 
     run(settings)

@@ -100,14 +100,11 @@ def make_data(work: Path, size: tuple[int, int], count: int) -> list[Path]:
 
 def dataset(work: Path, image_size: int, workers: int, epochs: int = 1):
     """The Trainer's data set of the conversations in ``work``, for the shipped model but for ``image_size``."""
-    from mindformers.dataset import build_dataset
     from mindformers.tools.register import MindFormerConfig
 
     from ms_impl.cli.settings import override
-    from ms_impl.plugin.run import register_all
-
-    register_all()
-    from ms_impl.plugin.qwenvl import QwenVLConfig
+    from ms_impl.plugin.dataset import step_dataset, training_feed
+    from ms_impl.plugin.family_classes import config_class
 
     config = json.loads((SMALL / "config.json").read_text(encoding="utf-8"))
     config["visual"]["image_size"] = image_size
@@ -120,8 +117,9 @@ def dataset(work: Path, image_size: int, workers: int, epochs: int = 1):
         "num_parallel_workers": workers, "tokenizer.vocab_file": str(SMALL / "qwen.tiktoken"),
     }  # fmt: skip
     override(section, changes.items())
-    task = MindFormerConfig(type="ModalToTextSFTDataset", dataset_config=section)
-    return build_dataset(task, default_args={"model": QwenVLConfig(config_file=str(work)), "epochs": epochs})
+    section = MindFormerConfig(**section)
+    feed = training_feed(section, config_class("qwenvl")(config_file=str(work)), epochs)
+    return step_dataset(feed, section)
 
 
 def read_all(data) -> None:

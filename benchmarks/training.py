@@ -97,8 +97,8 @@ def our_step(case: Case) -> OurStep:
     from mindformers.modules.transformer import TransformerOpParallelConfig
     from mindformers.modules.transformer.transformer import TransformerRecomputeConfig
 
+    from ms_impl.plugin.family_classes import config_class, model_class
     from ms_impl.plugin.optimizer import AdamWDecayAll
-    from ms_impl.plugin.qwenvl import QwenVL, QwenVLConfig
     from ms_impl.plugin.train_step import TrainStep
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -107,8 +107,10 @@ def our_step(case: Case) -> OurStep:
         (Path(folder) / "config.json").write_text(json.dumps(case.shape.config()))
         parallel = TransformerOpParallelConfig(recompute=TransformerRecomputeConfig(recompute=case.recompute))
         lora = LORA if case.lora else None
-        section = QwenVLConfig(folder, freeze_vision=True, lora=lora, rows=case.rows, parallel_config=parallel)
-    model = QwenVL(section)
+        section = config_class("qwenvl")(
+            folder, freeze_vision=True, lora=lora, rows=case.rows, parallel_config=parallel
+        )
+    model = model_class("qwenvl")(section)
     optimizer = AdamWDecayAll([{"params": model.trainable_params()}], learning_rate=LEARNING_RATE, **ADAMW)
     step = TrainStep(model, optimizer, use_clip_grad=True, max_grad_norm=MAX_NORM, scale_sense=1.0).set_train()
     return OurStep(step, model.network)

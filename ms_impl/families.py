@@ -91,8 +91,12 @@ class Family:
         return imported(getattr(self, field))
 
     def make_template(self, directory: str | Path, config: Any = None, **options: Any) -> Any:
-        """The template with the files of a checkpoint directory. Raises InputError for what is wrong with them."""
-        return self.resolve("template").from_pretrained(directory, config, **{**self.template_options, **options})
+        """The template with the files of a checkpoint directory, or with the vocabulary file that the YAML names.
+
+        A .json is one of several files: its directory is meant. Raises InputError for what is wrong with them.
+        """
+        place = Path(directory).parent if Path(directory).suffix == ".json" else directory
+        return self.resolve("template").from_pretrained(place, config, **{**self.template_options, **options})
 
     def check_packages(self) -> None:
         """Raise InputError unless all that ``requires`` names is installed."""

@@ -31,6 +31,7 @@ from ms_impl.families import Family, Reference
 Names = str | Sequence[str]
 
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SYSTEM_OPTIONS = ("default_system", "system_message", "system")  # what templates call it
 _NEEDED = ("config", "model", "template", "weights", "groups", "config_keys")  # of a family without a base
 
 
@@ -255,8 +256,9 @@ def _template_fields(name: str, base: Family | None) -> dict[str, Any]:
     template = meta.template_cls or (base.template if base else None)
     if template is None:
         raise InputError(f"register_template: {name}: give template_cls; there is no base to take it from")
-    known = {each.name for each in dataclasses.fields(families.imported(template).options)}
-    given = {"system_message": meta.default_system, **meta.options}
+    known = {each.name for each in dataclasses.fields(families.imported(template).Options)}
+    system = next((option for option in _SYSTEM_OPTIONS if option in known), _SYSTEM_OPTIONS[0])
+    given = {system: meta.default_system, **meta.options}
     given |= {key: getattr(meta, key) for key in ("prefix", "prompt", "chat_sep", "suffix", "stop_words")}
     options = {key: value for key, value in given.items() if value is not None}
     if unknown := sorted(options.keys() - known):

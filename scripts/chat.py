@@ -107,6 +107,8 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
 
     names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family_name(arguments)}
     model, template = load(arguments.model, arguments.dtype, **names)
+    if arguments.draw and template.boxes is None:
+        raise InputError("--draw: this model's answers have no boxes to draw; leave it out")
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     chat_format = model.generation.chat_format

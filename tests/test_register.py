@@ -32,7 +32,7 @@ class Options:
 
 
 class Template:
-    options = Options
+    Options = Options
 
 
 BASE = families.Family(

@@ -9,12 +9,12 @@ from typing import Any
 
 from ms_impl.cli import schema
 from ms_impl.cli.custom import add_custom_arguments, choose_family, load_customs
-from ms_impl.cli.eval_settings import data_sets, plan_monitor
-from ms_impl.cli.keys import SETTINGS
-from ms_impl.cli.kinds import dotted_keys, find, suggest
+from ms_impl.cli.keys import settings_schema
+from ms_impl.cli.kinds import Section, dotted_keys, find, suggest
 from ms_impl.cli.prompts import check_images, queries
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, require_weights
+from ms_impl.cli.training_plan import read_plan
 from ms_impl.cli.yaml_reader import parse, read_yaml
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.resources import locate
@@ -84,10 +84,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
             settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
             check_images(settings["input_data"])
         complete(settings)
-        if settings["run_mode"] == "eval":
-            data_sets(settings["eval_dataset"])
-        elif settings["run_mode"] != "predict":
-            plan_monitor(settings)
+        read_plan(settings)
         check_weights(settings, schema.family_of(settings))
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
@@ -158,11 +155,12 @@ def options_of(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _dotted(rest: Sequence[str], settings: Settings) -> Iterator[tuple[str, Any]]:
     """``--section.key value`` or ``--section.key=value``, for every key that a YAML may have or that this one has."""
+    known = settings_schema(schema.family_of(settings)) if rest else Section({})
     words = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for flag, value in zip(words[::2], words[1::2] + [None] * (len(words) % 2)):
         key = flag.removeprefix("--")
-        if not flag.startswith("--") or (find(SETTINGS, key) is None and lookup(settings, key) is None):
-            flags = [*(known for known, *_ in _CHANGES), *(f"--{name}" for name in dotted_keys(SETTINGS))]
+        if not flag.startswith("--") or (find(known, key) is None and lookup(settings, key) is None):
+            flags = [*(name for name, *_ in _CHANGES), *(f"--{name}" for name in dotted_keys(known))]
             near = suggest(flag, flags)
             raise InputError(f"unknown argument {listed([flag])}{near if 'mean' in near else ''}")
         if value is None:

@@ -14,7 +14,6 @@ from ms_impl.resources import locate
 _LOADER = "BaseMultiModalDataLoader"
 _OPTIONS = ("dataset_dir", "system_message", "user_role_name", "assistant_role_name", "user_prompt")
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
-_INTERVALS = ("eval_step_interval", "eval_epoch_interval")
 
 
 def data_sets(sections: Mapping[str, Settings]) -> list[DataSet]:
@@ -25,32 +24,6 @@ def data_sets(sections: Mapping[str, Settings]) -> list[DataSet]:
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InputError(f"eval_dataset: two data sets are named {listed(sorted(repeated))}")
     return [_data_set(name, section) for name, section in zip(names, sections.values())]
-
-
-def plan_monitor(settings: Settings) -> None:
-    """Turn ``do_eval``, MindFormers' key for evaluation while training, into a callback of ours.
-
-    MindFormers 1.9.0 (trainer/base_trainer.py:1584) would evaluate the logits and labels of training batches.
-    """
-    if not settings.pop("do_eval", False):
-        return
-    if settings.get("eval_dataset") is None:
-        raise InputError("eval_dataset: is missing; do_eval needs it")
-    data_sets(settings["eval_dataset"])
-    step_interval, epoch_interval = (settings.pop(key, None) for key in _INTERVALS)
-    if not step_interval and not epoch_interval:
-        raise InputError(f"do_eval: say how often: {' or '.join(_INTERVALS)}")
-    monitor = {
-        "type": "EvaluationMonitor",
-        "step_interval": step_interval,
-        "epoch_interval": epoch_interval,
-        "eval_dataset": settings.pop("eval_dataset"),
-        "tokenizer": lookup(settings, "train_dataset.tokenizer"),
-        "checkpoint": settings.get("load_checkpoint") or "",
-        "config_file": lookup(settings, "model.model_config.config_file"),
-        "generation_config": lookup(settings, "model.generation_config") or {},
-    }
-    settings["callbacks"] = [*(settings.get("callbacks") or ()), monitor]
 
 
 def _file_name(name: object) -> str:

@@ -6,7 +6,7 @@ the weights' headers, and the data, read through. What is wrong is collected, so
 
 from __future__ import annotations
 
-import copy
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from ms_impl.cli.check import check_data
-from ms_impl.cli.eval_settings import data_sets, plan_monitor
+from ms_impl.cli.eval_settings import data_sets
 from ms_impl.cli.plan import plan_settings
 from ms_impl.cli.relations import cuts_model, ranks_of
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings import adapt_to_cpu, check_weights, complete
+from ms_impl.cli.training_plan import read_plan
 from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.check import Checker, Findings
 from ms_impl.data.encoded_dataset import needs_of
@@ -30,10 +31,11 @@ from ms_impl.errors import InputError
 from ms_impl.estimate.memory import memory
 from ms_impl.estimate.parts import check as check_cut
 from ms_impl.estimate.parts import model_parts, trained_names
-from ms_impl.estimate.plan import Device, plan_of
+from ms_impl.estimate.plan import Device, RunLayout, plan_of
 from ms_impl.families import Family
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.plugin.learning_rates import name_parameters
+from ms_impl.io.rules import MINDSPORE
+from ms_impl.plugin.learning_rates import named_parameters
 
 _CONFIG = "model.model_config.config_file"
 _TOKENS = 512  # of a mean conversation, before the data have been read
@@ -80,6 +82,18 @@ def _print_model(settings: Settings) -> None:
     frozen = family.frozen_groups(section)
     on_ascend = lookup(settings, "context.device_target") != "CPU"
     plan = plan_of(settings, frozen, _TOKENS, flash=on_ascend)
+    if family.estimate:
+        _print_memory(family, config_file, plan, on_ascend)
+        if cuts_model(settings):
+            check_cut(family, config_file, plan)
+    else:
+        _print_parameters(family, config_file, frozen, bool(section.get("lora")))
+    if grouped := settings.get("grouped_lr_schedule"):
+        config = family.resolve("config").from_file(config_file)
+        named_parameters(grouped, family, config, trained_names(family, config_file, plan))
+
+
+def _print_memory(family: Family, config_file: Path, plan: RunLayout, on_ascend: bool) -> None:
     parts = model_parts(family, config_file, plan)
     numbers, trained = sum(part.numbers for part in parts), sum(part.trained for part in parts)
     print(f"{'parameters':<14}{numbers:,}, of which {trained:,} ({trained / numbers:.1%}) are trained")
@@ -87,10 +101,15 @@ def _print_model(settings: Settings) -> None:
     print(f"{'memory':<14}{need.peak / 1e9:.2f} GB of a device, on paper ({need})")
     if on_ascend and need.peak > Device().memory:
         print(f"{'':<14}more than the {Device().memory / 1e9:.0f} GB that an Ascend 910B has for it: think of LoRA")
-    if cuts_model(settings):
-        check_cut(family, config_file, plan)
-    if grouped := settings.get("grouped_lr_schedule"):
-        name_parameters(copy.deepcopy(grouped), family, trained_names(family, config_file, plan))
+
+
+def _print_parameters(family: Family, config_file: Path, frozen: tuple[str, ...], adapts: bool) -> None:
+    """What the weight table tells of a family that is not described on paper."""
+    shapes = family.resolve("weights").shapes(family.resolve("config").from_file(config_file), MINDSPORE)
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+    whole, held = sum(numbers.values()), sum(numbers[name] for name in family.frozen_names(numbers, frozen))
+    told = "of which an adapter trains none" if adapts else f"of which {whole - held:,} are trained"
+    print(f"{'parameters':<14}{whole:,}, {told}")
 
 
 def _print_weights(settings: Settings) -> None:
@@ -107,7 +126,7 @@ def _judge_training_data(settings: Settings) -> bool:
     """Whether a record is broken. Prints what is in the data, and the steps that they make."""
     if settings.get("do_eval"):
         _judge_eval_data(settings)
-    plan_monitor(settings)
+    read_plan(settings)
     checker, findings = check_data(settings)
     if not findings.faults:
         _print_steps(settings, checker, findings)

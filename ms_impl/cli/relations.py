@@ -8,16 +8,16 @@ from typing import Any
 
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.cli.mindformers_keys import LR_ALIASES, LR_SCHEDULES
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.families import Family
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.resources import locate
+from ms_impl.train.feed import AFTER_MEDIA, step_columns
 
 Rule = Callable[[Mapping[str, Any], Family], Iterator[str]]
 
 PIXEL_STEPS = ["BatchToTensor", "BatchNormalize"]
-NAMED_COLUMNS = ("input_ids", "images", "image_context_pos", "labels")  # those of the old port; others follow from them
-_MAY_BE_NAMED = {*NAMED_COLUMNS, "segment_ids", "position_ids", "loss_weights", "seeds"}
+_FLAG = "--custom_register_path"
 _CUTTING = (1, 2, "SEMI_AUTO_PARALLEL", "AUTO_PARALLEL")
 _SMALL_JOBS, _NODE = (1, 2, 4), 8  # ranks of an Ascend job: a part of a node, or whole ones
 _WITHOUT_WARM_UP = {"CosineWithWarmUpLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"}
@@ -70,11 +70,19 @@ def _ranks(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
 def _trained(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     section = _section(settings, "model", "model_config")
     keys = [key for key in family.freeze_keys if section.get(key)]
-    foreign = [key for key in section if key.startswith("freeze_") and key not in family.freeze_keys]
-    yield from (f"model.model_config.{key}: {family.name} has {', '.join(family.freeze_keys)}" for key in foreign)
     left = set(family.groups) - {"generator"} - set(family.frozen_groups(section))
     if not section.get("lora") and not left:
         yield f"model.model_config: {', '.join(keys)} are all True: nothing is left to train"
+
+
+def _classes(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
+    """Model and model_config may be classes of the user's own, by auto_register; template and tokenizer may not."""
+    for key, name in family.class_names.items():
+        section = _section(settings, *key.split("."))
+        given = section.get("type")
+        own = key.startswith("model.") and section.get("auto_register")
+        if given not in (None, name) and not own:
+            yield f"{key}.type: {quote(given)} is not {family.name}'s; give {name}, or register a family ({_FLAG})"
 
 
 def _lora(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
@@ -132,18 +140,20 @@ def _schedule(where: str, schedule: Mapping[str, Any]) -> Iterator[str]:
 
 def _data(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     data = _section(settings, "train_dataset")
-    steps = data["modal_content_transforms"]
-    normalised = [step.get("type") for step in steps] == PIXEL_STEPS and {"mean", "std"} <= steps[1].keys()
-    if not normalised or steps[1].get("is_hwc"):
-        steps = " and ".join(PIXEL_STEPS)
-        yield f"train_dataset.modal_content_transforms: expected {steps} with mean, std, is_hwc: False"
+    if (steps := data.get("modal_content_transforms")) is not None:
+        normalised = [step.get("type") for step in steps] == PIXEL_STEPS and {"mean", "std"} <= steps[1].keys()
+        if not normalised or steps[1].get("is_hwc"):
+            expected = " and ".join(PIXEL_STEPS)
+            yield f"train_dataset.modal_content_transforms: expected {expected} with mean, std, is_hwc: False"
+    every = step_columns(family.resolve("template"))
+    named = [column for column in every if column not in AFTER_MEDIA or column == "labels"]  # the others follow
     template = data["modal_to_text_transform"]["model_transform_template"]
     for key, columns in (
-        ("net_input_columns", data.get("net_input_columns", NAMED_COLUMNS)),
+        ("net_input_columns", data.get("net_input_columns")),
         ("modal_to_text_transform.model_transform_template.output_columns", template.get("output_columns")),
     ):
-        if columns is not None and not set(NAMED_COLUMNS) <= set(columns) <= _MAY_BE_NAMED:
-            yield f"train_dataset.{key}: expected {', '.join(NAMED_COLUMNS)}; found {', '.join(columns)[:200]}"
+        if columns is not None and not set(named) <= set(columns) <= set(every):
+            yield f"train_dataset.{key}: expected {', '.join(named)}; found {', '.join(columns)[:200]}"
     again = _section(settings, "train_dataset_task").get("dataset_config")
     if again is not None and again is not data and again != data:
         yield "train_dataset_task.dataset_config: differs from train_dataset, which is what is read; leave it out"
@@ -174,6 +184,6 @@ def _jit_level(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
         yield f"context.jit_config.jit_level: {level} is not supported in run_mode {settings['run_mode']}; give O0"
 
 
-_ALWAYS: tuple[Rule, ...] = (_ranks, _generation)
+_ALWAYS: tuple[Rule, ...] = (_classes, _ranks, _generation)
 _OF_TRAINING: tuple[Rule, ...] = (_trained, _lora, _schedules, _data, _callbacks, _not_supported)
 _OF_ANSWERING: tuple[Rule, ...] = (_jit_level,)

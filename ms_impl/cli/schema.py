@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl import families
-from ms_impl.cli.keys import REQUIRED, SETTINGS
+from ms_impl.cli.keys import required, settings_schema
 from ms_impl.cli.kinds import Findings, suggest
 from ms_impl.cli.relations import relations
 from ms_impl.errors import InputError, quote
@@ -51,12 +51,13 @@ def check_settings(settings: Settings) -> list[str]:
     findings = Findings()
     if "custom_register_path" in settings:
         raise InputError("custom_register_path: is taken from the command line alone, for it runs the file")
-    SETTINGS.check(settings, "", findings)
-    for key in REQUIRED[settings["run_mode"]]:
+    family = family_of(settings)
+    settings_schema(family).check(settings, "", findings)
+    for key in required(settings["run_mode"], family):
         if lookup(settings, key) is None:
             findings.wrong(key, "is missing")
     if not findings.faults:
-        findings.faults += relations(settings, family_of(settings))
+        findings.faults += relations(settings, family)
     raise_all(findings.faults)
     return findings.idle
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.cli.keys import DTYPES
-from ms_impl.cli.schema import Settings, lookup
+from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.errors import InputError, listed
 from ms_impl.families import Family
 from ms_impl.io.checkpoint import find_weights
@@ -73,7 +73,8 @@ def complete(settings: Settings) -> None:
     for section in ("train_dataset", "processor"):
         if settings.get(section):
             key = f"{section}.tokenizer.vocab_file"
-            vocabulary = _vocabulary(key, lookup(settings, key), (folder, config_file.parent))
+            patterns = family_of(settings).vocabulary
+            vocabulary = _vocabulary(key, lookup(settings, key), (folder, config_file.parent), patterns)
             override(settings, [(key, str(vocabulary))])
     override(settings, list(_data_paths(settings)))
 
@@ -137,17 +138,22 @@ def _existing(key: str, path: str | Path) -> Path:
     return located
 
 
-def _vocabulary(key: str, given: str | None, folders: Iterable[Path]) -> Path:
-    """The vocabulary file that is given, or the one in the first of ``folders`` that has any."""
+def _vocabulary(key: str, given: str | None, folders: Iterable[Path], patterns: tuple[str, ...]) -> Path:
+    """The vocabulary file that is given, or the one in the first of ``folders`` that has any.
+
+    Of several patterns the first that a directory has files for counts.
+    """
     if given:
         return _existing(key, given)
     folders = list(dict.fromkeys(folders))
-    found = next(filter(None, (sorted(folder.glob("*.tiktoken")) for folder in folders if os.path.isdir(folder))), [])
+    places = [(folder, pattern) for folder in folders if os.path.isdir(folder) for pattern in patterns]
+    found = next(filter(None, (sorted(folder.glob(pattern)) for folder, pattern in places)), [])
+    names = " or ".join(patterns)
     if len(found) > 1:
-        raise InputError(f"{key}: not set, and {found[0].parent} holds {len(found)} *.tiktoken files; set it to one")
+        raise InputError(f"{key}: not set, and {found[0].parent} holds {len(found)} {names} files; set it to one")
     if not found:
         raise InputError(
-            f"{key}: not set, and no *.tiktoken file is in {listed(folders)}; set it to the model's "
+            f"{key}: not set, and no {names} file is in {listed(folders)}; set it to the model's "
             "vocabulary, or convert the weights into a directory (--output_path DIR/), which has it beside them"
         )
     return found[0]

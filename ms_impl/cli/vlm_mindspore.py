@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from ms_impl import families
+from ms_impl.cli.custom import load_customs
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.resources import ROOT, resource
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_usage())
     elif name == _INFO:
+        load_customs(arguments)
         print(_info())
     elif name in _COMMANDS:
         script, before, _ = _COMMANDS[name]

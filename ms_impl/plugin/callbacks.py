@@ -9,50 +9,42 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindformers.tools.utils import get_output_root_path
 from mindspore import Tensor
 from mindspore.train.callback import Callback
 
 from ms_impl.errors import InputError
+from ms_impl.plugin.run_state import RunCallback, RunState, told
 from ms_impl.train.loss_log import LossLog
 from ms_impl.train.ranks import is_first_rank, rank
-from ms_impl.train.step import Feed, Pace, Step, StepPlan
+from ms_impl.train.step import Pace, Step, StepPlan
 from ms_impl.train.tensorboard_log import TensorBoardLog
 
 
-class StepReader(Callback):
-    """Reads what each step puts out, for the callbacks after it.
-
-    ``run_context.original_args()`` then has ``feed`` and, from the end of the first step on, ``step``; and ``events``,
-    which is the TensorBoardLog where there is one (on rank 0, with a LossRecorder).
-    """
+class StepReader(RunCallback):
+    """Reads what each step puts out, for the callbacks after it."""
 
     def on_train_begin(self, run_context) -> None:
-        state = run_context.original_args()
-        state.feed = feed_of(state)
-        state.events = None
-        self._number = state.feed.first_step
-        self._not_counted = self._number - state.cur_step_num  # by MindSpore
+        self._number = self.run.feed.first_step
+        self._not_counted = self._number - run_context.original_args().cur_step_num  # by MindSpore
         self._pace = Pace()
-        state.began = time.perf_counter()
+        self.run.began = time.perf_counter()
 
     def on_train_step_end(self, run_context) -> None:
-        state = run_context.original_args()
-        loss, overflow, loss_scale, rate, grad_norm, *_ = state.net_outputs
+        mindspore = run_context.original_args()
+        loss, overflow, loss_scale, rate, grad_norm, *_ = mindspore.net_outputs
         outputs = {
             "loss": _number(loss),  # waits for the device
             "overflow": bool(_number(overflow)),
             "loss_scale": _number(loss_scale),
-            "lr": learning_rates(state.train_network, rate),
+            "lr": learning_rates(mindspore.train_network, rate),
             "grad_norm": None if grad_norm is None else _number(grad_norm),
         }
-        seconds = time.perf_counter() - state.began
-        number = self._not_counted + state.cur_step_num
-        state.step = self._step(state.feed.plan, number, seconds, outputs)
+        seconds = time.perf_counter() - self.run.began
+        number = self._not_counted + mindspore.cur_step_num
+        self.run.step = self._step(self.run.feed.plan, number, seconds, outputs)
         self._number = number
 
     def _step(self, plan: StepPlan, number: int, seconds: float, outputs: dict[str, Any]) -> Step:
@@ -71,7 +63,7 @@ class StepReader(Callback):
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK, alias="MFLossMonitor")
-class StepPrinter(Callback):
+class StepPrinter(RunCallback):
     """Prints a line each ``per_print_times`` steps on rank 0, under the name of MindFormers' class in YAML.
 
     MindFormers 1.9.0's class (core/callback/callback.py:348) takes two lines of its log, counts samples rather than
@@ -83,40 +75,38 @@ class StepPrinter(Callback):
         self._prints = is_first_rank()
 
     def on_train_begin(self, run_context) -> None:
-        self._printed = run_context.original_args().feed.first_step
+        self._printed = self.run.feed.first_step
 
     def on_train_step_end(self, run_context) -> None:
-        step = run_context.original_args().step
+        step = self.run.step
         if self._prints and step.number - self._printed >= self._every:
             print(step.line(), flush=True)
             self._printed = step.number
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
-class LossRecorder(Callback):
+class LossRecorder(RunCallback):
     """Writes each step to ``<output_dir>/losses/rank_N.jsonl`` and, on rank 0, to ``<output_dir>/tensorboard``."""
 
     def on_train_begin(self, run_context) -> None:
-        state = run_context.original_args()
-        done = state.feed.first_step
-        output = Path(get_output_root_path())
+        done, output = self.run.feed.first_step, self.run.output
         self._log = LossLog(output / f"losses/rank_{rank()}.jsonl", resumed_after=done)
         if is_first_rank():
-            state.events = TensorBoardLog(output / "tensorboard", resumed_after=done)
+            self.run.events = TensorBoardLog(output / "tensorboard", resumed_after=done)
 
     def on_train_step_end(self, run_context) -> None:
-        state = run_context.original_args()
-        self._log.write(**state.step.record())
-        if state.events:
-            state.events.write(state.step.number, state.step.scalars())
+        step = self.run.step
+        self._log.write(**step.record())
+        if self.run.events:
+            self.run.events.write(step.number, step.scalars())
 
     def on_train_end(self, run_context) -> None:
         self._log.close()
-        if events := run_context.original_args().events:
-            events.close()
+        if self.run.events:
+            self.run.events.close()
 
 
-class LossGuard(Callback):
+class LossGuard(RunCallback):
     """Stops the run, by an InputError naming the batch's conversations, when a loss is not finite.
 
     A gradient that is not finite while the loss is, is an ordinary overflow of the loss scale: that step is skipped
@@ -124,33 +114,28 @@ class LossGuard(Callback):
     """
 
     def on_train_step_end(self, run_context) -> None:
-        state = run_context.original_args()
-        if math.isfinite(state.step.loss):
+        step = self.run.step
+        if math.isfinite(step.loss):
             return
-        records = state.feed.plan.records(state.step.number - 1)
+        records = self.run.feed.plan.records(step.number - 1)
         raise InputError(
-            f"step {state.step.number}: the loss is {state.step.loss}; the run stops and saves nothing of this step. "
+            f"step {step.number}: the loss is {step.loss}; the run stops and saves nothing of this step. "
             f"Look at the conversations of its batch, or lower the learning rate: {'; '.join(records)}"
         )
 
 
-class StepStart(Callback):
+class StepStart(RunCallback):
     """Last of all: from here on the next step's time runs, which begins with waiting for its data."""
 
     def on_train_step_end(self, run_context) -> None:
-        run_context.original_args().began = time.perf_counter()
+        self.run.began = time.perf_counter()
 
 
-def with_step_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+def with_step_callbacks(callbacks: Sequence[Callback], run: RunState) -> list[Callback]:
     """A run's callbacks in the order they must have: read, show and write down, check; then the others as they came."""
     recording = [callback for callback in callbacks if isinstance(callback, StepPrinter | LossRecorder)]
     others = [callback for callback in callbacks if callback not in recording]
-    return [StepReader(), *recording, LossGuard(), *others, StepStart()]
-
-
-def feed_of(state) -> Feed:
-    """What feeds the run; the training data carry it."""
-    return state.train_dataset.feed
+    return told([StepReader(), *recording, LossGuard(), *others, StepStart()], run)
 
 
 def learning_rates(train_network, rate) -> tuple[float, ...]:

@@ -16,8 +16,8 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from mindspore.train.callback import Callback
 
+from ms_impl.cli.training_plan import Saving
 from ms_impl.errors import InputError
 from ms_impl.io import safetensors_files
 from ms_impl.io.atomic_write import atomic_write
@@ -27,6 +27,7 @@ from ms_impl.io.dtypes import ALL
 from ms_impl.io.rules import MINDSPORE
 from ms_impl.io.tensors import ArrayTensor, CheckpointTensor
 from ms_impl.plugin.graceful_stop import stop_requested
+from ms_impl.plugin.run_state import RunCallback
 from ms_impl.train import checkpoints
 from ms_impl.train.optimizer_state import gather_state, restore_state
 from ms_impl.train.ranks import any_rank, is_first_rank
@@ -47,34 +48,27 @@ class Target:
     """
 
     root: Path
-    every: int
-    keep: int
+    saving: Saving
     assets: Mapping[str, bytes]
     identity: Mapping[str, Any]
     base_weights: str
 
 
-class TrainingCheckpoints(Callback):
+class TrainingCheckpoints(RunCallback):
     """Saves every ``every`` steps, after the last, and when the run is asked to stop; then it stops it.
 
     All ranks take part; the first one writes. When it cannot, every rank stops with an InputError.
     """
 
-    def __init__(self, target: Target, model: nn.Cell, first_step: int, total_steps: int):
+    def __init__(self, target: Target):
         self._target = target
-        self._model = model
-        self._first_step = first_step
-        self._total_steps = total_steps
-        self.stopped = False
-        self.saved_step = first_step
 
     def on_train_step_end(self, run_context) -> None:
-        arguments = run_context.original_args()
-        step = self._first_step + arguments.cur_step_num
-        self.stopped = any_rank(stop_requested()) and step < self._total_steps
-        if step % self._target.every == 0 or step == self._total_steps or self.stopped:
-            self._save(step, arguments.train_network)
-        if self.stopped:
+        step, last = self.run.step.number, self.run.step.total
+        self.run.stopped = any_rank(stop_requested()) and step < last
+        if step % self._target.saving.every == 0 or step == last or self.run.stopped:
+            self._save(step, run_context.original_args().train_network)
+        if self.run.stopped:
             if is_first_rank():
                 print(f"asked to stop: saved after step {step}; --resume_training True resumes from there", flush=True)
             run_context.request_stop()
@@ -85,30 +79,31 @@ class TrainingCheckpoints(Callback):
         if is_first_rank():
             try:
                 writers = [self._write_weights, partial(_write_states, optimizer_state, step_cell)]
-                checkpoints.save(self._target.root, step, writers, self._target.identity, self._target.keep)
+                checkpoints.save(self._target.root, step, writers, self._target.identity, self._target.saving.keep)
             except InputError as error:
                 failure = error
         if any_rank(failure is not None):
             raise failure or InputError(f"step {step}: the first rank could not write the checkpoint")
-        self.saved_step = step
-
-    def parameters(self) -> str:
-        """How many parameters were trained, in words."""
-        weights = [p for p in self._model.network.get_parameters() if p.dtype != ms.int32]  # seeds of dropout
-        sizes = [(parameter.size, parameter.requires_grad) for parameter in weights]
-        return f"trained {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters"
+        self.run.saved_step = step
 
     def _write_weights(self, folder: Path) -> None:
         """The adapter if there is one, and the chat format it was trained in; else the whole model."""
-        assets = self._target.assets
-        if self._model.adapter is not None:
-            self._model.adapter.save(folder, self._target.base_weights)
-            assets = {GENERATION_NAME: assets[GENERATION_NAME]}
+        assets, model = self._target.assets, self.run.model
+        if model.adapter is not None:
+            model.adapter.save(folder, self._target.base_weights)
+            assets = {name: assets[name] for name in (GENERATION_NAME,) if name in assets}
         else:
-            parameters = [ParameterTensor(parameter) for parameter in self._model.network.get_parameters()]
+            parameters = [ParameterTensor(parameter) for parameter in model.network.get_parameters()]
             _write_tensors(parameters, folder / SINGLE_NAME)
         for name, content in assets.items():
             (folder / name).write_bytes(content)
+
+
+def trained_parameters(model: nn.Cell) -> str:
+    """How many parameters were trained, in words."""
+    weights = [p for p in model.network.get_parameters() if p.dtype != ms.int32]  # seeds of dropout
+    sizes = [(parameter.size, parameter.requires_grad) for parameter in weights]
+    return f"trained {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters"
 
 
 def restore_step_cell(step_cell: nn.Cell, folder: Path) -> None:

@@ -1,4 +1,10 @@
-"""Conversations as MindFormers' training data."""
+"""Conversations as training data: the YAML's ``train_dataset`` to the steps of a run.
+
+MindFormers 1.9.0's ``ModalToTextSFTDataset`` (dataset/modal_to_text_sft_dataset.py:57) is not used. It hands text to
+models/multi_modal/base_multi_modal_processor.py and modal_content.py, which compute image positions before they
+truncate, tokenize a lone ``<img>`` (modal_content.py:494), overwrite trained tokens of text-only samples, take special
+tokens from the data's text, and fetch URLs that the data name.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindformers.dataset.base_dataset import BaseDataset
-from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindspore.dataset import Dataset, GeneratorDataset
+from mindformers.tools.register import MindFormerConfig
+from mindspore.dataset import GeneratorDataset
 
 from ms_impl.cli.annotations import annotation_files
 from ms_impl.cli.plan import plan_settings, training_template
@@ -22,51 +28,43 @@ from ms_impl.train.ranks import is_first_rank, parameters_are_whole, rank, world
 logger = logging.getLogger(__name__)
 
 
-@MindFormerRegister.register(MindFormerModuleType.DATASET, alias="ModalToTextSFTDataset")
-class ConversationDataset(BaseDataset):
-    """The YAML's ``train_dataset`` under MindFormers' own type name; the work is that of ``ms_impl.data``.
+class _Shards(BaseDataset):
+    """MindFormers' answer to which part of a batch is whose, where it cuts models."""
 
-    MindFormers 1.9.0's class (dataset/modal_to_text_sft_dataset.py:57) hands text to
-    models/multi_modal/base_multi_modal_processor.py and modal_content.py, which compute image positions before they
-    truncate, tokenize a lone ``<img>`` (modal_content.py:494), overwrite trained tokens of text-only samples, take
-    special tokens from the data's text, and fetch URLs that the data name.
-    """
-
-    def __new__(
-        cls, dataset_config: Mapping[str, Any], model: ModelSection, epochs: int = 1, seed: int = 0, first_step: int = 0
-    ) -> Dataset:
-        """All steps of a run from ``first_step`` on: its feed's columns, with its ``feed`` and its ``plan``.
-
-        ``batch_size`` is the number of rows that this rank takes in a step, those of all micro-batches together.
-        """
-        cls.init_dataset_config(dataset_config)
-        shard = Shard(rank(), world_size())
-        if not parameters_are_whole():
-            number, ranks = cls._generate_shard_info()
-            shard = Shard(number or 0, ranks or 1)
-        feed = _feed(dataset_config, model, shard, epochs, seed, first_step)
-        dataset = GeneratorDataset(
-            feed,
-            list(feed.columns),
-            shuffle=False,
-            num_parallel_workers=dataset_config.get("num_parallel_workers", 1),
-            python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
-        )
-        dataset.feed, dataset.plan = feed, feed.plan
-        return dataset
+    @classmethod
+    def mine(cls) -> Shard:
+        number, ranks = cls._generate_shard_info()
+        return Shard(number or 0, ranks or 1)
 
 
-def _feed(
-    config: Mapping[str, Any], model: ModelSection, shard: Shard, epochs: int, seed: int, first_step: int
+def training_feed(
+    section: Mapping[str, Any], model: ModelSection, epochs: int = 1, seed: int = 0, first_step: int = 0
 ) -> StepFeed:
-    template = training_template(model.family, model.config, config)
-    loader = config["data_loader"]
+    """All steps of a run from ``first_step`` on, for this rank; all records are read, and errors name them.
+
+    ``batch_size`` of the section is the number of rows that this rank takes in a step, those of all micro-batches.
+    """
+    template = training_template(model.family, model.config, section)
+    loader = section["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
     dialogues = EncodedDataset(mixture, template, show_progress=is_first_rank())
-    rows = config["batch_size"] * shard.world_size
-    plan = BatchPlan(dialogues, plan_settings(config, rows, epochs, seed, template))
+    shard = Shard(rank(), world_size()) if parameters_are_whole() else _Shards.mine()
+    rows = section["batch_size"] * shard.world_size
+    plan = BatchPlan(dialogues, plan_settings(section, rows, epochs, seed, template))
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
     if is_first_rank():
         print(f"rows: {described(plan, template.needs)}", flush=True)
-    return StepFeed(plan, dialogues, shard, first_step, config.get("loss_weighting") or "token")
+    return StepFeed(plan, dialogues, shard, first_step, section.get("loss_weighting") or "token")
+
+
+def step_dataset(feed: StepFeed, section: MindFormerConfig) -> GeneratorDataset:
+    """The steps of a feed as MindSpore takes them; the section says how many threads read them."""
+    BaseDataset.init_dataset_config(section)
+    return GeneratorDataset(
+        feed,
+        list(feed.columns),
+        shuffle=False,
+        num_parallel_workers=section.get("num_parallel_workers", 1),
+        python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
+    )

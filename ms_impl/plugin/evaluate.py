@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindformers.models.build_config import build_model_config
-from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
+from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
-from mindspore.train.callback import Callback
 
-from ms_impl.cli.eval_settings import data_sets
+from ms_impl.cli.training_plan import AnsweringPlan, ModelFiles, TrainingPlan
 from ms_impl.data.chatml import CHATML
 from ms_impl.errors import InputError
 from ms_impl.evaluate.data_set import DataSet
@@ -27,6 +26,7 @@ from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.checkpoint_assets import CHAT_FORMAT
 from ms_impl.plugin.model import ModelSection, TrainerModel
 from ms_impl.plugin.predict import generation_settings
+from ms_impl.plugin.run_state import RunCallback
 from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.loss_log import read_records
 from ms_impl.train.ranks import parameters_are_whole, rank, wait_for_ranks
@@ -37,22 +37,17 @@ _SCORES = "scores.jsonl"
 
 
 def evaluate_checkpoint(
-    config: MindFormerConfig,
-    asked: Sequence[DataSet],
-    checkpoint: Path,
-    create_network: Callable[[], TrainerModel],
-    adapter: str | None = None,
+    plan: AnsweringPlan, config: MindFormerConfig, create_network: Callable[[], TrainerModel]
 ) -> list[Result] | None:
     """Put data sets to a checkpoint; print and save what comes out (see ``ms_impl.evaluate.evaluation.run``).
 
-    ``create_network`` is called when all records have been checked; it merges the ``adapter``, whose chat format counts
-    before the checkpoint's. Raises InputError naming a record that has a fault.
+    ``create_network`` is called when all records have been checked; it merges the plan's adapter, whose chat format
+    counts before the checkpoint's. Raises InputError naming a record that has a fault.
     """
     _require_whole_parameters()
-    section = build_model_config(config.model.model_config)
-    model_config, changes = config.model.model_config, config.model.generation_config or {}
-    generation = generation_settings(checkpoint, model_config.config_file, changes, section.family, adapter)
-    evaluations = _prepare(asked, config.processor.tokenizer, section, generation)
+    files, section = plan.files, build_model_config(config.model.model_config)
+    generation = generation_settings(files.weights, files.config_file, files.generation, files.family, plan.adapter)
+    evaluations = _prepare(plan.data_sets, files, section, generation)
     model = create_network().set_train(False).network
     results = run(evaluations, model, weights_digest(model), _folder(), _ranks())
     if results:
@@ -60,53 +55,39 @@ def evaluate_checkpoint(
     return results
 
 
-@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
-class EvaluationMonitor(Callback):
+class EvaluationMonitor(RunCallback):
     """Evaluates the network in training every so many steps or epochs. Training goes on as if it had not.
 
     Results of step N are in ``<output_dir>/eval/step_N``, and ``<output_dir>/eval/scores.jsonl`` has one line for each
-    evaluation: ``{"step": N, "<data set>": {"<score>": …}}``. ``do_eval: True`` makes one of these
-    (``ms_impl.cli.eval_settings``).
+    evaluation: ``{"step": N, "<data set>": {"<score>": …}}``. A plan with ``monitoring`` (``do_eval: True``) has one.
     """
 
-    def __init__(
-        self,
-        eval_dataset: Mapping[str, Any],
-        tokenizer: Mapping[str, Any],
-        checkpoint: str,
-        config_file: str,
-        generation_config: Mapping[str, Any],
-        step_interval: int | None = None,
-        epoch_interval: int | None = None,
-    ):
-        self._asked = data_sets(eval_dataset)
-        self._tokenizer = tokenizer
-        self._checkpoint = Path(checkpoint or config_file), config_file
-        self._changes = {CHAT_FORMAT: CHATML, **generation_config}
-        self._step_interval = step_interval
-        self._epoch_interval = epoch_interval
+    def __init__(self, plan: TrainingPlan):
+        files = plan.files
+        self._files, self._asked = files, plan.monitoring
+        trained = {CHAT_FORMAT: CHATML} if CHAT_FORMAT in files.family.generation else {}
+        changes = {**trained, **files.generation}
+        self._generation = generation_settings(files.weights, files.config_file, changes, files.family)
 
     def on_train_begin(self, run_context) -> None:
         """Check all records, and the scores that are there already."""
         _require_whole_parameters()
         read_scores(_folder() / _SCORES)
-        state = run_context.original_args()
-        self._network = _trained_network(state.train_network)
-        generation = generation_settings(*self._checkpoint, self._changes, self._network.config.family)
-        self._evaluations = _prepare(self._asked, self._tokenizer, self._network.config, generation)
-        self._epochs = int(state.feed.plan.epoch_at(state.feed.first_step))
+        self._network = self.run.model
+        self._evaluations = _prepare(self._asked.data_sets, self._files, self._network.config, self._generation)
+        self._epochs = int(self.run.feed.plan.epoch_at(self.run.feed.first_step))
 
     def on_train_step_end(self, run_context) -> None:
-        state = run_context.original_args()
-        if self._is_due(state.step):
-            self._evaluate(state.step.number, state.events)
+        if self._is_due(self.run.step):
+            self._evaluate(self.run.step.number, self.run.events)
 
     def _is_due(self, step: Step) -> bool:
         """Whether a step completes so many steps or epochs. (MindSpore takes all epochs of a run for one.)"""
         is_last = step.number == step.total  # it may leave out rows of the last epoch
         done, self._epochs = self._epochs, math.ceil(step.epoch) if is_last else int(step.epoch)
-        by_steps = self._step_interval and step.number % self._step_interval == 0
-        by_epochs = self._epoch_interval and self._epochs // self._epoch_interval > done // self._epoch_interval
+        steps, epochs = self._asked.step_interval, self._asked.epoch_interval
+        by_steps = steps and step.number % steps == 0
+        by_epochs = epochs and self._epochs // epochs > done // epochs
         return bool(by_steps or by_epochs)
 
     def _evaluate(self, step: int, events: TensorBoardLog | None) -> None:
@@ -147,9 +128,9 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 
 
 def _prepare(
-    asked: Sequence[DataSet], tokenizer: Mapping[str, Any], section: ModelSection, generation: GenerationConfig
+    asked: Sequence[DataSet], files: ModelFiles, section: ModelSection, generation: GenerationConfig
 ) -> list[Evaluation]:
-    template = section.family.make_template(tokenizer["vocab_file"], section.config)
+    template = files.family.make_template(files.vocabulary, section.config)
     return [Evaluation(data, template, generation) for data in asked]
 
 
@@ -168,11 +149,6 @@ def _ranks() -> Ranks:
 
 def _folder() -> Path:
     return Path(get_output_root_path()) / "eval"
-
-
-def _trained_network(train_network: nn.Cell) -> TrainerModel:
-    """The model within the cells that train it."""
-    return next(cell for _, cell in train_network.cells_and_names() if isinstance(cell, TrainerModel))
 
 
 @contextmanager

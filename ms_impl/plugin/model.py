@@ -49,10 +49,10 @@ class ModelSection:
     def build(self) -> tuple[nn.Cell, Adapter | None]:
         """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
         model, adapter = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype), None
-        model.freeze(self.frozen_groups)
+        _freeze(model, self.family, self.frozen_groups)
         parallel_config = getattr(self, "parallel_config", None)
         if parallel_config:
-            model.parallelize(parallel_config)  # before adapters take layers' places
+            _parallelize(model, parallel_config)  # before adapters take layers' places
         if self.lora:
             adapter = inject(model, self.lora, self.family, seed=ms.get_seed() or 0, rows=self._rows)
         if parallel_config:
@@ -69,13 +69,15 @@ class TrainerModel(nn.Cell):
         self.network, self.adapter = config.build()
         self.seed_dropout = self.adapter.seeds if self.adapter else None
 
-    def construct(
-        self, input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights, seeds
-    ) -> Tensor:
-        """The loss of a batch, whose columns are those of ``ms_impl.train.feed.step_columns``: a scalar in fp32."""
+    def construct(self, *columns: Tensor) -> Tensor:
+        """The loss of a batch, a scalar in fp32.
+
+        ``columns`` are those of a step (``ms_impl.train.feed``): ``input_ids``, the arrays of the template's kinds,
+        ``labels``, ``segment_ids``, ``position_ids``, ``loss_weights``, and ``seeds``, which the model does not take.
+        """
         if self.seed_dropout is not None:
-            self.seed_dropout(seeds)
-        return self.network(input_ids, images, image_context_pos, labels, segment_ids, position_ids, loss_weights)
+            self.seed_dropout(columns[-1])
+        return self.network(*columns[:-1])
 
     def can_generate(self) -> bool:
         """False: MindFormers' generation is not used (models/build_model.py:89 asks)."""
@@ -84,6 +86,25 @@ class TrainerModel(nn.Cell):
     def get_model_parameters(self, only_trainable: bool = True) -> set[ms.Parameter]:
         """For the log (trainer/base_trainer.py:1275)."""
         return set(self.trainable_params() if only_trainable else self.get_parameters())
+
+
+def _freeze(model: nn.Cell, family: families.Family, groups: tuple[str, ...]) -> None:
+    """Train nothing in these module groups, nor what the model itself says is never trained (its ``freeze``)."""
+    if hasattr(model, "freeze"):
+        model.freeze(())
+    parameters = model.parameters_dict()
+    for name in family.frozen_names(parameters, groups):
+        parameters[name].requires_grad = False
+
+
+def _parallelize(model: nn.Cell, parallel_config: Any) -> None:
+    """Cut a model that can be cut; the others run data parallel alone."""
+    if hasattr(model, "parallelize"):
+        model.parallelize(parallel_config)
+        return
+    for key in ("model_parallel", "pipeline_stage"):
+        if getattr(parallel_config, key, 1) not in (None, 1):
+            raise InputError(f"parallel_config.{key}: {type(model).__name__} runs data parallel only; set it to 1")
 
 
 def _recompute_layers(model: nn.Cell, settings: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from mindspore import nn
 
-from ms_impl.adapters.config import LoraConfig
 from ms_impl.data.sample import Sample
 from ms_impl.errors import InputError
 from ms_impl.evaluate.results import save_lines
@@ -25,15 +24,20 @@ logger = logging.getLogger(__name__)
 
 
 def generation_settings(
-    checkpoint: Path, config_file: str, changes: Mapping[str, Any], family: Family, adapter: str | None = None
+    weights: str | Path,
+    config_file: str | Path,
+    changes: Mapping[str, Any],
+    family: Family,
+    adapter: str | None = None,
 ) -> GenerationConfig:
-    """The settings beside the checkpoint or its config.json, else the family's, changed by the YAML's
+    """The settings beside the weights or their config.json, else the family's, changed by the YAML's
     ``model.generation_config``.
 
     The chat format is the one that the ``adapter`` was trained in, if it tells.
 
     Says on rank 0 which chat format that makes, and why: another one spoils every answer.
     """
+    checkpoint = Path(weights or config_file)
     told = adapter and chat_format_of(Path(adapter))
     path = Path(adapter) / GENERATION_NAME if told else find_generation_config(checkpoint, Path(config_file))
     beside = GenerationConfig.for_checkpoint(checkpoint, Path(config_file), adapter, family.generation)
@@ -62,28 +66,6 @@ class Answered:
     text: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-
-
-def take_adapter(section: dict[str, Any], weights: str | None) -> str | None:
-    """The adapter that the YAML's ``model.model_config`` names, to be merged into the weights as they are read.
-
-    The section has no ``lora`` after it: plain layers answer, in the decoding kernel where there is one.
-
-    Raises:
-        InputError: its ``lora`` names no adapter, or other ranks or scalings than the adapter's, or there are no
-            weights that are read here.
-    """
-    lora = section.pop("lora", None)
-    if not lora:
-        return None
-    where = "model.model_config.lora"
-    if not lora.get("adapter"):
-        raise InputError(f"{where}: give adapter, the directory of a trained one; or leave lora out")
-    if not weights:
-        raise InputError(f"{where}: an adapter is merged into the weights of load_checkpoint, read whole on each rank")
-    path = Path(lora["adapter"])
-    LoraConfig.read(path).check_scaling(LoraConfig.from_section(lora, where), str(path))
-    return str(path)
 
 
 def answered(

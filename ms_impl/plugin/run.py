@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -12,11 +11,11 @@ from pathlib import Path
 import mindspore
 from mindspore.communication import init
 
-from ms_impl import families
 from ms_impl.cells.device import is_available
-from ms_impl.cli.eval_settings import data_sets
+from ms_impl.cli.mindformers_config import mindformers_config
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings_report import report, save_report
+from ms_impl.cli.training_plan import read_plan
 from ms_impl.cli.yaml_reader import read_yaml
 from ms_impl.errors import InputError
 from ms_impl.launch.run_lock import lock_run
@@ -38,8 +37,8 @@ def run(settings: Settings) -> None:
         return _schedule(device)
     if settings.get("use_parallel") and device == "CPU" and not role:
         raise InputError("use_parallel: this is one process; start the ranks with scripts/msrun_launcher.sh")
-    os.environ["REGISTER_PATH"] = settings.pop("register_path")
-    settings_report = _report(settings, Path(settings.pop("config_path")))  # MindFormers will change them
+    plan = read_plan(settings)
+    os.environ["REGISTER_PATH"] = settings["register_path"]
     warn_of_kept_graphs(settings)
     output = Path(settings.get("output_dir") or "output")
     log = log_to_files(os.environ.setdefault("LOG_MF_PATH", str(output / "log")))
@@ -53,32 +52,27 @@ def run(settings: Settings) -> None:
     from mindformers import MindFormerConfig, Trainer, build_context
     from mindformers.tools.register.template import ConfigTemplate
 
-    if not settings.get("use_parallel") or not lookup(settings, "parallel.parallel_mode"):
-        # TrainingRun's to do; semi-automatic parallelism has MindFormers resume.
-        settings["continue_from"] = settings.pop("resume_training", False)
-    asked = data_sets(settings.pop("eval_dataset")) if settings["run_mode"] == "eval" else None
+    told = mindformers_config(settings, plan)
     try:
-        ConfigTemplate.apply_template(settings)
+        ConfigTemplate.apply_template(told)
     except KeyError as error:
         raise InputError(error.args[0]) from error
-    config = MindFormerConfig(**settings)
+    config = MindFormerConfig(**told)
     build_context(config)
     trainer = Trainer(config)
+    trainer.trainer.plan = plan
     if config.run_mode == "predict":
         _lock(output, "predict")
-        trainer.predict(
-            predict_checkpoint=config.load_checkpoint,
-            input_data=config.input_data,
-            batch_size=config.predict_batch_size,
-        )
+        trainer.predict(predict_checkpoint=config.load_checkpoint, input_data=settings["input_data"])
     elif config.run_mode == "eval":
         _lock(output, "eval")
-        trainer.evaluate(eval_dataset=asked, eval_checkpoint=config.load_checkpoint)
+        trainer.evaluate(eval_dataset=list(plan.data_sets), eval_checkpoint=config.load_checkpoint)
     else:
         _lock(output, "train")
         if is_first_rank():
-            print(settings_report, flush=True)
-            save_report(settings_report, output / "settings.yaml")
+            shown = _report(settings)
+            print(shown, flush=True)
+            save_report(shown, output / "settings.yaml")
         note_stop_signals()
         trainer.train()
 
@@ -106,17 +100,17 @@ def warn_of_kept_graphs(settings: Settings) -> None:
 
 
 def register_all() -> None:
-    """Register our classes, MindFormers' own names among them, and those of every family that has a plugin module."""
-    for module in ("trainer", "dataset", "train_step", "optimizer", "callbacks", "evaluate"):
+    """Register our classes, MindFormers' own names among them, and those of every family."""
+    for module in ("trainer", "train_step", "optimizer", "callbacks"):
         importlib.import_module(f"ms_impl.plugin.{module}")
-    for name in families.names():
-        if importlib.util.find_spec(f"ms_impl.plugin.{name}"):
-            importlib.import_module(f"ms_impl.plugin.{name}")
+    importlib.import_module("ms_impl.plugin.family_classes").register_families()
 
 
-def _report(settings: Settings, config: Path) -> str:
+def _report(settings: Settings) -> str:
     """The settings with what differs from the file they come from, and from what the family ships."""
-    return report(settings, read_yaml(config), read_yaml(locate(family_of(settings).training)))
+    training = family_of(settings).training
+    shown = {key: value for key, value in settings.items() if key not in ("register_path", "config_path")}
+    return report(shown, read_yaml(Path(settings["config_path"])), read_yaml(locate(training)) if training else {})
 
 
 def _schedule(device: str) -> None:

@@ -13,15 +13,17 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 from mindspore.train.callback import Callback
 
-from ms_impl.evaluate.data_set import DataSet
+from ms_impl.cli.training_plan import AnsweringPlan, TrainingPlan
 from ms_impl.evaluate.results import Result, check_writable
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
-from ms_impl.plugin.evaluate import evaluate_checkpoint
-from ms_impl.plugin.learning_rates import name_parameters
-from ms_impl.plugin.predict import answered, generation_settings, save_answers, take_adapter
+from ms_impl.plugin.dataset import step_dataset, training_feed
+from ms_impl.plugin.evaluate import EvaluationMonitor, evaluate_checkpoint
+from ms_impl.plugin.learning_rates import named_parameters
+from ms_impl.plugin.predict import answered, generation_settings, save_answers
+from ms_impl.plugin.run_state import RunState
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
-from ms_impl.train.ranks import is_first_rank, parameters_are_whole, wait_for_ranks
+from ms_impl.train.ranks import is_first_rank, wait_for_ranks
 from ms_impl.weights import load_weights
 
 
@@ -34,98 +36,93 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
     ranks, and needs the Barrier operator, which CPU lacks (trainer/utils.py:167); its checkpoints know neither the
     order of the data nor the loss scale, and what a kill leaves half-written looks whole to it. In semi-automatic
     parallelism, where parameters are cut, all this stays with MindFormers.
+
+    Attributes:
+        plan: what the run does. MindFormers makes its trainer itself; it is given before it is used.
     """
 
+    plan: TrainingPlan | AnsweringPlan
     _run: TrainingRun | None = None
-    _merged: str | None = None  # the adapter that answers are given with
 
     def train(self, config: MindFormerConfig, **kwargs) -> None:
-        """Train as the YAML says. Raises InputError for a conversation or an image that turns out to be damaged."""
-        self._weights = _take_weights(config)
-        self._run = TrainingRun(config, self._weights) if parameters_are_whole() else None
-        # The data set has the steps of all epochs.
-        self._epochs, config.runner_config.epochs = config.runner_config.epochs, 1
+        """Train as the plan says. Raises InputError for a conversation or an image that turns out to be damaged."""
+        self._state = RunState(Path(get_output_root_path()))
+        self._run = TrainingRun(self.plan, self._state) if self.plan.files.whole else None
         try:
             super().train(config, **kwargs)
         except AlreadyTrained:
             pass  # a run killed between its last checkpoint and its end
         except RuntimeError:
-            feed = getattr(self.train_dataset, "feed", None)
-            if feed and feed.error:
-                raise feed.error from None
+            if self._state.feed and self._state.feed.error:
+                raise self._state.feed.error from None
             raise
         wait_for_ranks()  # a rank that leaves early would take the others' connection down
-        if self._run and not self._run.stopped:
+        if self._run and not self._state.stopped:
             self._run.finish()
 
-    def predict(
-        self, config: MindFormerConfig, input_data: Sequence[Query], batch_size: int | None = None, **_
-    ) -> list[str]:
+    def predict(self, config: MindFormerConfig, input_data: Sequence[Query], **_) -> list[str]:
         """Answer prompts, print each with its answer, and save all in ``<output_dir>/predict.jsonl``.
 
         Args:
             input_data: prompts, each text or in list format.
-            batch_size: prompts answered at a time.
         """
         self.set_config(config, is_full_config=True)
         saved = Path(get_output_root_path()) / "predict.jsonl"
         check_writable([saved])
-        checkpoint = Path(config.checkpoint.load_path)
-        self._weights = _take_weights(config)
-        self._merged = take_adapter(config.model.model_config, self._weights)
+        plan, files = self.plan, self.plan.files
         network = self.create_network().set_train(False)
-        vocabulary = config.processor.tokenizer.vocab_file
-        template = network.config.family.make_template(vocabulary, network.config.config)
-        changes = config.model.generation_config or {}
-        config_file = config.model.model_config.config_file
-        generation = generation_settings(checkpoint, config_file, changes, network.config.family, self._merged)
+        template = files.family.make_template(files.vocabulary, network.config.config)
+        generation = generation_settings(files.weights, files.config_file, files.generation, files.family, plan.adapter)
         answers = []
-        for answer in answered(network.network, template, input_data, generation, batch_size or 1, config.seed):
+        for answer in answered(network.network, template, input_data, generation, plan.batch_size, plan.seed):
             print(answer.text, flush=True)
             answers.append(answer)
         if is_first_rank():
             save_answers(answers, saved)
         return [answer.text for answer in answers]
 
-    def evaluate(self, config: MindFormerConfig, dataset: Sequence[DataSet], **_) -> list[Result] | None:
+    def evaluate(self, config: MindFormerConfig, **_) -> list[Result] | None:
         """Put data sets to a checkpoint: see ``evaluate_checkpoint``."""
         self.set_config(config, is_full_config=True)
-        checkpoint = Path(config.checkpoint.load_path)
-        self._weights = _take_weights(config)
-        self._merged = take_adapter(config.model.model_config, self._weights)
-        return evaluate_checkpoint(self.config, dataset, checkpoint, self.create_network, self._merged)
+        return evaluate_checkpoint(self.plan, self.config, self.create_network)
 
     def create_train_dataset(self, default_args=None):
         """The YAML's train_dataset: all steps that are still to be done."""
         section = build_model_config(self.config.model.model_config)
         first_step = self._run.first_step if self._run else 0
-        run = {"model": section, "epochs": self._epochs, "seed": self.config.seed or 0, "first_step": first_step}
-        dataset = super().create_train_dataset({**run, **(default_args or {})})
-        lengths = _set_total_steps(self.config, dataset.plan.total_steps)
+        data = self.config.train_dataset
+        self._state.feed = training_feed(data, section, self.plan.epochs, self.plan.seed, first_step)
+        lengths = _set_total_steps(self.config, self._state.feed.plan.total_steps)
         if self._run:
-            self._run.check(dataset, lengths)
-        return dataset
+            self._run.check(lengths)
+        return step_dataset(self._state.feed, data)
 
     def create_network(self, default_args=None) -> nn.Cell:
         """The YAML's model with weights and adapter: those to start from, to resume from, or to answer with."""
         resumed = self._run.resumed if self._run else None
-        weights = resumed if resumed and not self.config.model.model_config.lora else self._weights
+        files, trains = self.plan.files, isinstance(self.plan, TrainingPlan)
+        weights = files.weights if files.whole else ""
+        if resumed and not self.plan.trains_adapter:
+            weights = resumed
         if not weights:
             network = super().create_network(default_args)
         else:
             with no_init_parameters():
                 network = super().create_network(default_args)
-            load_weights(network.network, weights, network.config.family, self._merged)
+            load_weights(network.network, weights, files.family, None if trains else self.plan.adapter)
         if network.adapter and (folder := resumed or network.config.first_adapter):
             network.adapter.load(folder)
-        self._model = network
+        if trains:
+            self._state.model = network
         return network
 
     def create_optimizer_scheduler(self, network, model_params) -> nn.Optimizer:
-        """The YAML's optimizer and schedules; grouped_lr_schedule may name module groups."""
+        """The YAML's optimizer and schedules; grouped_lr_schedule may name parts of the model."""
         if self.config.grouped_lr_schedule:
             trained = [parameter.name for parameter in network.trainable_params()]
-            name_parameters(self.config.grouped_lr_schedule, network.config.family, trained)
+            schedules, section = self.config.grouped_lr_schedule, network.config
+            named = named_parameters(schedules, section.family, section.config, trained)
+            self.config.grouped_lr_schedule = MindFormerConfig(**named)
         return super().create_optimizer_scheduler(network, model_params)
 
     def create_model_wrapper(self, network, optimizer) -> nn.Cell:
@@ -137,8 +134,9 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
 
     def sort_callbacks(self, default_callbacks: list[Callback]) -> list[Callback]:
         """The YAML's callbacks, and after them the one that saves: not before the others have looked at the step."""
-        saving = [self._run.callback(self._model)] if self._run else []
-        return with_step_callbacks([*super().sort_callbacks(default_callbacks), *saving])
+        monitoring = [EvaluationMonitor(self.plan)] if self.plan.monitoring else []
+        saving = [self._run.callback()] if self._run else []
+        return with_step_callbacks([*super().sort_callbacks(default_callbacks), *monitoring, *saving], self._state)
 
 
 def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
@@ -150,11 +148,3 @@ def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
         if schedule.get("total_steps") in (None, -1):
             schedule["total_steps"] = total_steps
     return [schedule["total_steps"] for schedule in schedules]
-
-
-def _take_weights(config: MindFormerConfig) -> str | None:
-    """The checkpoint that this trainer reads itself; MindFormers is then told of none."""
-    if not parameters_are_whole():
-        return None
-    path, config.checkpoint.load_path, config.load_checkpoint = config.checkpoint.load_path, "", ""
-    return path

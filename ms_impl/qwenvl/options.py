@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ms_impl.data.conversations import ConversationFormat
 from ms_impl.data.images import CLIP_MEAN, CLIP_STD
@@ -28,7 +28,7 @@ class QwenVLOptions(ConversationFormat):
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     image_size: int | None = None
-    mode: str = "train"
+    mode: Literal["train"] = "train"
     output_columns: tuple[str, ...] = ()
 
 

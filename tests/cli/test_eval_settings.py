@@ -82,13 +82,18 @@ def test_no_data_set_at_all(read, value):
         read(["--options", f"eval_dataset={value}"])
 
 
-def test_do_eval_becomes_a_callback(finetune_arguments):
+def test_do_eval_is_part_of_the_plan_and_mindformers_is_told_nothing_of_it(finetune_arguments):
+    from ms_impl.cli.eval_settings import data_sets
+    from ms_impl.cli.mindformers_config import mindformers_config
+    from ms_impl.cli.training_plan import Monitoring, read_plan
+
     planned = [*options(), "do_eval=True", "eval_step_interval=5", "model.generation_config.max_window_size=99"]
     settings = read_settings([*finetune_arguments, *planned])
-    monitor = settings["callbacks"][-1]
-    assert (monitor["type"], monitor["step_interval"], monitor["epoch_interval"]) == ("EvaluationMonitor", 5, None)
-    assert monitor["eval_dataset"] == {"asked": DATA_SET} and monitor["generation_config"] == {"max_window_size": 99}
-    assert not {"do_eval", "eval_dataset", "eval_step_interval"} & settings.keys()
+    plan = read_plan(settings)
+    assert plan.monitoring == Monitoring(tuple(data_sets({"asked": DATA_SET})), step_interval=5)
+    assert plan.files.generation == {"max_window_size": 99}
+    told = mindformers_config(settings, plan)
+    assert not {"do_eval", "eval_dataset", "eval_step_interval"} & told.keys()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import inspect
 
 import pytest
 
+from ms_impl import families
 from ms_impl.cli import mindformers_keys as declared
-from ms_impl.cli.keys import SETTINGS
+from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.relations import _schedule
 
+SETTINGS = settings_schema(families.get("qwenvl"))
 # Made by the run, not by a YAML.
 _OBJECTS = {"params", "parameters", "cls", "network", "optimizer", "self", "kwargs", "config", "accumulation", "_"}
 # What the base trainer reads of a schedule beside its class's arguments (trainer/base_trainer.py:689).

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ms_impl import families
 from ms_impl.cli import schema
-from ms_impl.cli.keys import SETTINGS
+from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.kinds import dotted_keys, find
 from ms_impl.cli.settings import override
 from ms_impl.cli.yaml_reader import parse, read_yaml
@@ -15,6 +16,7 @@ from ms_impl.errors import InputError
 ROOT = Path(__file__).parents[2]
 SHIPPED = {path.stem: path for path in sorted((ROOT / "configs/qwenvl").glob("*.yaml"))}
 LR = "lr_schedule"
+SETTINGS = settings_schema(families.get("qwenvl"))
 
 
 def faults(changes: dict, config: str = "finetune_qwenvl_9.6b_bf16") -> str:
@@ -120,6 +122,9 @@ def test_what_is_shipped_is_right(config):
         ("train_dataset.data_loader.type", "SFTDataLoader", "train_dataset.data_loader.type: unknown type 'SFTDataLoader'"),
         ("train_dataset.modal_to_text_transform.model_transform_template.mode", "predict", "mode: unknown value 'predict'"),
         ("train_dataset.modal_content_transforms", [], "modal_content_transforms: expected BatchToTensor and"),
+        ("train_dataset.tokenizer.type", "Mine", "train_dataset.tokenizer.type: 'Mine' is not qwenvl's; give QwenVLTokeni"),
+        ("model.model_config.type", "Mine", ""),  # auto_register brings it
+        ("model.model_config", {"type": "Mine"}, "model.model_config.type: 'Mine' is not qwenvl's; give QwenVLConfig"),
         ("train_dataset.net_input_columns", ["input_ids"], "train_dataset.net_input_columns: expected input_ids, images"),
         ("grouped_lr_schedule", {"grouped": []}, "grouped_lr_schedule.default: is missing"),
         ("grouped_lr_schedule.defualt", {}, "did you mean 'default'?"),

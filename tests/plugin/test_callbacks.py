@@ -27,6 +27,7 @@ from mindformers.wrapper import build_wrapper  # noqa: E402
 from mindspore.train.callback import Callback  # noqa: E402
 
 from ms_impl.plugin.callbacks import with_step_callbacks  # noqa: E402
+from ms_impl.plugin.run_state import RunState  # noqa: E402
 
 OVERFLOWING = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 2.0**126, "scale_factor": 2**32,
                "scale_window": 1000}  # fmt: skip
@@ -94,9 +95,8 @@ class Trained:
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def train(tmp_path):
     """Train on such data, one number a step, with the callbacks that a YAML names."""
-    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(tmp_path))
 
     def train(data, rates=(1e-3,), every=1, done=0, schedules=None, saving=0.0, **settings) -> Trained:
         network = Distance()
@@ -111,10 +111,10 @@ def train(tmp_path, monkeypatch):
             default_args={"network": network.set_train(), "optimizer": optimizer, **(schedules or {})},
         )
         dataset = GeneratorDataset([(np.float32(x),) for x in data], ["data"], shuffle=False).batch(1)
-        dataset.feed = SmallFeed(SmallPlan(), first_step=done)
+        run = RunState(tmp_path, feed=SmallFeed(SmallPlan(), first_step=done))
         callbacks = build_callback([{"type": "LossRecorder"}, {"type": "MFLossMonitor", "per_print_times": every}])
         trained = Trained(tmp_path, network, Saver(network, saving))
-        callbacks = with_step_callbacks([trained.saver, *callbacks])
+        callbacks = with_step_callbacks([trained.saver, *callbacks], run)
         try:
             Model(step).train(1, dataset, callbacks=callbacks, dataset_sink_mode=False)
         except InputError as error:

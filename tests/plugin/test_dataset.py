@@ -1,4 +1,4 @@
-"""The YAML's train_dataset section, built through MindFormers' own builders."""
+"""The YAML's train_dataset section as the steps of a run."""
 
 import copy
 import json
@@ -12,12 +12,12 @@ from ms_impl.plugin.run import register_all
 
 register_all()
 
-from mindformers.dataset import build_dataset  # noqa: E402 (after our classes are registered)
-from mindformers.tools.register import MindFormerConfig  # noqa: E402
+from mindformers.tools.register import MindFormerConfig  # noqa: E402 (after our classes are registered)
 
 from ms_impl.cli.arguments import read_settings  # noqa: E402
 from ms_impl.cli.settings import override  # noqa: E402
-from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: E402
+from ms_impl.plugin.dataset import step_dataset, training_feed  # noqa: E402
+from ms_impl.plugin.family_classes import config_class  # noqa: E402
 from ms_impl.qwenvl.template import QwenVLTemplate  # noqa: E402
 from ms_impl.train.feed import step_columns  # noqa: E402
 
@@ -25,18 +25,23 @@ TEMPLATE = "modal_to_text_transform.model_transform_template"
 
 
 @pytest.fixture
-def build(workspace, finetune_arguments, monkeypatch):
-    """Build the data set with batches of two and the given (dotted key, value) changes to the section."""
+def read(workspace, finetune_arguments):
+    """The steps of two rows, with the given (dotted key, value) changes to the section; and the section."""
     settings = read_settings(finetune_arguments)
-    monkeypatch.setenv("REGISTER_PATH", settings["register_path"])
 
-    def build(*changes, **run):
+    def read(*changes, **run):
         section = copy.deepcopy(settings["train_dataset"])
         override(section, [("batch_size", 2), *changes])
-        task = MindFormerConfig(type="ModalToTextSFTDataset", dataset_config=section)
-        return build_dataset(task, default_args={"model": QwenVLConfig(config_file=workspace / "model"), **run})
+        section = MindFormerConfig(**section)
+        return training_feed(section, config_class("qwenvl")(config_file=workspace / "model"), **run), section
 
-    return build
+    return read
+
+
+@pytest.fixture
+def build(read):
+    """The same as MindSpore takes them."""
+    return lambda *changes, **run: step_dataset(*read(*changes, **run))
 
 
 @pytest.fixture
@@ -128,9 +133,9 @@ def test_all_epochs_are_one_stream_that_begins_where_a_run_goes_on(build):
             np.testing.assert_array_equal(a, b)
 
 
-def test_dialogues_are_packed_with_their_images(build, workspace):
+def test_dialogues_are_packed_with_their_images(read, workspace):
     changes = [("packing", True), ("modal_to_text_transform.max_length", 320), ("batch_size", 1)]
-    dataset = build(*changes)
+    dataset = step_dataset(*read(*changes))
     batches = list(dataset.create_dict_iterator(output_numpy=True, num_epochs=1))
     assert len(batches) < 6 and sum(batch["segment_ids"].max() for batch in batches) == 6
     assert sum(batch["images"].any(axis=(2, 3, 4)).sum() for batch in batches) == 3
@@ -140,15 +145,15 @@ def test_dialogues_are_packed_with_their_images(build, workspace):
             if columns[0] < 320:
                 assert batch["input_ids"][0][columns[0] - 1] == tokenizer.image_start_id
     with pytest.raises(InputError, match="loss_weighting: 'sample' is unknown"):
-        build(*changes, ("loss_weighting", "sample")).feed.batch(0)
+        read(*changes, ("loss_weighting", "sample"))[0].batch(0)
 
 
-def test_several_files_are_mixed_by_weight(build, conversations, workspace):
+def test_several_files_are_mixed_by_weight(read, conversations, workspace):
     key, path = conversations(("one", "a"), ("two", "b"))
     files = [{"path": path, "weight": 2.5}, str(workspace / "conversations.json")]
-    assert build((key, files), epochs=2).plan.total_rows == 2 * (5 + 6)
+    assert read((key, files), epochs=2)[0].plan.total_rows == 2 * (5 + 6)
     with pytest.raises(InputError, match="annotation_file: expected a path, or a list of"):
-        build((key, [{"file": path}]))
+        read((key, [{"file": path}]))
 
 
 def test_each_row_of_a_run_has_a_seed_of_its_own(build):
@@ -158,14 +163,14 @@ def test_each_row_of_a_run_has_a_seed_of_its_own(build):
     assert not set(np.concatenate(seeds)) & set(np.concatenate(others))
 
 
-def test_an_image_outside_the_folder_is_refused_unless_allowed(build, conversations, tmp_path):
+def test_an_image_outside_the_folder_is_refused_unless_allowed(read, conversations, tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (50, 50), "red").save(tmp_path / "out.png")
     records = conversations(("<img>../out.png</img>", "a"), ("b", "c"))
     changes = [records, (f"{TEMPLATE}.dataset_dir", str(tmp_path / "pictures"))]
     with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): image '../out.png'"):
-        build(*changes)
-    assert build(*changes, (f"{TEMPLATE}.allow_outside_dataset_dir", True)).feed.batch(0)["images"][0].any()
+        read(*changes)
+    assert read(*changes, (f"{TEMPLATE}.allow_outside_dataset_dir", True))[0].batch(0)["images"][0].any()
 
 
 def test_conversations_that_are_cut_off_are_told_once(build, conversations, caplog):
@@ -191,13 +196,14 @@ def test_a_missing_image_is_found_before_training_begins(build, conversations):
         build(changes)
 
 
-def test_a_damaged_image_is_an_error_that_names_its_record(build, conversations, tmp_path):
+def test_a_damaged_image_is_an_error_that_names_its_record(read, conversations, tmp_path):
     Image.new("RGB", (50, 50), "red").save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
-    dataset = build(conversations(("<img>cut.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path)))
+    changes = conversations(("<img>cut.png</img>", "a"), ("b", "c")), (f"{TEMPLATE}.dataset_dir", str(tmp_path))
+    feed, section = read(*changes)
     with pytest.raises(RuntimeError):
-        list(dataset)
-    assert "record 0 (id 'r0'): image" in str(dataset.feed.error) and "cut.png" in str(dataset.feed.error)
+        list(step_dataset(feed, section))
+    assert "record 0 (id 'r0'): image" in str(feed.error) and "cut.png" in str(feed.error)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +224,12 @@ def test_a_setting_that_does_not_fit_is_named(build, changes, message):
     assert message in str(caught.value)
 
 
-def test_more_images_than_slots_is_an_error(build, conversations):
+def test_more_images_than_slots_is_an_error(read, conversations):
     two_images = conversations(("<img>0.png</img><img>1.png</img>", "a"), ("b", "c"))
     changes = [two_images, ("modal_to_text_transform.max_length", 400)]
     with pytest.raises(InputError, match=r"record 0 \(id 'r0'\): 2 images do not fit in 1 image slots"):
-        build(*changes, (f"{TEMPLATE}.modal_content_padding_size", 1))
-    assert build(*changes).plan.sizes(0)["images"] == 2
+        read(*changes, (f"{TEMPLATE}.modal_content_padding_size", 1))
+    assert read(*changes)[0].plan.sizes(0)["images"] == 2
 
 
 def test_another_models_vocabulary_is_refused(build, vocabulary_file):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.plugin.learning_rates import name_parameters
+from ms_impl.plugin.learning_rates import named_parameters
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.train.loss_log import read_losses
@@ -26,8 +28,9 @@ def stage_3(golden_dir) -> QwenVL:
 
 def test_groups_become_the_names_of_their_trained_parameters(stage_3):
     schedules = {"grouped": [{"params": ["aligner"]}, {"params": ["lm_head", "*.ln_f.*"]}]}
-    name_parameters(schedules, FAMILY, [p.name for p in stage_3.trainable_params()])
-    aligner, patterns = (group["params"] for group in schedules["grouped"])
+    named = named_parameters(schedules, FAMILY, stage_3.config, [p.name for p in stage_3.trainable_params()])
+    assert schedules["grouped"][0]["params"] == ["aligner"]  # what was given stays
+    aligner, patterns = (group["params"] for group in named["grouped"])
     assert aligner == [p.name for p in stage_3.trainable_params() if "attn_pool" in p.name] and aligner
     assert patterns == ["lm_head", "*.ln_f.*"]
 
@@ -42,8 +45,19 @@ def test_groups_become_the_names_of_their_trained_parameters(stage_3):
 )
 def test_params_that_name_nothing_are_refused(stage_3, params, message):
     with pytest.raises(InputError) as caught:
-        name_parameters({"grouped": [{"params": params}]}, FAMILY, [p.name for p in stage_3.trainable_params()])
+        trained = [p.name for p in stage_3.trainable_params()]
+        named_parameters({"grouped": [{"params": params}]}, FAMILY, stage_3.config, trained)
     assert message in str(caught.value)
+
+
+def test_a_familys_own_words_name_parameters_too():
+    family = replace(FAMILY, selectors=lambda config: {"last_block": (f"transformer.h.{config['layers'] - 1}.*",)})
+    trained = ["transformer.h.0.ln_1.weight", "transformer.h.1.ln_1.weight", "transformer.visual.proj"]
+    schedules = {"grouped": [{"params": ["last_block", "vision_tower"]}]}
+    named = named_parameters(schedules, family, {"layers": 2}, trained)
+    assert named["grouped"] == [{"params": trained[1:]}]
+    with pytest.raises(InputError, match="nothing of 'last_block' is trained"):
+        named_parameters(schedules, family, {"layers": 9}, trained)
 
 
 def test_each_group_moves_with_its_own_rate(workspace, run_mindformer, finetune_arguments, tmp_path):

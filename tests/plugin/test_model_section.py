@@ -15,7 +15,9 @@ from mindformers.modules.transformer import (  # noqa: E402 (after our classes a
     TransformerRecomputeConfig,
 )
 
-from ms_impl.plugin.qwenvl import QwenVL, QwenVLConfig  # noqa: E402
+from ms_impl.plugin.family_classes import config_class, model_class  # noqa: E402
+
+QwenVL, QwenVLConfig = model_class("qwenvl"), config_class("qwenvl")
 
 
 @pytest.fixture

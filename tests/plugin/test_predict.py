@@ -9,8 +9,9 @@ import torch
 
 from convert.convert_weight import main as convert_weight
 from convert.merge_adapter import main as merge_adapter
+from ms_impl.cli.training_plan import answering_adapter
 from ms_impl.errors import InputError
-from ms_impl.plugin.predict import answered, generation_settings, take_adapter
+from ms_impl.plugin.predict import answered, generation_settings
 from ms_impl.qwenvl.family import FAMILY
 from torch_ref.qwenvl.model import QwenVL as Reference
 
@@ -174,6 +175,6 @@ def test_an_adapter_answers_as_merged_into_its_base(predict, workspace, adapter,
 def test_a_lora_section_that_answers_with_something_else_is_refused(adapter, section, message):
     section = {key: str(adapter) if key == "adapter" else value for key, value in section.items()}
     with pytest.raises(InputError, match=message):
-        take_adapter({"lora": section}, "weights")
+        answering_adapter(section, "weights")
     with pytest.raises(InputError, match="merged into the weights of load_checkpoint"):
-        take_adapter({"lora": {"adapter": str(adapter)}}, None)
+        answering_adapter({"adapter": str(adapter)}, "")

@@ -1,1 +1,3 @@
-from ms_impl.plugin.qwenvl import QwenVLConfig  # noqa: F401
+from ms_impl.plugin.family_classes import config_class
+
+QwenVLConfig = config_class("qwenvl")

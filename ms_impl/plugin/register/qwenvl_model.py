@@ -1,1 +1,3 @@
-from ms_impl.plugin.qwenvl import QwenVL  # noqa: F401
+from ms_impl.plugin.family_classes import model_class
+
+QwenVL = model_class("qwenvl")

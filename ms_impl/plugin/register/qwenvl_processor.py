@@ -1,1 +1,1 @@
-from ms_impl.plugin.qwenvl import QwenVLContentTransformTemplate  # noqa: F401
+from ms_impl.qwenvl.template import QwenVLTemplate as QwenVLContentTransformTemplate  # noqa: F401
