@@ -112,7 +112,7 @@ def test_the_saved_network_converts_back_to_hugging_face(one_process, workspace,
 
 def test_classes_named_by_auto_register_are_copied_from_the_register_path(one_process):
     copied = {path.name for path in (one_process[1] / "modules").rglob("qwenvl_*.py")}
-    assert {"qwenvl_config.py", "qwenvl_model.py", "qwenvl_processor.py", "qwenvl_tokenizer.py"} <= copied
+    assert {"qwenvl_config.py", "qwenvl_model.py"} <= copied  # template and tokenizer MindFormers never builds
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(one_process, run_mindformer, finetune_arguments, tmp_path):
