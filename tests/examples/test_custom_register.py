@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLE, ROOT  # of this folder
 from safetensors.numpy import load_file
 
 from ms_impl.train.loss_log import read_losses
 
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples/custom_register"
 LORA = "model.model_config.lora={r: 4, lora_alpha: 8, lora_dropout: 0.1, target_modules: [q_proj, v_proj]}"
 
 
