@@ -262,6 +262,9 @@ class MyTemplate:
     def check_medium(self, medium: Placed) -> None:
         self._patches(medium.source)
 
+    def files(self, medium: Placed) -> tuple[str, ...]:
+        return (medium.source,) if isinstance(medium.source, str) else ()
+
     def largest(self, outline: Outline) -> Mapping[str, int]:
         return {}
 

@@ -128,12 +128,11 @@ class EntriesBuilder:
 
     def add(self, sample: Sample, whole: int, changes: Mapping[str, int]) -> None:
         """A record's sample, its tokens before cutting off, and how often it was changed in encoding."""
-        record = len(self._rows)
+        record, paths = len(self._rows), [path for medium in sample.media for path in self._template.files(medium)]
         self._rows.append((whole, len(sample), int(sample.trained.sum()), sample.answer_tokens))
         self._digests.append(digest(sample))
         self._media.append([(self._kinds[medium.kind], medium.geometry) for medium in sample.media])
-        paths = dict.fromkeys(path for medium in sample.media for path in self._template.files(medium))
-        self._files.append([self._paths.setdefault(path, len(self._paths)) for path in paths])
+        self._files.append([self._paths.setdefault(path, len(self._paths)) for path in dict.fromkeys(paths)])
         self._changes += [(record, self._names.setdefault(name, len(self._names)), n) for name, n in changes.items()]
 
     def add_broken(self) -> None:
