@@ -214,7 +214,7 @@ def test_a_damaged_image_is_an_error_that_names_its_record(read, conversations, 
         ([(f"{TEMPLATE}.image_size", 448)], "image_size is 448, but the model's configuration says 112"),
         ([(f"{TEMPLATE}.mode", "predict")], "mode: 'predict' is not supported"),
         ([(f"{TEMPLATE}.user_role_name", "human")], "unknown role 'user'"),
-        ([("modal_to_text_transform.max_length", 0)], "max_length is 0"),
+        ([("modal_to_text_transform.max_length", 0)], "max_length must be a positive whole number, not 0"),
         ([("modal_to_text_transform.max_length", 80)], "max_length 80 cuts image '0.png'"),
     ],
 )
