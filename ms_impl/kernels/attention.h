@@ -53,9 +53,13 @@ inline void attend(const C *keys, const C *values, const int32_t *segments, int6
                    int64_t heads, int64_t dim, float *scores, float *y) {
   const int32_t own = segments[count - 1];
   const int64_t first = std::find(segments, segments + count, own) - segments;
-  product(keys, first, count, queries, heads, dim, [&](int64_t column, int64_t head, float score) {
+  const auto put = [&](int64_t column, int64_t head, float score) {
     scores[head * count + column] = segments[column] == own ? score : -std::numeric_limits<float>::infinity();
-  });
+  };
+  if (heads == 1)
+    product(keys, first, count, queries, 1, dim, put);  // a number that the compiler knows
+  else
+    product(keys, first, count, queries, heads, dim, put);
   for (int64_t head = 0; head < heads; ++head) softmax(scores + head * count + first, count - first);
   std::fill_n(y, heads * dim, 0.0f);
   const auto mix_rows = [&](auto rows, int64_t column) {

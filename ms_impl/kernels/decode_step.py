@@ -78,6 +78,7 @@ class FusedTokenStep:
             vocabulary=parts.head.shape[0], layer=self.layers, epsilon=parts.eps,
         )  # fmt: skip
         self.arrays: dict[int, tuple[Parameter, list[tuple[_Array, int]]]] = {}
+        self.addresses: list[int] = []
         for name in ("embedding", "norm", "head"):
             self._describe(getattr(self.step, name), getattr(parts, name))
         for layer, described, cached in zip(self.layers, parts.layers, cache):
@@ -92,6 +93,16 @@ class FusedTokenStep:
         row_bytes = parameter.nbytes // parameter.shape[0]
         self.arrays.setdefault(id(parameter), (parameter, []))[1].append((array, first * row_bytes))
 
+    def _find_parameters(self) -> None:
+        """Where they are now: ``set_data`` may have given one other memory."""
+        addresses = [parameter.data_ptr() for parameter, _ in self.arrays.values()]
+        if addresses == self.addresses:
+            return
+        self.addresses = addresses
+        for address, (_, uses) in zip(addresses, self.arrays.values()):
+            for array, offset in uses:
+                array.data = address + offset
+
     def __call__(
         self,
         tokens: np.ndarray,
@@ -103,10 +114,7 @@ class FusedTokenStep:
     ) -> np.ndarray:
         """int32 tokens [B, 1], segments [B, length] and columns [B, 1]; rotary float32 of one column of each row."""
         step = self.step
-        for parameter, uses in self.arrays.values():  # at each step: set_data may have given it other memory
-            address = parameter.data_ptr()
-            for array, offset in uses:
-                array.data = address + offset
+        self._find_parameters()
         logits = np.zeros((step.batch, step.vocabulary), np.float32)
         whole = {"tokens": tokens, "segments": segment_ids, "column": columns}
         real = {"cos": cos, "sin": sin} | ({} if q_scale is None else {"q_scale": q_scale})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,9 @@ from ms_impl.qwenvl.family import FAMILY
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.parallel import shard
 from ms_impl.qwenvl.vision import VisionTower
+
+logf = ctypes.CDLL(None).logf  # C's, of 32 bits; numpy's differs in the last
+logf.restype, logf.argtypes = ctypes.c_float, (ctypes.c_float,)
 
 
 class Transformer(nn.Cell):
@@ -134,9 +138,9 @@ class QwenVL(GenerationMixin, nn.Cell):
             return None
         factors = np.ones((len(position_ids), 1, position_ids.shape[1], 1), np.float32)
         for row in np.flatnonzero((position_ids >= self.config.seq_length).any(1)):
-            # By itself: MindSpore's logarithm of one number and of many differ in bits, and rows must not depend on
-            # each other.
-            factors[row] = self.log_n(Tensor(position_ids[row : row + 1])).asnumpy()[0]
+            # By itself: rows must not depend on each other.
+            own = position_ids[row : row + 1]
+            factors[row] = self.log_n_of_one(own.item()) if own.size == 1 else self.log_n(Tensor(own)).asnumpy()[0]
         return factors
 
     def positions(self, position_ids: Tensor, alpha_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -152,6 +156,12 @@ class QwenVL(GenerationMixin, nn.Cell):
             return None
         scale = ops.log(position_ids.astype(ms.float32) + 1.0) / float(np.log(self.config.seq_length))
         return ops.maximum(scale, ops.ones_like(scale)).expand_dims(1).expand_dims(-1)
+
+    def log_n_of_one(self, position: int) -> np.float32:
+        """``log_n`` of one position to the bit (of several, MindSpore takes another logarithm), at once: an operator
+        called from here costs more than a step."""
+        scale = np.float32(logf(position + 1.0)) / np.float32(np.log(self.config.seq_length))
+        return max(scale, np.float32(1))
 
     def hidden_states(
         self, input_ids, images=None, image_context_pos=None, segment_ids=None, position_ids=None
