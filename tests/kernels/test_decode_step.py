@@ -183,3 +183,11 @@ def test_with_an_adapter_the_plain_step_is_taken(model):
     finally:
         attention.c_attn = adapted
     assert fused_token_step(model.decoder_parts(), model.new_cache(1, 64)) is not None
+
+
+def test_log_n_of_one_position_is_log_n_to_the_bit(model):
+    # Of the last three, C's 32-bit logarithm and the rounded 64-bit one differ.
+    for position in (SEQ_LENGTH - 1, SEQ_LENGTH, 300, 511, 1578, 3099, 4934):
+        rows = np.array([[position], [0]], np.int32)
+        wanted = [model.log_n(ms.Tensor(row[None])).asnumpy().item() for row in rows]
+        assert model.host_log_n(rows).ravel().tolist() == wanted
