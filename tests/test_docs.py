@@ -57,3 +57,13 @@ def test_links_lead_somewhere():
 def test_no_page_tells_to_install_an_unpublished_package():
     told = [str(page) for page in PAGES if re.search(r"pip install ['\"]?vlm-mindspore", page.read_text("utf-8"))]
     assert not told
+
+
+def test_the_registration_on_the_page_of_families_works(tmp_path):
+    page = (ROOT / "docs/families.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(from ms_impl.register .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_register.py").write_text(code, encoding="utf-8")
+    load = "import sys; from ms_impl.register import load_custom; print(load_custom(sys.argv[1]))"
+    command = [sys.executable, "-c", load, tmp_path / "my_register.py"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "['my_model']\n", ended.stderr
