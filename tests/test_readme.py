@@ -45,9 +45,12 @@ def test_the_python_lines_run(page, run, tmp_path):
     assert (tmp_path / "boxed.png").stat().st_size > 0
 
 
-def test_the_batch_of_the_interface_page_runs(run):
-    (code,) = [text for language, text in blocks("docs/interface.md") if language == "python"]
-    color, shape, box = run(sys.executable, "-c", code).splitlines()[-3:]
+def test_the_session_and_the_batch_of_the_interface_page_run(run, tmp_path):
+    session, batch = [text for language, text in blocks("docs/interface.md") if language == "python"]
+    shape, box = run(sys.executable, "-c", session).splitlines()[-2:]
+    assert shape == "circle" and box.startswith("<ref>the green circle</ref><box>(")
+    assert (tmp_path / "boxed.png").stat().st_size > 0
+    color, shape, box = run(sys.executable, "-c", batch).splitlines()[-3:]
     assert (color, shape) == ("green", "circle") and box.startswith("<ref>the green circle</ref><box>(")
 
 
