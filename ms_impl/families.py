@@ -39,6 +39,7 @@ class Family:
         weights: the declared conversion table.
         groups: patterns on Hugging Face parameter names by module group; the first group that matches a name owns it.
             ``generator`` is never trained.
+        untrained: patterns on the names of parameters that no computation uses: they are never trained.
         freeze_keys: keys of the YAML's model_config, and the module groups that each freezes.
         template_options: options of the template where the YAML is silent.
         selectors: a function of the configuration that returns patterns on parameter names by the words that name them
@@ -68,6 +69,7 @@ class Family:
     architectures: tuple[str, ...] = ()
     reference: Reference = ""
     training: str = ""
+    untrained: tuple[str, ...] = ()
     freeze_keys: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(FREEZE_KEYS))
     selectors: Reference = ""
     template_options: Mapping[str, Any] = field(default_factory=dict)
@@ -154,6 +156,10 @@ class Family:
             known = sorted(self.groups)
             raise InputError(f"family '{self.name}' has no module group {sorted(unknown)}; it has {known}")
         return {name for name in names if self.group_of(name) in frozen}
+
+    def untrained_names(self, names: Iterable[str]) -> set[str]:
+        """Those of ``names`` that are never trained."""
+        return {name for name in names if any(fnmatchcase(name, pattern) for pattern in self.untrained)}
 
 
 def imported(reference: Reference) -> Any:

@@ -18,6 +18,7 @@ FAMILY = Family(
         "vision_tower": ("visual_tokenizer.*",),
         "language_model": ("llm.*",),
     },
+    untrained=("visual_tokenizer.vit.vision_model.post_layernorm.*",),  # in the checkpoint, in no computation
     freeze_keys={
         "freeze_llm": ("language_model",),
         "freeze_vision_tower": ("vision_tower",),

@@ -16,8 +16,8 @@ from ms_impl.generate.decoder_model import DecoderParts, Rotary
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.language import LanguageModel
-from ms_impl.ovis2_5.train_modules import UNUSED
 from ms_impl.ovis2_5.visual_tokenizer import VisualTable, VisualTokenizer
+from ms_impl.train.freezing import freeze
 
 
 class Ovis2_5(GenerationMixin, nn.Cell):
@@ -42,10 +42,7 @@ class Ovis2_5(GenerationMixin, nn.Cell):
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups."""
-        parameters = self.parameters_dict()
-        frozen = families.get("ovis2_5").frozen_names(parameters, groups) if groups else set()
-        for name, parameter in parameters.items():
-            parameter.requires_grad = name not in frozen and not name.startswith(UNUSED)
+        freeze(self, families.get("ovis2_5"), groups)
 
     def encode_visuals(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> Tensor:
         """Rows of patches → embeddings of their visual tokens [N, L / 4, D]; the arguments as in ``VisionTower``."""

@@ -13,6 +13,7 @@ from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.errors import InputError
 from ms_impl.io.dtypes import float_named
+from ms_impl.train.freezing import freeze
 from ms_impl.weights import MINDSPORE_DTYPES
 
 
@@ -49,7 +50,7 @@ class ModelSection:
     def build(self) -> tuple[nn.Cell, Adapter | None]:
         """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
         model, adapter = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype), None
-        _freeze(model, self.family, self.frozen_groups)
+        freeze(model, self.family, self.frozen_groups)
         parallel_config = getattr(self, "parallel_config", None)
         if parallel_config:
             _parallelize(model, parallel_config)  # before adapters take layers' places
@@ -86,15 +87,6 @@ class TrainerModel(nn.Cell):
     def get_model_parameters(self, only_trainable: bool = True) -> set[ms.Parameter]:
         """For the log (trainer/base_trainer.py:1275)."""
         return set(self.trainable_params() if only_trainable else self.get_parameters())
-
-
-def _freeze(model: nn.Cell, family: families.Family, groups: tuple[str, ...]) -> None:
-    """Train nothing in these module groups, nor what the model itself says is never trained (its ``freeze``)."""
-    if hasattr(model, "freeze"):
-        model.freeze(())
-    parameters = model.parameters_dict()
-    for name in family.frozen_names(parameters, groups):
-        parameters[name].requires_grad = False
 
 
 def _parallelize(model: nn.Cell, parallel_config: Any) -> None:

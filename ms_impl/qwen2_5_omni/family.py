@@ -29,7 +29,9 @@ FAMILY = Family(
         "language_model": _named("model.*", "lm_head.*"),
         "generator": ("talker.*", "token2wav.*"),
     },
+    untrained=_named("audio_tower.audio_bos_eos_token.*"),  # in the checkpoint, in no computation
     embeddings=_named("model.embed_tokens", "audio_tower.audio_bos_eos_token"),
     adapter_prefixes=("base_model.model.thinker.", "base_model.model."),
     saved_files=("spk_dict.pt",),
+    generation={"max_new_tokens": 1024, "eos_token_id": (151645, 151643)},  # else Hugging Face's own: greedy
 )

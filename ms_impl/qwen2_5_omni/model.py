@@ -21,8 +21,7 @@ from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.qwen2_5_omni.audio import AudioTower
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig, TextConfig
 from ms_impl.qwen2_5_omni.vision import VisionTower
-
-UNUSED = "audio_tower.audio_bos_eos_token.weight"  # in the checkpoint, in no computation; never trained
+from ms_impl.train.freezing import freeze
 
 
 def decoder_shape(config: TextConfig) -> DecoderShape:
@@ -66,10 +65,7 @@ class Qwen2_5OmniThinker(GenerationMixin, nn.Cell):
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups, nor what no computation uses."""
-        parameters = self.parameters_dict()
-        frozen = families.get("qwen2_5_omni").frozen_names(parameters, groups) if groups else set()
-        for name, parameter in parameters.items():
-            parameter.requires_grad = name not in frozen and name != UNUSED
+        freeze(self, families.get("qwen2_5_omni"), groups)
 
     def parallelize(self, parallel_config: Any) -> None:
         """Data parallel alone: the model is whole on every rank."""

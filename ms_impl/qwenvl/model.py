@@ -29,6 +29,7 @@ from ms_impl.qwenvl.family import FAMILY
 from ms_impl.qwenvl.language import Block
 from ms_impl.qwenvl.parallel import shard
 from ms_impl.qwenvl.vision import VisionTower
+from ms_impl.train.freezing import freeze
 
 logf = ctypes.CDLL(None).logf  # C's, of 32 bits; numpy's differs in the last
 logf.restype, logf.argtypes = ctypes.c_float, (ctypes.c_float,)
@@ -88,10 +89,7 @@ class QwenVL(GenerationMixin, nn.Cell):
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups; stage 3 is ``("vision_tower",)``."""
-        parameters = self.parameters_dict()
-        frozen = families.get("qwenvl").frozen_names(parameters, groups)
-        for name, parameter in parameters.items():
-            parameter.requires_grad = name not in frozen
+        freeze(self, families.get("qwenvl"), groups)
 
     def parallelize(self, parallel_config: Any) -> None:
         """Cut the model over devices as MindFormers' ``parallel_config`` says, where MindSpore cuts models."""

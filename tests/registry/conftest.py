@@ -1,30 +1,44 @@
-"""Invariants of every family in the registry: no test in this folder names one.
+"""Invariants of every family in the registry, and of one from outside: no test in this folder names one of ours.
 
-A family takes part with a small config.json in ``tests/golden/<family>_tiny``. What needs more than the configuration
-(a row of a batch equals the row alone, cached equals uncached) takes the fixtures ``family`` and ``tiny_config``, too,
-and stands beside these tests, in a file of its own.
+A family takes part with a small config.json in ``tests/golden/<family>_tiny``.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ms_impl import families
 from ms_impl.families import Family
+from ms_impl.register import load_custom
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples/custom_register/my_vlm.py"
+_from_outside: dict[str, Family] = {}
 
 
-@pytest.fixture(params=families.names())
-def family(request) -> Family:
-    return families.get(request.param)
+@pytest.fixture(params=[*families.names(), EXAMPLE.stem])
+def family(request) -> Iterator[Family]:
+    """Each family; the one from outside is registered for the time being."""
+    if request.param != EXAMPLE.stem:
+        yield families.get(request.param)
+        return
+    if not _from_outside:
+        load_custom(EXAMPLE)
+        _from_outside[EXAMPLE.stem] = families.get(EXAMPLE.stem)
+    yield families.register(_from_outside[EXAMPLE.stem])
+    del families.all_families()[EXAMPLE.stem]
 
 
 @pytest.fixture
-def raw(family) -> dict:
+def raw(family, tmp_path) -> dict:
     """A small config.json, parsed."""
-    return json.loads((GOLDEN / f"{family.name}_tiny/config.json").read_text())
+    folder = ROOT / f"tests/golden/{family.name}_tiny"
+    if family.name == EXAMPLE.stem:
+        folder = tmp_path / "example"
+        __import__(EXAMPLE.stem).make_checkpoint(folder)
+    return json.loads((folder / "config.json").read_text())
 
 
 @pytest.fixture

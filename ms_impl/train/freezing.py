@@ -1,0 +1,17 @@
+"""Which parameters of a model are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mindspore import nn
+
+from ms_impl.families import Family
+
+
+def freeze(model: nn.Cell, family: Family, groups: Iterable[str]) -> None:
+    """Train all but these module groups, and but what the family's record says is never trained."""
+    parameters = model.parameters_dict()
+    frozen = family.frozen_names(parameters, groups) | family.untrained_names(parameters)
+    for name, parameter in parameters.items():
+        parameter.requires_grad = name not in frozen
