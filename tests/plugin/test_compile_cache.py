@@ -15,14 +15,14 @@ def no_variables(monkeypatch):
 
 def test_its_folder_is_named_in_a_warning(caplog):
     warn_of_kept_graphs({"context": {"enable_compile_cache": True, "compile_cache_path": "/graphs"}})
-    assert "empty its folder (/graphs) whenever a setting changes" in caplog.text
+    assert "empty its directory (/graphs) whenever a setting changes" in caplog.text
 
 
 def test_the_environment_switches_it_on_as_well(caplog, monkeypatch):
     monkeypatch.setenv(ENABLE, "1")
     monkeypatch.setenv(PATH, "/others")
     warn_of_kept_graphs({})
-    assert "empty its folder (/others)" in caplog.text
+    assert "empty its directory (/others)" in caplog.text
 
 
 def test_nothing_is_said_where_it_is_off(caplog):

@@ -30,7 +30,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     last = run.stderr.rstrip().rpartition("\n")[2]
     root = small_disk / "output/checkpoint"
     newest = checkpoints.newest(root)
-    assert newest is not None and f"go on from: {newest}" in last
+    assert newest is not None and f"resume from: {newest}" in last
     assert last.startswith(f"error: {root}/step_") and "no space is left on the disk" in last
     assert not (small_disk / "output/completed.json").exists()
 

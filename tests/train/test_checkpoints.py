@@ -132,7 +132,7 @@ def test_a_writer_that_fails_leaves_the_old_one(tmp_path):
         (folder / "weights").write_bytes(b"half")
         raise OSError(5, os.strerror(5))
 
-    with pytest.raises(InputError, match="step_00000014: cannot be written .*go on from: .*step_00000007"):
+    with pytest.raises(InputError, match="step_00000014: cannot be written .*resume from: .*step_00000007"):
         checkpoints.save(tmp_path, 14, [fail], {}, 3)
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     checkpoints.verify(old)
@@ -151,7 +151,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(small_disk):
     old = save(small_disk, 7)
-    with pytest.raises(InputError, match="no space is left on the disk.*go on from: .*step_00000007"):
+    with pytest.raises(InputError, match="no space is left on the disk.*resume from: .*step_00000007"):
         save(small_disk, 14, b"w" * 200_000)
     assert [path.name for path in small_disk.iterdir()] == [old.name]
     checkpoints.verify(old)
