@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @command
 def main() -> int:
     """The command."""
+    interrupts = Interrupts()  # before numpy, which starts threads, is imported: by a file from outside, too
     arguments = parse_arguments()
-    interrupts = Interrupts()  # before numpy, which starts threads, is imported
     conversation = begin(arguments, chat_settings(arguments), interrupts)
     if arguments.question is None:
         conversation.hold()

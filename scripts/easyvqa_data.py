@@ -192,6 +192,7 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
         "test_questions": question_dialogues(test),
         "test_boxes": box_dialogues(test),
     }
+    output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as partial:
         save_images(partial / "images", (*train, *validation, *test))
         for name, dialogues in files.items():

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 
 WORDS = ("zero", "seven", "yellow", "window", "banana", "river", "monkey", "paper", "guitar", "cloud")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
@@ -143,21 +144,20 @@ def make(output: Path, counts: dict[str, tuple[int, int]], seed: int) -> dict[st
     """Write the data set; ``counts`` has the records of each kind, to train on and to test. Returns them by file."""
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
-    aside = output.with_name(output.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    for split, place in (("train", 0), ("test", 1)):
-        for kind in ("words", "clips"):
-            (aside / kind / split).mkdir(parents=True)
-        made = {"questions": questions(aside, split, counts["questions"][place], random.Random(f"{seed}/{split}"))}
-        with Pool(maxtasksperchild=1) as pool:  # a voice wavers with what its process has spoken
-            for kind, one in (("words", word), ("clips", clip)):
-                numbers = range(counts[kind][place])
-                work = pool.imap(partial(_make_one, one, aside, split, seed), numbers)
-                made[kind] = list(tqdm(work, f"{split} {kind}", len(numbers), disable=None))
-        for kind, records in made.items():
-            lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in records]
-            (aside / f"{split}_{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
-    aside.rename(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as root:
+        for split, place in (("train", 0), ("test", 1)):
+            for kind in ("words", "clips"):
+                (root / kind / split).mkdir(parents=True)
+            made = {"questions": questions(root, split, counts["questions"][place], random.Random(f"{seed}/{split}"))}
+            with Pool(maxtasksperchild=1) as pool:  # a voice wavers with what its process has spoken
+                for kind, one in (("words", word), ("clips", clip)):
+                    numbers = range(counts[kind][place])
+                    work = pool.imap(partial(_make_one, one, root, split, seed), numbers)
+                    made[kind] = list(tqdm(work, f"{split} {kind}", len(numbers), disable=None))
+            for kind, records in made.items():
+                lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in records]
+                (root / f"{split}_{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
     return {f"{split}_{kind}": counts[kind][n] for n, split in enumerate(("train", "test")) for kind in counts}
 
 

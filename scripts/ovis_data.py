@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
+from ms_impl.io.atomic_write import atomic_write
 
 SIDES = (64, 96, 128)  # pixels; both sides of an image are drawn from these
 BOX_REQUEST = "Locate the {kind}. Please provide the bounding box coordinates."
@@ -133,17 +133,16 @@ def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: i
     """Write the data set, so many images and scenes to train on and to test. Returns the records by file."""
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
-    aside = output.with_name(output.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    made = {}
-    for split, images_of, scenes_of in zip(("train", "test"), images, scenes):
-        chance = random.Random(f"{seed}/{split}")
-        made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(aside, split, images_of, chance)
-        made[f"{split}_counts"] = count_records(aside, split, scenes_of, chance)
-    for name, records in made.items():
-        text = json.dumps(records, ensure_ascii=False, indent=1)
-        (aside / f"{name}.json").write_text(text, encoding="utf-8")
-    aside.rename(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as partial:
+        made = {}
+        for split, images_of, scenes_of in zip(("train", "test"), images, scenes):
+            chance = random.Random(f"{seed}/{split}")
+            made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(partial, split, images_of, chance)
+            made[f"{split}_counts"] = count_records(partial, split, scenes_of, chance)
+        for name, records in made.items():
+            text = json.dumps(records, ensure_ascii=False, indent=1)
+            (partial / f"{name}.json").write_text(text, encoding="utf-8")
     return {name: len(records) for name, records in made.items()}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ms_impl import families
-from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.families import Family
 from ms_impl.register import load_custom, use_template
 
@@ -38,10 +38,12 @@ def chosen_family(arguments: argparse.Namespace, found: Callable[[], Family]) ->
     return use_template(family, arguments.template) if arguments.template else family
 
 
-def choose_family(settings: Settings, arguments: argparse.Namespace) -> None:
+def choose_family(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Have the settings ask for the family that the command line names, whatever classes the YAML has."""
     if not arguments.model_type and not arguments.template:
         return
+    from ms_impl.cli.schema import family_of, lookup  # numpy, which commands that take Ctrl-C import later
+
     family = chosen_family(arguments, lambda: family_of(settings))
     for key, name in family.class_names.items():
         if isinstance(section := lookup(settings, key), dict):

@@ -22,6 +22,7 @@ from ms_impl import families
 from ms_impl.cli.conversation import enlarged, save_image
 from ms_impl.errors import InputError
 
+
 CHAT = Path(__file__).parents[2] / "scripts/chat.py"
 RANKS = 300
 
@@ -90,7 +91,7 @@ def test_a_missing_model(tmp_path):
 
 @pytest.mark.parametrize("option, message", [
     (("--seed", "-1"), "--seed: -1 is below 0"),
-    (("--draw", "full"), "--draw: full is a folder"),
+    (("--draw", "full"), "--draw: full is a directory"),
     (("--draw", "no/x.png"), "--draw: no/x.png is not in a directory that exists"),
     (("--image", "https://x.org/a.png"), "image 'https://x.org/a.png' is a URL; download it yourself and give the path of the file"),
     (("--image", "s3://x/a.png"), "image 's3://x/a.png' is a URL; download it yourself and give the path of the file"),
@@ -228,6 +229,15 @@ def test_arrow_keys_edit_the_line(model, terminal):
     shell.wait_for(r"/reset .*\n(.*\n)*> ")
     shell.type("\x04")
     assert shell.process.wait(30) == 0
+
+
+def test_the_command_starts_without_what_starts_threads():
+    """A thread from before Ctrl-C is taken over would get it."""
+    code = (
+        f"import sys, runpy; runpy.run_path({str(CHAT)!r}); print({{'numpy', 'PIL', 'mindspore'}} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHAT.parents[1])
+    assert run.stdout == "set()\n", run.stderr
 
 
 @pytest.mark.parametrize("begun", [True, False])
