@@ -22,7 +22,6 @@ from ms_impl import families
 from ms_impl.cli.conversation import enlarged, save_image
 from ms_impl.errors import InputError
 
-
 CHAT = Path(__file__).parents[2] / "scripts/chat.py"
 RANKS = 300
 

@@ -105,7 +105,7 @@ def test_v21_text_alone_has_gradients_of_zero(golden, side, table, floors):
             table.check(f"{side.name} / golden", "gradient norms, text alone", *row)
 
 
-def test_v20_five_steps_of_adamw_per_freeze_variant(golden, side, table, floors):
+def test_v20_five_steps_of_adamw_per_freeze_variant(golden, side, table, floors, request):
     if side.half:
         pytest.skip("fp16 trains with a loss scale: tests/plugin")
     for words in golden.train_variants():
