@@ -108,6 +108,8 @@ def test_v21_text_alone_has_gradients_of_zero(golden, side, table, floors):
 def test_v20_five_steps_of_adamw_per_freeze_variant(golden, side, table, floors, request):
     if side.half:
         pytest.skip("fp16 trains with a loss scale: tests/plugin")
+    if "pynative" in side.name and not request.config.getoption("--slow"):
+        pytest.skip("slow: run with --slow")
     for words in golden.train_variants():
         losses, norms = side.five_steps(golden.batch(), parse_train_modules(words, golden.config))
         parameters = {p.name: p.asnumpy().copy() for p in side.model.get_parameters()}
