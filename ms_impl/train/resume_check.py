@@ -85,7 +85,7 @@ def check_same(run: Mapping[str, Any], saved: Mapping[str, Any], source: str) ->
         A line for each setting that differs and may.
     """
     for key, kind in _SHAPE.items():
-        if not isinstance(saved.get(key), kind):
+        if not isinstance(saved.get(key), kind) or saved[key] == {}:
             raise InputError(f"{source}: its state.json has no '{key}'; the checkpoint is damaged")
     data, free = (saved[key] if isinstance(saved.get(key), dict) else {} for key in ("data", "free"))
     _check_files(run["files"], saved["files"], source)

@@ -103,3 +103,8 @@ def test_what_an_earlier_version_saved_is_resumed():
     saved["settings"] = {**saved["settings"], "image_slots": None, "pixels": [[0.5]]}
     del saved["settings"]["template.mean"], saved["settings"]["capacities"]
     assert check_same(run(), saved, "step_7") == []
+
+
+def test_a_checkpoint_that_names_no_settings_is_damaged():
+    with pytest.raises(InputError, match="a.ckpt: its state.json has no 'settings'"):
+        check_same(run(), {**run(), "settings": {}}, "a.ckpt")
