@@ -35,6 +35,7 @@ from ms_impl.config import ConfigSection, real, whole
 from ms_impl.data.bpe import BytePairs, byte_characters
 from ms_impl.data.chatml import ASSISTANT, SYSTEM, SYSTEM_MESSAGE, USER
 from ms_impl.data.conversations import ConversationFormat
+from ms_impl.data.dialogue import Dialogue, paired, require_in_questions
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, require_kinds
 from ms_impl.data.memory_images import MemoryImages
@@ -171,16 +172,32 @@ class MyTemplate:
         cls, directory: str | os.PathLike, config: MyConfig | None = None, max_length: int | None = None, **options: Any
     ) -> MyTemplate:
         path = Path(directory)
-        known = {each.name for each in dataclasses.fields(MyOptions)}
-        if unknown := sorted(options.keys() - known):
-            raise InputError(f"unknown option {listed(unknown)}; the template has {listed(sorted(known))}")
-        return cls(MyTokenizer(path), config or MyConfig.from_file(path), max_length, MyOptions(**options))
+        return cls(MyTokenizer(path), config or MyConfig.from_file(path), max_length, _options(options))
+
+    def with_options(self, **options: Any) -> MyTemplate:
+        changed = _options(dataclasses.asdict(self.options) | options)
+        template = MyTemplate(self.tokenizer, self.config, self.max_length, changed)
+        template.memory = self.memory
+        return template
 
     def fingerprint(self) -> str:
         known = [self.config.to_dict(), dataclasses.asdict(self.options), self.max_length, sorted(self.tokenizer.ids)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     # From a record to arrays.
+
+    def dialogue(self, conversation: Conversation) -> Dialogue:
+        require_kinds(conversation.media, [turn.text for turn in conversation.turns], {IMAGE: ()})
+        known = self.options.roles(conversation.standard_roles)
+        roles = [known.get(turn.role, turn.role) for turn in conversation.turns]
+        texts, paths = [turn.text for turn in conversation.turns], [image.source for image in conversation.media]
+        if paths:
+            require_in_questions(conversation.system, roles, texts, {IMAGE})
+            images = iter(paths)
+            pieces = [text.split(PLACEHOLDERS[IMAGE]) for text in texts]
+            texts = [first + "".join(f"<img>{next(images)}</img>{text}" for text in rest) for first, *rest in pieces]
+        system = self.options.system_message if conversation.system is None else conversation.system
+        return Dialogue(system, paired(roles, texts), tuple(paths))
 
     def sample(self, conversation: Conversation) -> Sample:
         try:
@@ -340,6 +357,13 @@ class MyTemplate:
 
     def draw_boxes(self, history: Any, dataset_dir: Any = None, font: Any = None) -> None:
         return None  # its answers have no boxes
+
+
+def _options(given: Mapping[str, Any]) -> MyOptions:
+    known = {each.name for each in dataclasses.fields(MyOptions)}
+    if unknown := sorted(given.keys() - known):
+        raise InputError(f"unknown option {listed(unknown)}; the template has {listed(sorted(known))}")
+    return MyOptions(**given)
 
 
 class Vision(nn.Cell):

@@ -86,11 +86,6 @@ class RunLayout:
         return self.rows * self.micro_batches * self.data_parallel
 
     @property
-    def in_flight(self) -> int:
-        """Micro-batches whose activations the first stage holds at once (one forward, one backward in turn)."""
-        return min(self.stages, self.micro_batches)
-
-    @property
     def bubble(self) -> float:
         """Time that a step takes over what it would without waiting for the pipeline to fill and to drain."""
         return (self.micro_batches + self.stages - 1) / self.micro_batches

@@ -6,12 +6,3 @@ BOXES = BoxStyle(
     shapes=(Marks("<box>", "</box>", (2,)), Marks("<point>", "</point>", (1,))), ref=("<ref>", "</ref>"), side=1.0,
     whole=False, largest=0.999, lists=True,
 )  # fmt: skip
-
-BOX_REQUEST = "Please provide the bounding box coordinates."
-POINT_REQUEST = "Please provide the point coordinates."
-
-
-def grounding_query(text: str, request: str) -> str:
-    """A query that asks for boxes or points: the text as a sentence, then the request."""
-    text = text.strip()
-    return f"{text if text.endswith('.') else text + '.'} {request}"

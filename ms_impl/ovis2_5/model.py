@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 
 from ms_impl import families
 from ms_impl.cells.causal_decoder import Media
-from ms_impl.cells.device import on_ascend
+from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.errors import InputError
@@ -36,8 +36,7 @@ class Ovis2_5(GenerationMixin, nn.Cell):
         self.llm = LanguageModel(config.llm_config, compute_dtype, dtype)
         self.visual_tokenizer = VisualTokenizer(config, compute_dtype, dtype)
         self.vte = VisualTable(config, dtype)
-        # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
-        self.linear_cross_entropy = None if on_ascend() else LinearCrossEntropy()
+        self.linear_cross_entropy = unless_on_ascend(LinearCrossEntropy)
         self.freeze(())
 
     def freeze(self, groups: tuple[str, ...]) -> None:

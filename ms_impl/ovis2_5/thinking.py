@@ -16,8 +16,6 @@ EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
     "</think>\n\n"
 )
-# The original's PyTorch code never reads generation_config.json: what it samples by where that file says otherwise.
-HF_COMPAT = {"top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0, "eos_token_id": 151645}
 
 
 class NewTokens:

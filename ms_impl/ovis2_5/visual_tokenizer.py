@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
-from ms_impl.cells.device import on_ascend
+from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.linear import INIT_SIGMA, Linear, parameter
 from ms_impl.cells.norms import LayerNorm
 from ms_impl.ovis2_5.config import Ovis2_5Config
@@ -49,8 +49,7 @@ class VisualTokenizer(nn.Cell):
             Linear(vision.merged_width, config.visual_tokens, bias=False, dtype=dtype),
             LayerNorm(config.visual_tokens, HEAD_EPS, dtype),
         ])  # fmt: skip
-        # On Ascend all scores are held: loops with gradients of their own have never run there.
-        self.mix_over_chunks = None if on_ascend() else MixOverChunks(HEAD_EPS)
+        self.mix_over_chunks = unless_on_ascend(MixOverChunks, HEAD_EPS)
 
     def features(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> Tensor:
         """What the head scores: the patches of a visual token side by side, [N, L / 4, 4 · width]."""

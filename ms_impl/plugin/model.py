@@ -53,7 +53,7 @@ class ModelSection:
         freeze(model, self.family, self.frozen_groups)
         parallel_config = getattr(self, "parallel_config", None)
         if parallel_config:
-            _parallelize(model, parallel_config)  # before adapters take layers' places
+            parallelize(model, parallel_config)  # before adapters take layers' places
         if self.lora:
             adapter = inject(model, self.lora, self.family, seed=ms.get_seed() or 0, rows=self._rows)
         if parallel_config:
@@ -89,7 +89,7 @@ class TrainerModel(nn.Cell):
         return set(self.trainable_params() if only_trainable else self.get_parameters())
 
 
-def _parallelize(model: nn.Cell, parallel_config: Any) -> None:
+def parallelize(model: nn.Cell, parallel_config: Any) -> None:
     """Cut a model that can be cut; the others run data parallel alone."""
     if hasattr(model, "parallelize"):
         model.parallelize(parallel_config)

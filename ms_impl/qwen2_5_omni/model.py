@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -11,7 +9,7 @@ from mindspore import Tensor, nn
 from ms_impl import families
 from ms_impl.cells.causal_decoder import CausalDecoder, Media
 from ms_impl.cells.decoder import DecoderShape
-from ms_impl.cells.device import on_ascend
+from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
@@ -59,19 +57,12 @@ class Qwen2_5OmniThinker(GenerationMixin, nn.Cell):
             text.rope_scaling.mrope_section, compute_dtype, dtype,
         )  # fmt: skip
         self.lm_head = Linear(text.hidden_size, text.vocab_size, bias=False, dtype=dtype)
-        # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
-        self.linear_cross_entropy = None if on_ascend() else LinearCrossEntropy()
+        self.linear_cross_entropy = unless_on_ascend(LinearCrossEntropy)
         self.freeze(())
 
     def freeze(self, groups: tuple[str, ...]) -> None:
         """Train nothing in these module groups, nor what no computation uses."""
         freeze(self, families.get("qwen2_5_omni"), groups)
-
-    def parallelize(self, parallel_config: Any) -> None:
-        """Data parallel alone: the model is whole on every rank."""
-        for key in ("model_parallel", "pipeline_stage"):
-            if getattr(parallel_config, key, 1) not in (None, 1):
-                raise InputError(f"parallel_config.{key}: Qwen2.5-Omni runs data parallel only; set it to 1")
 
     def encode_patches(self, patches: Tensor, segments: Tensor, places: Tensor) -> Tensor:
         """Rows of patches [N, L, patch features] → features [N, L / 4, D]; see ``VisionTower``."""

@@ -12,7 +12,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl import families
 from ms_impl.cells.attention import attention, visible_keys
-from ms_impl.cells.device import on_ascend
+from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.kv_cache import LayerCache, take_column
 from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
@@ -81,8 +81,7 @@ class QwenVL(GenerationMixin, nn.Cell):
         dtype = param_dtype or compute_dtype
         self.transformer = Transformer(config, compute_dtype, dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
-        # On Ascend the loss is that of whole logits: loops with gradients of their own have never run there.
-        self.linear_cross_entropy = None if on_ascend() else LinearCrossEntropy()
+        self.linear_cross_entropy = unless_on_ascend(LinearCrossEntropy)
         self.attention = attention(config.num_attention_heads, config.kv_channels)
         self.tables = self.rotary_stack()
         self.table_rows = ops.Gather()

@@ -113,6 +113,18 @@ def test_a_trained_checkpoint_answers_prompts(trained, run, place):
     assert line["prompt"] == "<img>0.png</img>What?" and 0 < len(line["answer_ids"]) <= 16
 
 
+def test_data_sets_are_put_to_it(trained, run, place):
+    file = "data_loader: {type: BaseMultiModalDataLoader, annotation_file: conversations.json}, dataset_dir: ."
+    data = f"{{what: {{metric: exact_match, {file}, batch_size: 2, max_new_tokens: 4}}}}"
+    ran = run(
+        "run_mindformer.py", "--config", EXAMPLE / "predict.yaml", "--run_mode", "eval", "--output_dir", "scores",
+        "--load_checkpoint", trained / "checkpoint/step_00000002", "--options", f"eval_dataset={data}",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"what +exact_match +4 +accuracy [01]", ran.stdout)
+    assert len((place / "scores/eval/what.jsonl").read_text().splitlines()) == 4
+
+
 def test_two_workers_train_as_one_process(trained, launch, place):
     arguments = [
         "--config",

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from released_shapes import expanded, read
 
 from ms_impl.errors import InputError
+from ms_impl.plugin.model import parallelize
 from ms_impl.qwen2_5_omni.config import THINKER_PREFIX, Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
 
@@ -94,6 +95,6 @@ def test_sixteen_bit_parameters_compute_in_fp32(tiny):
 
 
 def test_cutting_the_model_over_devices_is_refused(tiny):
-    tiny.parallelize(SimpleNamespace(data_parallel=8, model_parallel=1, pipeline_stage=1))
+    parallelize(tiny, SimpleNamespace(data_parallel=8, model_parallel=1, pipeline_stage=1))
     with pytest.raises(InputError, match="model_parallel"):
-        tiny.parallelize(SimpleNamespace(data_parallel=1, model_parallel=2, pipeline_stage=1))
+        parallelize(tiny, SimpleNamespace(data_parallel=1, model_parallel=2, pipeline_stage=1))

@@ -1,5 +1,7 @@
 """The models that are built, held against the weight table and the module groups of their family."""
 
+import inspect
+
 import pytest
 
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
@@ -44,3 +46,21 @@ def test_frozen_groups_are_not_trained_and_all_others_are(family, model):
         assert group == "generator" or left < trained
     freeze(model, family, ())
     assert {parameter.name for parameter in model.trainable_params()} == trained
+
+
+def methods(protocol) -> dict:
+    return {name: value for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"}
+
+
+def test_the_model_has_what_decoding_asks_of_it(family, model):
+    from ms_impl.generate.decoder_model import DecoderModel
+
+    for name, asked in methods(DecoderModel).items():
+        assert list(inspect.signature(getattr(model, name)).parameters) == list(inspect.signature(asked).parameters)[1:]
+
+
+def test_the_template_has_what_the_shared_rooms_ask_of_it(family, model):
+    from ms_impl.data.template import Template
+
+    template = family.resolve("template")
+    assert [name for name in methods(Template) if not callable(getattr(template, name, None))] == []
