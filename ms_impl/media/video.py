@@ -109,6 +109,13 @@ def probe_video(path: str | os.PathLike, timeout: float = TIMEOUT) -> VideoInfo:
     )  # fmt: skip
 
 
+def holds_video(path: str | os.PathLike) -> bool:
+    """Whether a file has frames, and not sound alone. Raises InputError naming it if it is neither."""
+    name = called("clip", path)
+    with opened(path, name, Deadline(name)) as container:
+        return not all(map(_is_cover, container.streams.video))
+
+
 def read_frames(info: VideoInfo, numbers: Sequence[int] | Array, timeout: float = TIMEOUT) -> Iterator[Array]:
     """Frames uint8 [height, width, 3] by number, which never falls; one that is wanted again is given again.
 
