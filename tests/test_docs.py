@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("assets/*/*.md")]
 COMMAND = re.compile(r"\b(?:python|bash) ([\w./]+\.(?:py|sh))")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
-NO_HELP = ("scripts/test.sh", "scripts/quickstart.sh", "scripts/make_easyvqa_model.sh", "benchmarks/run_all.sh")
+NO_HELP = (
+    "scripts/test.sh", "scripts/quickstart.sh", "scripts/make_easyvqa_model.sh", "benchmarks/run_all.sh",
+    *(f"scripts/quickstart/{steps.name}" for steps in ROOT.glob("scripts/quickstart/*.sh")),
+)  # fmt: skip
 
 
 def named_commands() -> list[str]:
@@ -37,6 +40,12 @@ def test_every_named_command_starts():
         for script, ended in pool.map(start, wanted):
             assert ended.returncode == 0, f"{script} --help:\n{ended.stderr}"
             assert "usage" in ended.stdout.lower() or script in ended.stdout, f"{script} --help says nothing"
+
+
+def test_the_quickstart_names_its_families():
+    for arguments in (["nobody"], ["qwenvl", "more"]):
+        run = subprocess.run(["bash", ROOT / "scripts/quickstart.sh", *arguments], capture_output=True, text=True)
+        assert run.returncode == 2 and "[FAMILY], one of: " in run.stderr and "qwenvl" in run.stderr
 
 
 @pytest.mark.parametrize("script", NO_HELP)
