@@ -157,6 +157,7 @@ class MyTemplate:
     largest_of: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = MyOptions
     boxes = None
+    think_end: ClassVar[str | None] = None
     capacities: Sizes = {}
 
     def __init__(self, tokenizer: MyTokenizer, config: MyConfig, max_length: int | None, options: MyOptions):

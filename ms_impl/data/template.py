@@ -55,6 +55,7 @@ class Template(Protocol):
     padding_shifts_positions: ClassVar[bool]
     needs: ClassVar[tuple[str, ...]]
     largest_of: ClassVar[tuple[str, ...]]
+    think_end: ClassVar[str | None]  # what ends the thinking that answers may begin with; None: they have none
     Options: ClassVar[type]  # a frozen dataclass: what a YAML's template section may say, with its defaults
 
     options: Any  # of Options

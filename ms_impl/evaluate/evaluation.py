@@ -16,6 +16,7 @@ from ms_impl.data.files import RecordFile
 from ms_impl.data.sample import Sample
 from ms_impl.data.sample_reader import record_faults
 from ms_impl.data.template import Template
+from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError
 from ms_impl.evaluate.answer_log import AnswerLog
 from ms_impl.evaluate.data_set import DataSet
@@ -98,13 +99,18 @@ class Evaluation:
             raise InputError(
                 f"{log.directory}: {len(answers)} of {len(self.questions)} answers are here; ranks must share it"
             )
+        thoughts, answers = map(list, zip(*map(self._apart, answers)))
         scores = self.metric.scores(self.questions, answers)
-        save_lines((self._line(*row) for row in zip(self.questions, answers, scores)), path)
+        save_lines((self._line(*row) for row in zip(self.questions, thoughts, answers, scores)), path)
         summary = self.metric.summary(self.questions, answers, scores)
         return Result(self.data.name, self.data.metric, len(answers), summary)
 
-    def _line(self, question: Question, answer: Any, score: float) -> dict[str, Any]:
-        asked = {"id": question.identity, "question": question.query}
+    def _apart(self, answer: Any) -> tuple[str, Any]:
+        """The thinking of an answer, which is not scored, and the answer."""
+        return ("", answer) if self.metric.weighs_choices else split_thinking(answer, self.template.think_end)
+
+    def _line(self, question: Question, thinking: str, answer: Any, score: float) -> dict[str, Any]:
+        asked = {"id": question.identity, "question": question.query} | ({"thinking": thinking} if thinking else {})
         return asked | self.metric.details(question, answer) | {"references": question.references, "score": score}
 
     def _question(self, file: RecordFile, number: int) -> Question:

@@ -48,7 +48,7 @@ from ms_impl.ovis2_5.patches import Grid, fill_rows, row_length, rows_needed
 from ms_impl.ovis2_5.patches import Visual as Patches
 from ms_impl.ovis2_5.preprocessing import PixelLimits, PixelRule, chosen_frames, evenly, patch_grid, to_patches
 from ms_impl.ovis2_5.queries import Shown, query_text, shown_in, without_placeholders
-from ms_impl.ovis2_5.thinking import EARLY_STOP, NewTokens, ThinkingBudget, check_budget, without_thinking
+from ms_impl.ovis2_5.thinking import EARLY_STOP, THINK_END, NewTokens, ThinkingBudget, check_budget, without_thinking
 from ms_impl.ovis2_5.tokenizer import Ovis2_5Tokenizer
 from ms_impl.ovis2_5.visuals import StillImage, Visual, choose_frames
 
@@ -113,6 +113,7 @@ class Ovis2_5Template:
     largest_of: ClassVar[tuple[str, ...]] = (PATCHES, UNITS)
     Options: ClassVar[type] = Ovis2_5Options
     boxes = BOXES
+    think_end: ClassVar[str | None] = THINK_END
     capacities: Sizes = {}
 
     def __init__(

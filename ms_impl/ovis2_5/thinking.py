@@ -80,12 +80,6 @@ def split_ids(ids: Sequence[int], think_end_id: int) -> tuple[list[int], list[in
     return list(ids[:end]), list(ids[end:])
 
 
-def split_thinking(text: str) -> tuple[str, str]:
-    """The same of a text: the thinking with its tags, and the answer, without the white space around them."""
-    thinking, tag, answer = text.partition(THINK_END)
-    return ((thinking + tag).strip(), answer.strip()) if tag else ("", text.strip())
-
-
 def without_thinking(answer: str) -> str:
     """An earlier answer as a later prompt has it, as the original's chat template cuts it."""
     return answer.split(THINK_END)[-1].lstrip("\n") if THINK_END in answer else answer

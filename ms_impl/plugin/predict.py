@@ -11,6 +11,7 @@ from typing import Any
 from mindspore import nn
 
 from ms_impl.data.sample import Sample
+from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError
 from ms_impl.evaluate.results import save_lines
 from ms_impl.families import Family
@@ -56,12 +57,14 @@ def generation_settings(
 
 @dataclass(frozen=True)
 class Answered:
-    """One prompt with its answer. ``text`` is both of them decoded, special tokens too; ``answer`` is the answer alone.
+    """One prompt with its answer. ``text`` is both of them decoded, special tokens too; ``answer`` is the answer alone,
+    ``thinking`` what it thought before it, if it did.
 
     ``prompt_ids`` and ``answer_ids`` are the tokens, the one that ended the answer among them.
     """
 
     prompt: str
+    thinking: str
     answer: str
     text: str
     prompt_ids: tuple[int, ...]
@@ -84,13 +87,16 @@ def answered(
         for (query, turn), tokens in zip(batch, model.generate(template, [t for _, t in batch], generation, seed=seed)):
             prompt_ids, answer_ids = (tuple(map(int, ids)) for ids in (turn.input_ids, tokens))
             text = decode([*prompt_ids, *answer_ids])
-            yield Answered(query, answer_text(answer_ids, stops, decode), text, prompt_ids, answer_ids)
+            thinking, answer = split_thinking(answer_text(answer_ids, stops, decode), template.think_end)
+            yield Answered(query, thinking, answer, text, prompt_ids, answer_ids)
 
 
 def save_answers(answers: Sequence[Answered], path: Path) -> None:
-    """JSONL, a line for each prompt: ``id`` (its number, from 0), ``prompt``, ``answer``, and the tokens of both."""
-    keys = ("prompt", "answer", "prompt_ids", "answer_ids")
-    save_lines(({"id": n, **{key: getattr(each, key) for key in keys}} for n, each in enumerate(answers)), path)
+    """JSONL, a line for each prompt: ``id`` (its number, from 0), ``prompt``, ``thinking``, if there is any,
+    ``answer``, and the tokens of both."""
+    keys = ("prompt", "thinking", "answer", "prompt_ids", "answer_ids")
+    lines = ({key: getattr(each, key) for key in keys if key != "thinking" or each.thinking} for each in answers)
+    save_lines(({"id": number, **line} for number, line in enumerate(lines)), path)
 
 
 def _turn(template: Any, prompt: Query, generation: GenerationConfig, name: str) -> tuple[str, Sample]:

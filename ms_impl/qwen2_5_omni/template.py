@@ -88,6 +88,7 @@ class Qwen2_5OmniTemplate:
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "patch_rows", "audio_chunks")
     largest_of: ClassVar[tuple[str, ...]] = ("row_patches", "row_units")
     Options: ClassVar[type] = OmniOptions
+    think_end: ClassVar[str | None] = None
     fixed_sizes: ClassVar[Sizes] = {}
     capacities: ClassVar[Sizes] = {}
 

@@ -66,6 +66,7 @@ class QwenVLTemplate:
     largest_of: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = QwenVLOptions
     boxes = BOXES
+    think_end: ClassVar[str | None] = None
 
     def __init__(self, tokenizer: QwenVLTokenizer, config: QwenVLConfig, max_length: int | None = None, **options: Any):
         self.tokenizer = tokenizer

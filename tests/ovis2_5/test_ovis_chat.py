@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 from ms_impl.data.batch import collate
 from ms_impl.data.packing import pack
 from ms_impl.data.records import parse_record
+from ms_impl.data.thinking import split_thinking
 from ms_impl.ovis2_5.template import Ovis2_5Template
-from ms_impl.ovis2_5.thinking import EARLY_STOP, split_thinking
+from ms_impl.ovis2_5.thinking import EARLY_STOP
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_v14_a_budget_is_seen_in_the_stream(loaded, small, image_query):
     answer, history = loaded[0].chat(small, image_query, **settings)
     pieces = list(loaded[0].chat(small, image_query, stream=True, **settings))
     assert "".join(pieces) == answer == history[-1][1] and all(pieces)
-    thinking, rest = split_thinking(answer)
+    thinking, rest = split_thinking(answer, small.think_end)
     assert thinking.endswith(EARLY_STOP.strip()) and len(thinking) > len(EARLY_STOP) and rest
     free, _ = loaded[0].chat(small, image_query, enable_thinking=True, max_new_tokens=36)
     assert EARLY_STOP.strip() not in free

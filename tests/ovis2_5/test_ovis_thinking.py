@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decoding import Answer
@@ -10,11 +11,11 @@ from ms_impl.generate.sampling import Sampler
 from ms_impl.generate.text import TextStreamer
 from ms_impl.ovis2_5.thinking import (
     EARLY_STOP,
+    THINK_END,
     NewTokens,
     ThinkingBudget,
     check_budget,
     split_ids,
-    split_thinking,
     without_thinking,
 )
 
@@ -75,7 +76,7 @@ def test_a_budget_must_leave_an_answer():
     ],
 )
 def test_thinking_apart_from_the_answer(text, wanted):
-    assert split_thinking(text) == wanted
+    assert split_thinking(text, THINK_END) == wanted
 
 
 def test_earlier_answers_are_cut_as_by_the_chat_template():
@@ -99,4 +100,4 @@ def test_v14_a_stream_crosses_both_phases(ovis_tokenizer):
         pieces.append(streamer.add(tokens[-1]))
     pieces.append(streamer.finish())
     assert "".join(filter(None, pieces)) == thought + EARLY_STOP + answer.removesuffix("<|im_end|>")
-    assert split_thinking("".join(filter(None, pieces))) == ((thought + EARLY_STOP).strip(), "It is red 🙂.")
+    assert split_thinking("".join(filter(None, pieces)), THINK_END) == ((thought + EARLY_STOP).strip(), "It is red 🙂.")

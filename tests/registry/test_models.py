@@ -64,3 +64,5 @@ def test_the_template_has_what_the_shared_rooms_ask_of_it(family, model):
 
     template = family.resolve("template")
     assert [name for name in methods(Template) if not callable(getattr(template, name, None))] == []
+    declared = {name for name, told in Template.__annotations__.items() if "ClassVar" in told}
+    assert [name for name in sorted(declared) if not hasattr(template, name)] == []

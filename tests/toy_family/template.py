@@ -65,6 +65,7 @@ class ToyTemplate:
     largest_of = ("row_tiles",)
     Options = ToyOptions
     boxes = None
+    think_end = None
     fixed_sizes = {"channels": 2}
 
     def __init__(self, max_length: int = 256, **options):
