@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from ms_impl.data.boxes import BoxStyle
@@ -148,6 +150,27 @@ class WordErrorRate(Metric):
         }
 
 
+class Seconds(Metric):
+    """``seconds``: the first number of the answer against that of the reference; the score is how far it is off.
+
+    An answer without a number is as far off as the reference is from 0. ``median_error`` and ``mean_error`` are in the
+    reference's unit; ``within_2`` is the share that is off by 2 at most.
+    """
+
+    def check(self, question: Question) -> None:
+        _require_references(question)
+        if _first_number(question.references[0]) is None:
+            raise InputError("metric seconds: the reference has no number")
+
+    def scores(self, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        right = [_first_number(question.references[0]) or 0.0 for question in questions]
+        return [abs((_first_number(answer) or 0.0) - number) for number, answer in zip(right, answers, strict=True)]
+
+    def summary(self, questions: Sequence[Question], answers: Sequence[Any], scores: Sequence[float]) -> Figures:
+        near = [score <= 2 for score in scores]
+        return {"median_error": median(scores), "mean_error": _mean(scores), "within_2": _mean(near)}
+
+
 class MultipleChoice(Metric):
     """``multiple_choice``: whether the model finds the right choice the likeliest.
 
@@ -194,6 +217,7 @@ METRICS: dict[str, type[Metric]] = {
     "grounding": Grounding,
     "multiple_choice": MultipleChoice,
     "wer": WordErrorRate,
+    "seconds": Seconds,
 }
 
 
@@ -204,6 +228,11 @@ def _likeliest(question: Question, weights: Sequence[float]) -> str:
 def _require_references(question: Question) -> None:
     if not question.references:
         raise InputError("there is no right answer: neither a last assistant turn nor 'answers'")
+
+
+def _first_number(text: str) -> float | None:
+    found = re.search(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else None
 
 
 def _mean(values: Sequence[float]) -> float:

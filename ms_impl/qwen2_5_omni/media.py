@@ -23,7 +23,7 @@ from ms_impl.media.mel import frame_count as mel_frames
 from ms_impl.media.resize import resize_in_float
 from ms_impl.media.sound import SoundInfo, probe_sound, read_sound, sound_of
 from ms_impl.media.video import VideoInfo, probe_video, read_frames
-from ms_impl.qwen2_5_omni.options import TIMESTAMPS, OmniOptions
+from ms_impl.qwen2_5_omni.options import FIXED, TIMESTAMPS, OmniOptions
 from ms_impl.qwen2_5_omni.positions import Sound, Vision, sound_tokens
 from ms_impl.qwen2_5_omni.preprocessing import (
     FRAMES_PER_GRID,
@@ -186,6 +186,8 @@ class Prober:
     def _video(self, info: VideoInfo, told: Mapping[str, Any]) -> VisionSource:
         limits = _with(self._options.limits, VIDEO_OPTIONS, told)
         numbers, seconds = _named(info.name, self._choice, info, limits)
+        if self._options.second_per_grid == FIXED:
+            seconds = FRAMES_PER_GRID / limits.fps
         size = _named(info.name, video_size, info.height, info.width, len(numbers), limits, told.get("max_pixels"))
         return VisionSource(info.name, size, seconds, video=info, numbers=numbers, timeout=self._options.media_timeout)
 

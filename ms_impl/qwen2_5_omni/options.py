@@ -12,7 +12,7 @@ from ms_impl.errors import InputError, listed, quote
 from ms_impl.media.decoders import TIMEOUT
 from ms_impl.qwen2_5_omni.preprocessing import Limits
 
-NOMINAL, TIMESTAMPS = "nominal", "timestamps"
+NOMINAL, TIMESTAMPS, FIXED = "nominal", "timestamps", "fixed"
 HF_COMPAT, FRAME_EXACT = "hf_compat", "frame_exact"
 DELETE, LEFT, RIGHT = "delete", "left", "right"
 
@@ -40,8 +40,10 @@ class OmniOptions(ConversationFormat):
     video that many pixels high and wide.
 
     Time: ``second_per_grid`` is ``nominal``, 2 / (frames taken / frames there · rate), as ms-swift has it, or by
-    ``timestamps``, the mean distance of the frames taken. With ``frames`` both are the same. ``frames_fps`` is the rate
-    of videos given as lists of frames whose record says none; 0: such a record is an error.
+    ``timestamps``, the mean distance of the frames taken. With ``frames`` both are the same. ``fixed`` is 2 / ``fps``
+    however many frames were taken, as Hugging Face's processor has it: it tells wrong times wherever a limit changed
+    the rate, and is there to compare with. ``frames_fps`` is the rate of videos given as lists of frames whose record
+    says none; 0: such a record is an error.
 
     Sound: ``use_audio_in_video`` takes the sound of each video that has one. ``chunks`` says how both are told
     together: ``hf_compat`` or ``frame_exact``. ``max_audio_seconds`` above 0 refuses longer sounds; none is ever cut.
@@ -78,7 +80,7 @@ class OmniOptions(ConversationFormat):
 
     def __post_init__(self) -> None:
         words = {
-            "second_per_grid": (NOMINAL, TIMESTAMPS), "chunks": (HF_COMPAT, FRAME_EXACT),
+            "second_per_grid": (NOMINAL, TIMESTAMPS, FIXED), "chunks": (HF_COMPAT, FRAME_EXACT),
             "truncation_strategy": (DELETE, LEFT, RIGHT), "bbox_format": ("legacy", "new"),
         }  # fmt: skip
         for name, known in words.items():

@@ -49,6 +49,13 @@ def test_multiple_choice_by_sums_and_per_token():
     assert details == {"answer": "yes", "choices": ("yes", "no"), "log_probabilities": [-1.0, -1.5]}
 
 
+def test_seconds_are_off_by_the_first_number():
+    questions = [question("7"), question("12.5"), question("At 40 s.")]
+    answers = ["At second 07.", "11", "never"]
+    figures = {"median_error": 1.5, "mean_error": pytest.approx(41.5 / 3), "within_2": pytest.approx(2 / 3)}
+    assert evaluate("seconds", questions, answers) == figures
+
+
 @pytest.mark.parametrize(
     ("name", "record", "message"),
     [
@@ -60,6 +67,7 @@ def test_multiple_choice_by_sums_and_per_token():
         ("grounding", question("<box>(1,9),(1,20)</box>"), "the right box is reversed, empty or outside the image"),
         ("grounding", question("<box>(1,1),(9,nan)</box>"), "the right box is reversed, empty or outside the image"),
         ("grounding", question("<box>(1200,1),(1300,9)</box>"), "the right box is reversed, empty or outside"),
+        ("seconds", question("soon"), "the reference has no number"),
         ("multiple_choice", question("a", choices=("b", "c")), "the answer 'a' among them"),
         ("multiple_choice", question("a", choices=("a", "a")), "needs two 'choices' at least"),
         ("multiple_choice", question("a", choices=("a", "")), "an empty text is among the choices"),

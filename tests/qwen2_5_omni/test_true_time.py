@@ -78,6 +78,8 @@ def test_a_fixed_second_per_grid_is_wrong(make_template, tmp_path):
     template = make_template(use_audio_in_video=True, frames=20, size=56)
     (true,) = sources(template.sample(conversation(videos=[str(path)])))
     assert true.second_per_grid == 4.0
+    (fixed,) = sources(template.with_options(second_per_grid="fixed").sample(conversation(videos=[str(path)])))
+    assert fixed.second_per_grid == 1.0 and fixed.numbers == true.numbers
     clock = Clock()
     told = [vision_positions(Vision(true.grid, seconds), clock)[0].max() for seconds in (4.0, 1.0)]
     assert told == [36 * SECOND, 9 * SECOND]
