@@ -5,7 +5,8 @@
 writes for each of ``questions`` (easy-VQA), ``words`` (which of ten words a voice spoke) and ``clips`` (at which second
 a shape changes its colour, or a tone sounds) a ``train_….jsonl`` and a ``test_….jsonl``, beside the files that they
 name. Test voices, images and clips are not trained on. Clips last 4 to 60 seconds, however many frames are taken of
-them: only true time tells the second.
+them: only true time tells the second. ``test_long_clips.jsonl`` has those of the test's silent clips that last half a
+minute or more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from multiprocessing import Pool
@@ -44,12 +45,14 @@ TONE_REQUEST = "At which second does a tone sound?"
 SIDE = 56  # pixels of a clip's frames: four visual tokens
 FRAME_RATE = 4
 SHORTEST, LONGEST, LONGEST_SOUND = 4, 60, 20  # seconds
+LONG = 30  # seconds of clips that are tested apart, too
 MARGIN = 1  # seconds at both ends without an event
 SOUND_RATE = 16000
 TONE_SECONDS = 0.6
 COLOURS = ((220, 40, 40), (40, 160, 60), (50, 80, 220), (230, 200, 40), (150, 60, 190), (240, 240, 240))
 
 Record = dict
+Colour = tuple[int, int, int]
 
 
 def record(identity: str, kind: str, path: str, question: str, answer: str) -> Record:
@@ -90,28 +93,56 @@ def word(root: Path, split: str, number: int, seed: int) -> Record:
 
 def clip(root: Path, split: str, number: int, seed: int) -> Record:
     """A clip with an event at a second: every other one has sound, and a tone in it."""
-    chance = random.Random(f"{seed}/{split}/clip/{number}")
-    has_sound = number % 2 == 1
-    seconds = chance.uniform(SHORTEST, LONGEST_SOUND if has_sound else LONGEST)
-    event = chance.uniform(MARGIN, seconds - MARGIN)
+    chance, has_sound = clip_chance(split, number, seed), number % 2 == 1
+    seconds, event = moment(has_sound, chance)
     path = Path("clips") / split / f"{number}.mp4"
     frames = shape_frames(seconds, None if has_sound else event, chance)
     write_clip(root / path, frames, tone(seconds, event, chance) if has_sound else None)
     request = TONE_REQUEST if has_sound else COLOUR_REQUEST
-    return record(f"{split}/clip/{number}", "video", str(path), request, str(round(event)))
+    return record(f"{split}/clip/{number}", "video", str(path), request, f"{round(event):02d}")
+
+
+def clip_moment(split: str, number: int, seed: int) -> tuple[float, float]:
+    """How many seconds the clip of that number lasts, and at which of them something happens."""
+    return moment(number % 2 == 1, clip_chance(split, number, seed))
+
+
+def clip_chance(split: str, number: int, seed: int) -> random.Random:
+    """What decides over a clip."""
+    return random.Random(f"{seed}/{split}/clip/{number}")
+
+
+def is_long(split: str, number: int, seed: int) -> bool:
+    """Whether the clip of that number is silent and lasts so long that a wrong clock shows."""
+    return number % 2 == 0 and clip_moment(split, number, seed)[0] >= LONG
+
+
+def moment(has_sound: bool, chance: random.Random) -> tuple[float, float]:
+    """How many seconds a clip lasts, and at which of them something happens."""
+    seconds = chance.uniform(SHORTEST, LONGEST_SOUND if has_sound else LONGEST)
+    return seconds, chance.uniform(MARGIN, seconds - MARGIN)
 
 
 def shape_frames(seconds: float, event: float | None, chance: random.Random) -> Iterator[np.ndarray]:
     """Frames uint8 [SIDE, SIDE, 3] of a shape, FRAME_RATE a second, which changes its colour at ``event``."""
     first, second, background = chance.sample(COLOURS, 3)
+    draw = drawn_shape(background, chance)
+    for frame in range(round(seconds * FRAME_RATE)):
+        yield draw(second if event is not None and frame / FRAME_RATE >= event else first)
+
+
+def drawn_shape(background: Colour, chance: random.Random) -> Callable[[Colour], np.ndarray]:
+    """A shape at some place, to be drawn in any colour: uint8 [SIDE, SIDE, 3]."""
     size = chance.randint(20, 36)
     left, top = chance.randint(0, SIDE - size), chance.randint(0, SIDE - size)
-    drawn = chance.choice(("ellipse", "rectangle"))
-    for frame in range(round(seconds * FRAME_RATE)):
-        colour = second if event is not None and frame / FRAME_RATE >= event else first
+    kind = chance.choice(("ellipse", "rectangle"))
+
+    def draw(colour: Colour) -> np.ndarray:
         image = Image.new("RGB", (SIDE, SIDE), background)
-        getattr(ImageDraw.Draw(image), drawn)((left, top, left + size, top + size), fill=colour)
-        yield np.asarray(image)
+        getattr(ImageDraw.Draw(image), kind)((left, top, left + size, top + size), fill=colour)
+        return np.asarray(image)
+
+    return draw
 
 
 def tone(seconds: float, event: float, chance: random.Random) -> np.ndarray:
@@ -145,6 +176,7 @@ def make(output: Path, counts: dict[str, tuple[int, int]], seed: int) -> dict[st
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
     output.parent.mkdir(parents=True, exist_ok=True)
+    written: dict[str, int] = {}
     with atomic_write(output) as root:
         for split, place in (("train", 0), ("test", 1)):
             for kind in ("words", "clips"):
@@ -155,10 +187,13 @@ def make(output: Path, counts: dict[str, tuple[int, int]], seed: int) -> dict[st
                     numbers = range(counts[kind][place])
                     work = pool.imap(partial(_make_one, one, root, split, seed), numbers)
                     made[kind] = list(tqdm(work, f"{split} {kind}", len(numbers), disable=None))
+            if split == "test":
+                made["long_clips"] = [each for n, each in enumerate(made["clips"]) if is_long(split, n, seed)]
             for kind, records in made.items():
+                written[f"{split}_{kind}"] = len(records)
                 lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in records]
                 (root / f"{split}_{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return {f"{split}_{kind}": counts[kind][n] for n, split in enumerate(("train", "test")) for kind in counts}
+    return written
 
 
 def _make_one(one, root: Path, split: str, seed: int, number: int) -> Record:
@@ -170,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="images, spoken words and timed clips for a small omni model")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    for kind, most in (("questions", (20000, 1000)), ("words", (4000, 300)), ("clips", (6000, 300))):
+    for kind, most in (("questions", (20000, 1000)), ("words", (6000, 300)), ("clips", (3000, 300))):
         help = f"{kind} to train on and to test"
         parser.add_argument(f"--{kind}", type=int, nargs=2, default=most, metavar=("TRAIN", "TEST"), help=help)
     parser.add_argument("--seed", type=int, default=0)
