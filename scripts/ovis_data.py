@@ -5,6 +5,9 @@
 writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several sizes) and ``counts`` (scenes of several
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,
 beside the folder ``images``. Boxes are in parts of the image's sides, [0, 1).
+
+``train.json`` is what the shipped model is trained on: conversations of several turns about mirrored images and about
+scenes, in which answers are thought over, or not, or their thinking is ended before its time, as a budget does.
 """
 
 from __future__ import annotations
@@ -12,26 +15,30 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from easyvqa_data import ShapeImage, read_split, shape_box, shape_colour, shape_kind, shape_mask
+from easyvqa_data import KINDS, MIRRORS, ShapeImage, read_split, shape_box, shape_colour, shape_kind, shape_mask
 from PIL import Image, ImageColor, ImageDraw
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
+from ms_impl.ovis2_5.thinking import EARLY_STOP
 
 SIDES = (64, 96, 128)  # pixels; both sides of an image are drawn from these
 BOX_REQUEST = "Locate the {kind}. Please provide the bounding box coordinates."
 SCENE_COLOURS = ("red", "green", "blue", "yellow")
-SCENE_KINDS = ("circle", "rectangle", "triangle")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 
+PIECES = re.compile(r" ?\w+|[^\w\n]+|\n")  # of a chain of thought, between which a budget may end it
+
 Record = dict
+Turns = Sequence[tuple[str, str]]  # questions and answers
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,13 @@ class Shape:
     kind: str
 
 
-def record(identity: str, path: str, question: str, answer: str) -> Record:
-    """One question about one image, in Ovis's layout."""
-    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-    return {"id": identity, "image": path, "conversations": turns}
+def record(identity: str, path: str, *turns: tuple[str, str]) -> Record:
+    """Questions about one image and their answers, in Ovis's layout."""
+    said = []
+    for number, (question, answer) in enumerate(turns):
+        said.append({"from": "human", "value": question if number else f"<image>\n{question}"})
+        said.append({"from": "gpt", "value": answer})
+    return {"id": identity, "image": path, "conversations": said}
 
 
 def save_resized(root: Path, image: ShapeImage, chance: random.Random) -> str:
@@ -64,8 +74,8 @@ def easy_records(root: Path, split: str, most: int, chance: random.Random) -> tu
     for image in read_split(split)[:most]:
         path = save_resized(root, image, chance)
         for number, turn in enumerate(chance.sample(image.questions, min(4, len(image.questions)))):
-            questions.append(record(f"{path}#{number}", path, *turn))
-        boxes.append(record(f"{path}#box", path, *box_turn(image)))
+            questions.append(record(f"{path}#{number}", path, turn))
+        boxes.append(record(f"{path}#box", path, box_turn(image)))
     return questions, boxes
 
 
@@ -77,19 +87,23 @@ def box_turn(image: ShapeImage) -> tuple[str, str]:
     return BOX_REQUEST.format(kind=kind), f"<ref>the {colour} {kind}</ref><box>({x1},{y1}),({x2},{y2})</box>"
 
 
+def scene_shapes(chance: random.Random) -> list[Shape]:
+    """One to four shapes, each in a quarter of its own."""
+    places = sorted(chance.sample(range(4), chance.randint(1, 4)))
+    return [Shape(place, chance.choice(SCENE_COLOURS), chance.choice(KINDS)) for place in places]
+
+
 def scene(chance: random.Random) -> tuple[np.ndarray, list[Shape]]:
-    """A image uint8 [H, W, 3] with one to four shapes, each in a quarter of its own."""
+    """An image uint8 [H, W, 3] of some shapes, and the shapes."""
     width, height = chance.choice(SIDES), chance.choice(SIDES)
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
-    shapes = []
-    for place in sorted(chance.sample(range(4), chance.randint(1, 4))):
-        shape = Shape(place, chance.choice(SCENE_COLOURS), chance.choice(SCENE_KINDS))
-        left, top = (place % 2) * width // 2, (place // 2) * height // 2
+    shapes = scene_shapes(chance)
+    for shape in shapes:
+        left, top = (shape.place % 2) * width // 2, (shape.place // 2) * height // 2
         inset = [chance.uniform(0.08, 0.25) * side / 2 for side in (width, height)]
         box = (left + inset[0], top + inset[1], left + width / 2 - inset[0], top + height / 2 - inset[1])
         draw_shape(draw, box, shape)
-        shapes.append(shape)
     return np.asarray(image), shapes
 
 
@@ -104,6 +118,10 @@ def draw_shape(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]
         draw.polygon([(left, bottom), (right, bottom), ((left + right) / 2, top)], fill=colour)
 
 
+def count_question(colour: str) -> str:
+    return f"How many shapes are {colour}?"
+
+
 def thought(shapes: Sequence[Shape], asked: str) -> tuple[str, str]:
     """The chain of thought over how many shapes have the colour asked for, and the answer."""
     count, lines = 0, []
@@ -113,19 +131,72 @@ def thought(shapes: Sequence[Shape], asked: str) -> tuple[str, str]:
     return "\n".join(lines), str(count)
 
 
+def with_thought(chain: str, answer: str) -> str:
+    return f"<think>\n{chain}\n</think>\n\n{answer}"
+
+
+def cut_short(chain: str, answer: str, chance: random.Random) -> str:
+    """A thinking that a budget ended somewhere in a line, and the answer nevertheless."""
+    pieces = PIECES.findall(chain)
+    ends = [end for end in range(1, len(pieces)) if pieces[end - 1] != "\n"]
+    return f"<think>\n{''.join(pieces[: chance.choice(ends)])}{EARLY_STOP}{answer}"
+
+
+def save_scene(root: Path, folder: Path, number: int, chance: random.Random) -> tuple[str, list[Shape]]:
+    """Draw a scene and write it; its path below the root, and its shapes."""
+    pixels, shapes = scene(chance)
+    path = str(folder / f"{number}.png")
+    Image.fromarray(pixels).save(root / path)
+    return path, shapes
+
+
 def count_records(root: Path, split: str, most: int, chance: random.Random) -> list[Record]:
     """How many shapes of a scene have a colour: every answer is thought over."""
     folder = Path("images") / split / "scenes"
     (root / folder).mkdir(parents=True)
     records = []
     for number in range(most):
-        pixels, shapes = scene(chance)
-        path = str(folder / f"{number}.png")
-        Image.fromarray(pixels).save(root / path)
+        path, shapes = save_scene(root, folder, number, chance)
         asked = chance.choice([*SCENE_COLOURS, chance.choice(shapes).colour])
-        chain, answer = thought(shapes, asked)
-        question = f"How many shapes are {asked}?"
-        records.append(record(path, path, question, f"<think>\n{chain}\n</think>\n\n{answer}"))
+        records.append(record(path, path, (count_question(asked), with_thought(*thought(shapes, asked)))))
+    return records
+
+
+def shape_turns(image: ShapeImage, chance: random.Random) -> Turns:
+    """Two questions about the shape and the request for its box; at times an answer is thought over."""
+    turns = []
+    seen = f"1 shape: {shape_colour(image.pixels, shape_mask(image.pixels))} {shape_kind(image.questions)}"
+    for question, answer in chance.sample(image.questions, min(2, len(image.questions))):
+        turns.append((question, with_thought(seen, answer) if chance.random() < 0.25 else answer))
+    turns.append(box_turn(image))
+    chance.shuffle(turns)
+    return turns
+
+
+def scene_turns(shapes: Sequence[Shape], chance: random.Random) -> Turns:
+    """Questions about three colours: one answer is thought over, one not, of one the thinking is cut short."""
+    colours = chance.sample(SCENE_COLOURS, 3)
+    chains = [thought(shapes, colour) for colour in colours]
+    answers = [with_thought(*chains[0]), chains[1][1], cut_short(*chains[2], chance)]
+    turns = [(count_question(colour), answer) for colour, answer in zip(colours, answers)]
+    chance.shuffle(turns)
+    return turns
+
+
+def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -> list[Record]:
+    """What the shipped model is trained on: every mirror of so many images, and twice so many scenes."""
+    mirrored = [image.mirrored(name) for image in read_split("train")[:images] for name in MIRRORS]
+    records = []
+    for image in mirrored:
+        image = replace(image, path=f"mixed/{image.path}")
+        path = save_resized(root, image, chance)
+        records.append(record(path, path, *shape_turns(image, chance)))
+    folder = Path("images/mixed/scenes")
+    (root / folder).mkdir(parents=True)
+    for number in range(2 * scenes):
+        path, shapes = save_scene(root, folder, number, chance)
+        records.append(record(path, path, *scene_turns(shapes, chance)))
+    chance.shuffle(records)
     return records
 
 
@@ -140,6 +211,7 @@ def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: i
             chance = random.Random(f"{seed}/{split}")
             made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(partial, split, images_of, chance)
             made[f"{split}_counts"] = count_records(partial, split, scenes_of, chance)
+        made["train"] = mixed_records(partial, images[0], scenes[0], random.Random(f"{seed}/mixed"))
         for name, records in made.items():
             text = json.dumps(records, ensure_ascii=False, indent=1)
             (partial / f"{name}.json").write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ms_impl.errors import InputError
+from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import read_json
 from ms_impl.ovis2_5.config import VitConfig
 from ms_impl.ovis2_5.patches import Grid, patchify
@@ -101,6 +101,24 @@ class PixelLimits:
         least = self.single_image_min_pixels if least < 0 else least
         most = max(least, self.single_image_max_pixels // count) if most < 0 else most
         return least, most
+
+
+def released_limits(directory: str | os.PathLike) -> dict[str, int]:
+    """The limits that ``min_pixels`` and ``max_pixels`` of a checkpoint's preprocessor_config.json set.
+
+    They are for images and for frames alike. The released models say neither. Raises InputError naming the file and the
+    key.
+    """
+    path = Path(directory, PREPROCESSOR_NAME)
+    raw = read_json(path) if path.is_file() else {}
+    limits: dict[str, int] = {}
+    for key in ("min_pixels", "max_pixels"):
+        if (value := raw.get(key)) is None:
+            continue
+        if type(value) is not int or value < 1:
+            raise InputError(f"{path}: {key} must be a whole number, 1 or more, not {quote(value)}")
+        limits |= {f"{kind}_{key}": value for kind in ("single_image", "multiple_image", "video")}
+    return limits
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

@@ -46,7 +46,15 @@ from ms_impl.ovis2_5.formatter import (
 )
 from ms_impl.ovis2_5.patches import Grid, fill_rows, row_length, rows_needed
 from ms_impl.ovis2_5.patches import Visual as Patches
-from ms_impl.ovis2_5.preprocessing import PixelLimits, PixelRule, chosen_frames, evenly, patch_grid, to_patches
+from ms_impl.ovis2_5.preprocessing import (
+    PixelLimits,
+    PixelRule,
+    chosen_frames,
+    evenly,
+    patch_grid,
+    released_limits,
+    to_patches,
+)
 from ms_impl.ovis2_5.queries import Shown, query_text, shown_in, without_placeholders
 from ms_impl.ovis2_5.thinking import EARLY_STOP, THINK_END, NewTokens, ThinkingBudget, check_budget, without_thinking
 from ms_impl.ovis2_5.tokenizer import Ovis2_5Tokenizer
@@ -150,9 +158,8 @@ class Ovis2_5Template:
         path = Path(directory)
         path = path if path.is_dir() else path.parent
         config = config or Ovis2_5Config.from_file(path)
-        return cls(
-            Ovis2_5Tokenizer.from_pretrained(path), config, PixelRule.from_directory(path), max_length, **options
-        )
+        rule = PixelRule.from_directory(path)
+        return cls(Ovis2_5Tokenizer.from_pretrained(path), config, rule, max_length, **(released_limits(path) | options))
 
     @cached_property
     def fixed_sizes(self) -> Sizes:

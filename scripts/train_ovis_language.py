@@ -1,0 +1,98 @@
+"""Teach the language model of a small Ovis to tell what its tower sees, before MindFormers' Trainer goes on with it.
+
+    python scripts/train_ovis_language.py --model build/seeing --data data/ovis --output_path build/telling
+
+In torch_ref, with scripts/ovis_data.py's ``train.json``: language model and visual table are trained, tower and visual
+head stay as scripts/pretrain_ovis.py left them unless ``--whole`` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from pretrain_ovis import save
+from pretrain_vision import learning_rate
+from torch import nn
+from tqdm import trange
+
+from ms_impl.cli.main import command
+from ms_impl.data.batch import collate
+from ms_impl.data.records import parse_record
+from ms_impl.data.sample import Sample
+from ms_impl.ovis2_5.template import Ovis2_5Template
+from torch_ref.ovis2_5.model import Ovis2_5
+
+NOT_ARGUMENTS = ("next_positions",)
+SORTED_BATCHES = 4  # so many are cut from records sorted by length, so that little is padding
+
+
+def samples(template: Ovis2_5Template, records: Sequence[dict], chance: random.Random) -> Iterator[Sample]:
+    """The records' samples in a new order each time."""
+    while True:
+        for number in chance.sample(range(len(records)), len(records)):
+            yield template.sample(parse_record(records[number], f"record {number}"))
+
+
+def batches(template: Ovis2_5Template, records: Sequence[dict], size: int, chance: random.Random) -> Iterator[dict]:
+    """The model's arguments for batches of ``size`` records of like length."""
+    stream = samples(template, records, chance)
+    while True:
+        together = sorted((next(stream) for _ in range(size * SORTED_BATCHES)), key=len)
+        starts = list(range(0, len(together), size))
+        chance.shuffle(starts)
+        for start in starts:
+            batch = collate(together[start : start + size], template)
+            yield {name: torch.from_numpy(array) for name, array in batch.items() if name not in NOT_ARGUMENTS}
+
+
+def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace) -> None:
+    """Train in place."""
+    torch.manual_seed(options.seed)
+    records = json.loads((options.data / "train.json").read_text(encoding="utf-8"))
+    model.visual_tokenizer.requires_grad_(options.whole)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    stream = batches(template, records, options.batch_size, random.Random(options.seed))
+    mean = None
+    progress = trange(1, options.steps + 1, desc="language", mininterval=5, disable=None)
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options.steps, options.learning_rate)
+        optimizer.zero_grad()
+        value = model(**next(stream))
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        mean = value.item() if mean is None else 0.95 * mean + 0.05 * value.item()
+        progress.set_postfix(loss=f"{mean:.3f}", refresh=False)
+        if progress.disable and step % 50 == 0:
+            print(f"step {step}: loss {mean:.3f}", flush=True)
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit status."""
+    parser = argparse.ArgumentParser(description="Teach a small Ovis's language model to tell what its tower sees")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
+    parser.add_argument("--data", type=Path, required=True, help="directory that scripts/ovis_data.py made")
+    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--whole", action="store_true", help="train tower and visual head, too")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    model = Ovis2_5.from_pretrained(options.model).train()
+    train(model, Ovis2_5Template.from_pretrained(options.model, dataset_dir=str(options.data)), options)
+    save(model, options.model, options.output_path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
