@@ -9,6 +9,7 @@ from ms_impl.cli.schema import Settings, lookup
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.metrics import METRICS
+from ms_impl.generate.config import GenerationConfig
 from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
@@ -54,6 +55,11 @@ def _data_set(name: str, section: Settings) -> DataSet:
     for key in ("batch_size", "max_new_tokens"):
         if section.get(key, 1) < 1:
             raise InputError(f"{where}.{key}: must be positive, not {section[key]}")
+    generation = section.get("generation_config") or {}
+    try:
+        GenerationConfig().changed(**generation)
+    except InputError as error:
+        raise InputError(f"{where}.generation_config: {error}") from error
     return DataSet(
         name=name,
         annotation_file=locate(loader["annotation_file"]),
@@ -62,4 +68,5 @@ def _data_set(name: str, section: Settings) -> DataSet:
         max_new_tokens=section.get("max_new_tokens"),
         num_samples=loader.get("num_samples"),
         options={"dataset_dir": "", **{key: section[key] for key in _OPTIONS if section.get(key) is not None}},
+        generation=generation,
     )

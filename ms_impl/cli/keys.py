@@ -99,6 +99,7 @@ EVAL_DATASET = Named(Section({
     **{key: kind for key, kind in _STYLE.items() if key != "assistant_prompt"},
     "batch_size": Whole(1, 1_000_000),
     "max_new_tokens": _COUNT,
+    "generation_config": GENERATION,
 }))  # fmt: skip
 
 

@@ -19,6 +19,7 @@ class DataSet:
         max_new_tokens: where an answer is cut off; None: as the generation settings say.
         num_samples: ask the first so many; None: all.
         options: of the model's template, such as ``dataset_dir``, which stands before relative paths.
+        generation: settings of its answers that differ from those of the model.
     """
 
     name: str
@@ -28,3 +29,4 @@ class DataSet:
     max_new_tokens: int | None
     num_samples: int | None
     options: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)

@@ -52,6 +52,7 @@ class Evaluation:
     def __init__(self, data: DataSet, template: Template, generation: GenerationConfig):
         self.data = data
         self.template = template.with_options(**data.options)
+        generation = generation.changed(**data.generation)
         tokens = data.max_new_tokens or generation.max_new_tokens
         self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
         self.metric = METRICS[data.metric](template.boxes)
@@ -103,11 +104,17 @@ class Evaluation:
         scores = self.metric.scores(self.questions, answers)
         save_lines((self._line(*row) for row in zip(self.questions, thoughts, answers, scores)), path)
         summary = self.metric.summary(self.questions, answers, scores)
+        if self.generation.enable_thinking and not self.metric.weighs_choices:
+            summary["well_formed"] = sum(map(self._is_well_formed, thoughts, answers)) / len(answers)
         return Result(self.data.name, self.data.metric, len(answers), summary)
 
     def _apart(self, answer: Any) -> tuple[str, Any]:
         """The thinking of an answer, which is not scored, and the answer."""
         return ("", answer) if self.metric.weighs_choices else split_thinking(answer, self.template.think_end)
+
+    def _is_well_formed(self, thinking: str, answer: str) -> bool:
+        """Whether a thinking has ended, once, and an answer follows it."""
+        return bool(thinking and answer) and self.template.think_end not in answer
 
     def _line(self, question: Question, thinking: str, answer: Any, score: float) -> dict[str, Any]:
         asked = {"id": question.identity, "question": question.query} | ({"thinking": thinking} if thinking else {})
@@ -136,6 +143,7 @@ class Evaluation:
     def _check_question(self, question: Question, seen: set[Any]) -> None:
         self.metric.check(question)
         sample = self._sample(question)
+        self.template.policy(sample, self.generation)  # raises where its settings leave no answer
         self._check_length(question, len(sample))
         for medium in sample.media:
             if medium.source not in seen:

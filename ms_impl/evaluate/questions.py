@@ -15,6 +15,7 @@ from ms_impl.data.dialogue import Turn
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.records import parse_record
 from ms_impl.data.template import Template
+from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError, quote
 from ms_impl.evaluate.grounding import Target, is_empty
 
@@ -53,7 +54,7 @@ def parse_question(record: Any, number: int, source: str, template: Template) ->
             record.get("id", number),
             query=query,
             history=tuple(history),
-            references=_texts(record, "answers") or (() if answer is None else (answer,)),
+            references=_texts(record, "answers") or _reference(answer, template),
             choices=_texts(record, "choices"),
             target=_target(record, dialogue.images, template),
             system=dialogue.system,
@@ -61,6 +62,11 @@ def parse_question(record: Any, number: int, source: str, template: Template) ->
         )
     except InputError as error:
         raise InputError(f"{conversation.record}: {error}") from error
+
+
+def _reference(answer: str | None, template: Template) -> tuple[str, ...]:
+    """The right answer without its thinking, which is not scored."""
+    return () if answer is None else (split_thinking(answer, template.think_end)[1],)
 
 
 def _texts(record: dict[str, Any], key: str) -> tuple[str, ...]:
