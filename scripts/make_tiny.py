@@ -3,7 +3,7 @@
     python scripts/make_tiny.py --model qwenvl --output_path build/fresh
 
 writes what is in configs/<family>/tiny, a vocabulary and model.safetensors. The vocabulary is the first ranks of the
-released one, as many as the configuration leaves room for below the special tokens.
+released one, as many as the configuration leaves room for below the special tokens, or that of ``--vocabulary``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Recipe:
     Attributes:
         ranks: how many ranks of the vocabulary a configuration has room for.
         layers: how many layers share the stream of a tensor.
-        scales: patterns of names whose numbers have another standard deviation than 1 / √(inputs).
+        scales: names whose numbers have another standard deviation than 1 / √(inputs), and norms that begin with
+            another scale than 1.
         outputs: patterns of the layers that add to a stream, twice a layer.
         positions: patterns of learned positions on a square grid.
         resamplers: patterns of packed query, key and value matrices whose queries begin as the keys.
@@ -97,7 +98,11 @@ RECIPES = {
         layers=lambda config, name: (
             (config.vit_config if name.startswith("visual_tokenizer.") else config.llm_config).num_hidden_layers
         ),
-        scales={"llm.model.embed_tokens.weight": WORD_SCALE, "vte.weight": 1.0},  # of many rows of it a mean is taken
+        scales={
+            "llm.model.embed_tokens.weight": WORD_SCALE,
+            "vte.weight": 1.0,  # of many rows of it a mean is taken:
+            "visual_tokenizer.head.1.weight": 1.5,  # of some n / 10 of n
+        },
         outputs=("*.o_proj.weight", "*.down_proj.weight", "*.out_proj.weight", "*.mlp.fc2.weight"),
         positions=("*.position_embedding.weight",),
     ),
@@ -131,7 +136,7 @@ def initial(name: str, shape: tuple[int, ...], layers: int, recipe: Recipe, chan
     if _matches(name, recipe.positions):
         return sine_positions(*shape)
     if len(shape) == 1:
-        return np.ones(shape, np.float32)
+        return np.full(shape, recipe.scales.get(name, 1), np.float32)
     scale = recipe.scales.get(name, math.prod(shape[1:]) ** -0.5)
     if _matches(name, recipe.outputs):
         scale /= math.sqrt(2 * layers)
@@ -152,20 +157,27 @@ def initial_weights(family: families.Family, config: Any, seed: int) -> dict[str
     }
 
 
-def make(output: Path, model: str, configuration: Path, seed: int) -> int:
-    """Write the checkpoint directory; returns its number of parameters. Equal arguments give equal files."""
+def make(output: Path, model: str, configuration: Path, seed: int, vocabulary: Path | None = None) -> int:
+    """Write the checkpoint directory; returns its number of parameters. Equal arguments give equal files.
+
+    ``vocabulary`` is a directory whose files are the vocabulary; None: the first of the released one.
+    """
     family = families.get(model)
     config = family.resolve("config").from_file(configuration)
     ranks = RECIPES[model].ranks(config)
     if ranks < 256:
         raise InputError(f"{configuration}: room for {ranks} ranks; a vocabulary has at least the 256 bytes")
-    weights, vocabulary = initial_weights(family, config, seed), RECIPES[model].vocabulary(ranks)
+    weights = initial_weights(family, config, seed)
+    if vocabulary:
+        words = {file.name: file.read_bytes() for file in sorted(vocabulary.iterdir())}
+    else:
+        words = RECIPES[model].vocabulary(ranks)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as folder:
         folder.mkdir(parents=True)
         for file in sorted(configuration.glob("*config.json")):
             (folder / file.name).write_bytes(file.read_bytes())
-        for name, content in vocabulary.items():
+        for name, content in words.items():
             (folder / name).write_bytes(content)
         save_file(weights, folder / "model.safetensors", {"format": FORMATS[HUGGING_FACE]})
     return sum(values.size for values in weights.values())
@@ -182,10 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=sorted(RECIPES), default="qwenvl")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--config", type=Path, help="directory of config.json (configs/MODEL/tiny)")
+    parser.add_argument("--vocabulary", type=Path, help="directory with the vocabulary's files (the released one's)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     configuration = options.config or CONFIGURATIONS / options.model / "tiny"
-    count = make(options.output_path, options.model, configuration, options.seed)
+    count = make(options.output_path, options.model, configuration, options.seed, options.vocabulary)
     print(f"{options.output_path}: {count:,} parameters, drawn at random")
     return 0
 

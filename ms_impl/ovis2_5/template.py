@@ -159,7 +159,9 @@ class Ovis2_5Template:
         path = path if path.is_dir() else path.parent
         config = config or Ovis2_5Config.from_file(path)
         rule = PixelRule.from_directory(path)
-        return cls(Ovis2_5Tokenizer.from_pretrained(path), config, rule, max_length, **(released_limits(path) | options))
+        return cls(
+            Ovis2_5Tokenizer.from_pretrained(path), config, rule, max_length, **(released_limits(path) | options)
+        )
 
     @cached_property
     def fixed_sizes(self) -> Sizes:

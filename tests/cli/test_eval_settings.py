@@ -39,9 +39,22 @@ def test_a_data_set_is_read_with_all_its_keys(read):
     assert (data.batch_size, data.max_new_tokens, data.num_samples) == (2, 4, 3)
 
 
+def test_a_data_set_may_have_generation_settings_of_its_own(read):
+    from ms_impl.cli.eval_settings import data_sets
+
+    changes = {"generation_config.enable_thinking": True, "generation_config.thinking_budget": 12}
+    (data,) = data_sets(read(options(**changes))["eval_dataset"])
+    assert data.generation == {"enable_thinking": True, "thinking_budget": 12}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"generation_config.thinking_budget": -1},
+            "eval_dataset.asked.generation_config: generation settings: thinki",
+        ),
+        ({"generation_config.thinkin": 1}, "eval_dataset.asked.generation_config: unknown key 'thinkin'"),
         ({"metric": "vqa2"}, "eval_dataset.asked.metric: unknown metric 'vqa2'; did you mean 'vqa'?"),
         ({"metric": "null"}, "eval_dataset.asked.metric: is missing"),
         ({"data_loader": "null"}, "eval_dataset.asked.data_loader.annotation_file: is missing"),

@@ -45,6 +45,13 @@ def test_answers_of_several_people_stand_in_place_of_the_turn(parse):
     assert parse("What?", answers=["blue"]).references == ("blue",)
 
 
+def test_what_the_right_answer_thinks_is_not_scored(template, monkeypatch):
+    monkeypatch.setattr(type(template), "think_end", "</think>")
+    turns = [("user", "How many?"), ("assistant", "<think>\nOne, two.\n</think>\n\n2")]
+    record = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    assert parse_question(record, 0, "x", template).references == ("2",)
+
+
 def test_a_box_is_in_pixels_of_the_last_image(parse):
     target = parse("<img>b.png</img><img>a.png</img>Where?", bbox=[40, -1, 200, 100.5]).target
     assert target == Target((40.0, -1.0, 200.0, 100.5), (400, 200))

@@ -17,6 +17,7 @@ from ms_impl.ovis2_5.preprocessing import (
     PixelRule,
     chosen_frames,
     patch_grid,
+    released_limits,
     smart_resize,
     to_patches,
 )
@@ -92,6 +93,18 @@ def test_the_rule_is_the_checkpoints(tmp_path):
     (tmp_path / PREPROCESSOR_NAME).write_text(json.dumps(told))
     found = PixelRule.from_directory(tmp_path)
     assert found == PixelRule((0.1, 0.2, 0.3), (1, 1, 1), 0.5, Image.Resampling.BILINEAR)
+
+
+def test_limits_of_pixels_may_be_the_checkpoints(tmp_path):
+    (tmp_path / PREPROCESSOR_NAME).write_text(json.dumps({"min_pixels": 9216, "max_pixels": None}))
+    assert released_limits(tmp_path) == {
+        "single_image_min_pixels": 9216, "multiple_image_min_pixels": 9216, "video_min_pixels": 9216
+    }  # fmt: skip
+    assert released_limits(tmp_path / "none") == {}
+    for wrong in (0, 1.5, True, "9216"):
+        (tmp_path / PREPROCESSOR_NAME).write_text(json.dumps({"max_pixels": wrong}))
+        with pytest.raises(InputError, match="preprocessor_config.json: max_pixels must be a whole number, 1 or more"):
+            released_limits(tmp_path)
 
 
 @pytest.mark.parametrize(

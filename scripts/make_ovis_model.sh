@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# How assets/ovis2_5_tiny is made: images of shapes as conversations, random weights, a tower that is taught to see and
+# a language model that begins to tell (torch_ref), the language model to the end (MindFormers' Trainer), back to
+# Hugging Face's layout, the test.
+#   bash scripts/make_ovis_model.sh [FOLDER]      works in FOLDER (build/ovis_model), which must not exist
+set -euo pipefail
+WORK=${1:-build/ovis_model}
+source "$(dirname "$0")/env.sh"
+export GLOG_v=3
+[[ -e $WORK ]] && { echo "error: $WORK already exists; remove it or give another folder" >&2; exit 2; }
+mkdir -p "$WORK"
+
+python scripts/ovis_data.py --output_path "$WORK/data"
+python scripts/ovis_vocabulary.py --output_path "$WORK/vocabulary"
+python scripts/make_tiny.py --model ovis2_5 --config configs/ovis2_5/tiny_easyvqa --vocabulary "$WORK/vocabulary" \
+    --output_path "$WORK/fresh"
+python scripts/pretrain_ovis.py --model "$WORK/fresh" --output_path "$WORK/seeing"
+python scripts/train_ovis_language.py --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/telling"
+python run_mindformer.py --config configs/ovis2_5/finetune_tiny_easyvqa.yaml --run_mode finetune \
+    --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" \
+    --train_dataset.data_loader.annotation_file "$WORK/data/train.json" --train_dataset_dir "$WORK/data"
+last=$(find "$WORK/training/checkpoint" -name 'step_*' | sort | tail -1)
+python convert/convert_weight.py --model ovis2_5 --reverse --dtype fp16 --config "$WORK/fresh" \
+    --input_path "$last" --output_path "$WORK/model/"
+options=()
+for name in questions boxes counts counts_half_budget; do
+    options+=("eval_dataset.$name.data_loader.annotation_file=$WORK/data/test_${name%_half_budget}.json"
+              "eval_dataset.$name.dataset_dir=$WORK/data")
+done
+python run_mindformer.py --config configs/ovis2_5/eval_tiny.yaml --load_checkpoint "$WORK/model" \
+    --output_dir "$WORK/evaluation" --options "${options[@]}"
