@@ -114,7 +114,8 @@ class Evaluation:
 
     def _is_well_formed(self, thinking: str, answer: str) -> bool:
         """Whether a thinking has ended, once, and an answer follows it."""
-        return bool(thinking and answer) and self.template.think_end not in answer
+        end = self.template.think_end
+        return end is not None and bool(thinking and answer) and end not in answer
 
     def _line(self, question: Question, thinking: str, answer: Any, score: float) -> dict[str, Any]:
         asked = {"id": question.identity, "question": question.query} | ({"thinking": thinking} if thinking else {})
