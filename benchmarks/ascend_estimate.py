@@ -131,8 +131,8 @@ def read(arguments: argparse.Namespace) -> tuple[Family, Path, RunLayout]:
     config_file = lookup(settings, "model.model_config.config_file")
     if not config_file:
         raise InputError(f"{path}: model.model_config.config_file is missing; it has the model's sizes")
-    frozen = family.frozen_groups(lookup(settings, "model.model_config"))
-    plan = plan_of(settings, frozen, arguments.dialogue_tokens, arguments.attention == "flash")
+    scope = family.scope(lookup(settings, "model.model_config"))
+    plan = plan_of(settings, scope, arguments.dialogue_tokens, arguments.attention == "flash")
     return family, locate(config_file), plan
 
 

@@ -6,6 +6,7 @@ are named as ``module:attribute`` and imported on first use, so that reading a r
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,14 @@ FREEZE_KEYS = {
     "freeze_vit": ("vision_tower",),
     "freeze_aligner": ("aligner",),
 }
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of a model is trained: the parts that ``only`` names, or all, without the ``frozen`` module groups."""
+
+    frozen: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,42 @@ class Family:
     def frozen_groups(self, section: Mapping[str, Any]) -> tuple[str, ...]:
         """The module groups that a YAML's model_config freezes, by ``freeze_keys``."""
         return tuple(group for key, groups in self.freeze_keys.items() if section.get(key) for group in groups)
+
+    def scope(self, section: Mapping[str, Any]) -> Scope:
+        """What a YAML's model_config trains."""
+        return Scope(self.frozen_groups(section), tuple(section.get("train_only") or ()))
+
+    def named_parts(self, names: Iterable[str], config: Any) -> dict[str, list[str]]:
+        """Which of ``names`` each word for a part of the model means: a module group, or one of the family's own.
+
+        A group comes before a selector of its name.
+        """
+        names = list(names)
+        selected = {
+            word: [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+            for word, patterns in self.selector_patterns(config).items()
+        }
+        return selected | {group: [name for name in names if self.group_of(name) == group] for group in self.groups}
+
+    def trained_names(self, names: Iterable[str], scope: Scope, config: Any) -> list[str]:
+        """Those of ``names`` that a run of this scope trains, in order; never what the record says is never trained.
+
+        Raises InputError for a word that means nothing, and where nothing is left.
+        """
+        names = list(names)
+        frozen = self.frozen_names(names, scope.frozen) | self.untrained_names(names)
+        if scope.only:
+            parts = self.named_parts(names, config)
+            if unknown := [word for word in scope.only if word not in parts]:
+                near = difflib.get_close_matches(unknown[0], parts, 1, 0)[0]
+                raise InputError(
+                    f"model.model_config.train_only: unknown part {quote(unknown[0])}; did you mean '{near}'? "
+                    f"Known: {listed(parts)}"
+                )
+            frozen |= set(names).difference(*(parts[word] for word in scope.only))
+        if frozen.issuperset(names):
+            raise InputError("model.model_config: nothing is left to train")
+        return [name for name in names if name not in frozen]
 
     def frozen_names(self, names: Iterable[str], frozen_groups: Iterable[str]) -> set[str]:
         """Those of ``names`` that lie in one of ``frozen_groups``."""

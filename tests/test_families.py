@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from convert.convert_weight import main
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.families import Family
+from ms_impl.families import Family, Scope
 from ms_impl.io.conversion import load_for_mindspore
 from ms_impl.io.rules import Pack, PermuteRows, Transpose, Unpack, Weight, WeightTable, moved, same
 
@@ -205,6 +205,23 @@ def test_freezing_speaks_of_module_groups(toy):
         toy.group_of("vision.weight")
     with pytest.raises(InputError, match=r"no module group \['vision_tower'\]"):
         toy.frozen_names(names, ["vision_tower"])
+
+
+def test_a_scope_trains_the_parts_it_names_without_what_is_frozen(toy):
+    names = ["embed.weight", "model.layers.0.q.weight", "model.layers.1.q.weight"]
+    family = replace(toy, selectors=lambda config: {"last": (f"model.layers.{config['layers'] - 1}.*",)})
+    config = {"layers": 2}
+    scope = family.scope({"freeze_llm": False, "train_only": ["last"]})
+    assert scope == Scope(only=("last",)) and family.trained_names(names, scope, config) == names[2:]
+    assert family.trained_names(names, Scope(), config) == names
+    groups = tuple(family.groups)
+    assert family.trained_names(names, Scope(only=groups), config) == names
+    with pytest.raises(InputError, match="train_only: unknown part 'lasst'; did you mean 'last'"):
+        family.trained_names(names, Scope(only=("lasst",)), config)
+    with pytest.raises(InputError, match="nothing is left to train"):
+        family.trained_names(names, Scope(("language_model",), ("last",)), config)  # what is frozen wins
+    unused = replace(family, untrained=("model.layers.1.*",))
+    assert unused.trained_names(names, Scope(), config) == names[:2]
 
 
 def test_every_record_names_what_exists_for_conversion():

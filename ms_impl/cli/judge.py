@@ -32,7 +32,7 @@ from ms_impl.estimate.memory import memory
 from ms_impl.estimate.parts import check as check_cut
 from ms_impl.estimate.parts import model_parts, trained_names
 from ms_impl.estimate.plan import Device, RunLayout, plan_of
-from ms_impl.families import Family
+from ms_impl.families import Family, Scope
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.rules import MINDSPORE
 from ms_impl.plugin.learning_rates import named_parameters
@@ -79,15 +79,15 @@ def _print_model(settings: Settings) -> None:
     """Parameters and memory. Raises InputError where nothing can be trained, or the model cannot be cut."""
     family, config_file = family_of(settings), Path(lookup(settings, _CONFIG))
     section = lookup(settings, "model.model_config")
-    frozen = family.frozen_groups(section)
+    scope = family.scope(section)
     on_ascend = lookup(settings, "context.device_target") != "CPU"
-    plan = plan_of(settings, frozen, _TOKENS, flash=on_ascend)
+    plan = plan_of(settings, scope, _TOKENS, flash=on_ascend)
     if family.estimate:
         _print_memory(family, config_file, plan, on_ascend)
         if cuts_model(settings):
             check_cut(family, config_file, plan)
     else:
-        _print_parameters(family, config_file, frozen, bool(section.get("lora")))
+        _print_parameters(family, config_file, scope, bool(section.get("lora")))
     if grouped := settings.get("grouped_lr_schedule"):
         config = family.resolve("config").from_file(config_file)
         named_parameters(grouped, family, config, trained_names(family, config_file, plan))
@@ -103,13 +103,15 @@ def _print_memory(family: Family, config_file: Path, plan: RunLayout, on_ascend:
         print(f"{'':<14}more than the {Device().memory / 1e9:.0f} GB that an Ascend 910B has for it: think of LoRA")
 
 
-def _print_parameters(family: Family, config_file: Path, frozen: tuple[str, ...], adapts: bool) -> None:
+def _print_parameters(family: Family, config_file: Path, scope: Scope, adapts: bool) -> None:
     """What the weight table tells of a family that is not described on paper."""
-    shapes = family.resolve("weights").shapes(family.resolve("config").from_file(config_file), MINDSPORE)
+    config = family.resolve("config").from_file(config_file)
+    shapes = family.resolve("weights").shapes(config, MINDSPORE)
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
-    whole, held = sum(numbers.values()), sum(numbers[name] for name in family.frozen_names(numbers, frozen))
-    told = "of which an adapter trains none" if adapts else f"of which {whole - held:,} are trained"
-    print(f"{'parameters':<14}{whole:,}, {told}")
+    told = "an adapter trains none"
+    if not adapts:
+        told = f"{sum(numbers[name] for name in family.trained_names(numbers, scope, config)):,} are trained"
+    print(f"{'parameters':<14}{sum(numbers.values()):,}, of which {told}")
 
 
 def _print_weights(settings: Settings) -> None:

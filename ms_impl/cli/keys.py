@@ -46,6 +46,7 @@ def _model(family: Family) -> Section:
             **_CLASS,
             "config_file": Text(empty=False),
             **dict.fromkeys(family.freeze_keys, Flag()),
+            "train_only": ListOf(Text(empty=False)),
             "compute_dtype": _DTYPE,
             "param_init_type": _DTYPE,
             "lora": LORA,

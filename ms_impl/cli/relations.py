@@ -73,6 +73,8 @@ def _trained(settings: Mapping[str, Any], family: Family) -> Iterator[str]:
     left = set(family.groups) - {"generator"} - set(family.frozen_groups(section))
     if not section.get("lora") and not left:
         yield f"model.model_config: {', '.join(keys)} are all True: nothing is left to train"
+    if section.get("lora") and section.get("train_only"):
+        yield "model.model_config.train_only: lora trains its factors and modules_to_save alone; leave one of them out"
 
 
 def _classes(settings: Mapping[str, Any], family: Family) -> Iterator[str]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.adapters.targets import linear_layers, make_plan
 from ms_impl.errors import InputError
 from ms_impl.estimate.plan import RunLayout
 from ms_impl.estimate.shape import Part
-from ms_impl.families import Family
+from ms_impl.families import Family, Scope
 from ms_impl.io.rules import MINDSPORE
 
 
@@ -57,7 +58,7 @@ def model_parts(family: Family, config_file: Path, plan: RunLayout) -> list[Trai
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)
     parts = _description(family).parts(config, plan, shapes)
-    trained, factors = _trained(family, plan, shapes)
+    trained, factors = _trained(family, config, plan, shapes)
     marked, reached = [], False
     for part in parts:
         own = sum(math.prod(shape) for name, shape in part.weights.items() if name in trained)
@@ -71,7 +72,7 @@ def trained_names(family: Family, config_file: Path, plan: RunLayout) -> list[st
     """Names of all that is trained, LoRA factors too."""
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)
-    trained, factors = _trained(family, plan, shapes)
+    trained, factors = _trained(family, config, plan, shapes)
     return [*trained, *factors]
 
 
@@ -88,13 +89,13 @@ def _description(family: Family) -> ModuleType:
 
 
 def _trained(
-    family: Family, plan: RunLayout, shapes: Mapping[str, tuple[int, ...]]
+    family: Family, config: Any, plan: RunLayout, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[set[str], Mapping[str, tuple[int, ...]]]:
     """Names of the weights that are trained, and shapes of the LoRA factors by name."""
     if not plan.lora:
-        return set(shapes) - family.frozen_names(shapes, plan.frozen), {}
-    config = LoraConfig.from_section(plan.lora, "model.model_config.lora")
-    adapter = make_plan(config, family, shapes, linear_layers(shapes, family))
+        return set(family.trained_names(shapes, Scope(plan.frozen, plan.only), config)), {}
+    settings = LoraConfig.from_section(plan.lora, "model.model_config.lora")
+    adapter = make_plan(settings, family, shapes, linear_layers(shapes, family))
     return set(adapter.whole), adapter.factors
 
 

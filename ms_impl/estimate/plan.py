@@ -8,6 +8,7 @@ from typing import Any
 
 from ms_impl.cli.schema import lookup
 from ms_impl.errors import InputError
+from ms_impl.families import Scope
 from ms_impl.io.dtypes import float_named
 
 SEMI_AUTO = (1, 2)  # parallel.parallel_mode: semi-automatic, automatic
@@ -56,6 +57,7 @@ class RunLayout:
         zero: 0: every data-parallel rank has everything; 1: the optimizer's state is divided among them; 2: gradients,
             too; 3: parameters, too, gathered layer by layer and again in the backward pass.
         flash: attention without its score matrix in memory; else composed of plain operators, norms and rotation too.
+        frozen, only: what is trained, as in ``ms_impl.families.Scope``.
         lora: the YAML's section, or None.
     """
 
@@ -74,6 +76,7 @@ class RunLayout:
     compute_bytes: int = 2
     parameter_bytes: int = 4
     frozen: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     lora: Mapping[str, Any] | None = None
 
     @property
@@ -98,7 +101,7 @@ class RunLayout:
         )
 
 
-def plan_of(settings: Mapping[str, Any], frozen: tuple[str, ...], dialogue: int, flash: bool) -> RunLayout:
+def plan_of(settings: Mapping[str, Any], scope: Scope, dialogue: int, flash: bool) -> RunLayout:
     """What a training YAML asks for.
 
     In semi-automatic parallelism MindSpore's optimizer parallelism divides the parameters too (ZeRO-3), or keeps them
@@ -129,7 +132,8 @@ def plan_of(settings: Mapping[str, Any], frozen: tuple[str, ...], dialogue: int,
         cut_vocabulary=not lookup(settings, "parallel_config.vocab_emb_dp"),
         compute_bytes=_bytes(settings, "compute_dtype"),
         parameter_bytes=_bytes(settings, "param_init_type"),
-        frozen=frozen,
+        frozen=scope.frozen,
+        only=scope.only,
         lora=lookup(settings, "model.model_config.lora"),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch, fnmatchcase
+from fnmatch import fnmatch
 from typing import Any
 
 from ms_impl.cli.kinds import suggest
@@ -24,7 +24,7 @@ def named_parameters(
         InputError: an element of ``params`` is neither such a word nor a pattern that a trained parameter matches, or
             nothing that it names is trained.
     """
-    words = _words(family, config, trained)
+    words = family.named_parts(trained, config)
     grouped = []
     for number, schedule in enumerate(schedules.get("grouped") or ()):
         where = f"grouped_lr_schedule.grouped[{number}].params"
@@ -35,14 +35,48 @@ def named_parameters(
     return {**schedules, "grouped": grouped}
 
 
-def _words(family: Family, config: Any, trained: Sequence[str]) -> dict[str, list[str]]:
-    """What each word stands for among the trained parameters. A group comes before a selector of its name."""
-    selected = {
-        word: [name for name in trained if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        for word, patterns in family.selector_patterns(config).items()
-    }
-    groups = {group: [name for name in trained if family.group_of(name) == group] for group in family.groups}
-    return selected | groups
+def trained_table(
+    family: Family, sizes: Mapping[str, int], trained: Sequence[str], rates: Mapping[str, float]
+) -> list[str]:
+    """A line for each module group: how many of its numbers are trained, and at which highest learning rate.
+
+    Args:
+        sizes: how many numbers each parameter has.
+        rates: the learning rate of each trained parameter; one that has none is not named.
+    """
+    lines, among = [], set(trained)
+    for group in family.groups:
+        names = [name for name in sizes if family.group_of(name) == group]
+        if not names:
+            continue
+        own = [name for name in names if name in among]
+        told = [f"{rate:.3g}" for rate in dict.fromkeys(rates[name] for name in own if name in rates)]
+        count = f"{sum(sizes[name] for name in own):,} of {sum(sizes[name] for name in names):,}"
+        lines.append(f"{group:<16}{count:>32}  {'learning rate ' + ', '.join(told) if own else 'frozen'}")
+    return lines
+
+
+def rates_of(
+    settings: Mapping[str, Any], grouped: Mapping[str, Any] | None, trained: Sequence[str]
+) -> dict[str, float]:
+    """The highest learning rate of each trained parameter, where the settings tell it.
+
+    ``settings``: those with ``lr_schedule`` and ``optimizer``. ``grouped``: what ``named_parameters`` made.
+    """
+    default = (grouped or {}).get("default") or settings.get("lr_schedule") or settings.get("optimizer") or {}
+    schedules = [(schedule["params"], _highest(schedule)) for schedule in (grouped or {}).get("grouped") or ()]
+    found = {}
+    for name in trained:  # the first that fits, as in MindFormers
+        own = (rate for words, rate in schedules if any(word in name or fnmatch(name, word) for word in words))
+        rate = next(own, _highest(default))
+        if rate is not None:
+            found[name] = rate
+    return found
+
+
+def _highest(schedule: Mapping[str, Any]) -> float | None:
+    rate = schedule.get("learning_rate", schedule.get("base_lr"))
+    return rate if isinstance(rate, int | float) else _highest(rate) if isinstance(rate, Mapping) else None
 
 
 def _names(word: str, words: Mapping[str, list[str]], trained: Sequence[str], where: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -13,7 +13,7 @@ from ms_impl.adapters.adapter import Adapter, inject
 from ms_impl.adapters.config import LoraConfig
 from ms_impl.errors import InputError
 from ms_impl.io.dtypes import float_named
-from ms_impl.train.freezing import freeze
+from ms_impl.train.freezing import train_scope
 from ms_impl.weights import MINDSPORE_DTYPES
 
 
@@ -21,8 +21,8 @@ class ModelSection:
     """The YAML's ``model.model_config``.
 
     ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters, ``lora`` an adapter to
-    train, ``rows`` the number of rows of a micro-batch. MindFormers adds more, such as ``parallel_config``, which holds
-    the YAML's ``recompute_config``.
+    train, ``rows`` the number of rows of a micro-batch, ``train_only`` words for the parts that are trained. MindFormers
+    adds more, such as ``parallel_config``, which holds the YAML's ``recompute_config``.
     """
 
     family: families.Family
@@ -34,12 +34,13 @@ class ModelSection:
         param_init_type: str = "float32",
         lora: Mapping[str, Any] | None = None,
         rows: int = 1,
+        train_only: Sequence[str] = (),
         **others: Any,
     ):
         self.config = self.family.resolve("config").from_file(config_file)
         self.compute_dtype = _dtype("compute_dtype", compute_dtype)
         self.param_dtype = _dtype("param_init_type", param_init_type)
-        self.frozen_groups = self.family.frozen_groups(others)
+        self.scope = self.family.scope({**others, "train_only": train_only})
         self.lora = lora and LoraConfig.from_section(lora, "model.model_config.lora")
         self.first_adapter = lora and lora.get("adapter")
         self._rows = rows
@@ -50,7 +51,8 @@ class ModelSection:
     def build(self) -> tuple[nn.Cell, Adapter | None]:
         """The family's own model with what the section freezes frozen, or its new adapter; its layers recompute."""
         model, adapter = self.family.resolve("model")(self.config, self.compute_dtype, self.param_dtype), None
-        freeze(model, self.family, self.frozen_groups)
+        if not self.lora:  # which trains its factors alone
+            train_scope(model, self.family, self.scope)
         parallel_config = getattr(self, "parallel_config", None)
         if parallel_config:
             parallelize(model, parallel_config)  # before adapters take layers' places

@@ -13,13 +13,14 @@ from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 from mindspore.train.callback import Callback
 
+from ms_impl.adapters.adapter import DROPOUT_SEEDS
 from ms_impl.cli.training_plan import AnsweringPlan, TrainingPlan
 from ms_impl.evaluate.results import Result, check_writable
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.dataset import step_dataset, training_feed
 from ms_impl.plugin.evaluate import EvaluationMonitor, evaluate_checkpoint
-from ms_impl.plugin.learning_rates import named_parameters
+from ms_impl.plugin.learning_rates import named_parameters, rates_of, trained_table
 from ms_impl.plugin.predict import answered, generation_settings, save_answers
 from ms_impl.plugin.run_state import RunState
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
@@ -118,11 +119,15 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
 
     def create_optimizer_scheduler(self, network, model_params) -> nn.Optimizer:
         """The YAML's optimizer and schedules; grouped_lr_schedule may name parts of the model."""
-        if self.config.grouped_lr_schedule:
-            trained = [parameter.name for parameter in network.trainable_params()]
-            schedules, section = self.config.grouped_lr_schedule, network.config
+        trained, section = [parameter.name for parameter in network.trainable_params()], network.config
+        if schedules := self.config.grouped_lr_schedule:
             named = named_parameters(schedules, section.family, section.config, trained)
             self.config.grouped_lr_schedule = MindFormerConfig(**named)
+        if is_first_rank():
+            parameters = network.network.get_parameters()
+            sizes = {parameter.name: parameter.size for parameter in parameters if parameter.name != DROPOUT_SEEDS}
+            rates = rates_of(self.config, self.config.grouped_lr_schedule, trained)
+            print(*trained_table(section.family, sizes, trained, rates), sep="\n", flush=True)
         return super().create_optimizer_scheduler(network, model_params)
 
     def create_model_wrapper(self, network, optimizer) -> nn.Cell:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.plugin.learning_rates import named_parameters
+from ms_impl.plugin.learning_rates import named_parameters, rates_of, trained_table
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.train.loss_log import read_losses
@@ -58,6 +58,22 @@ def test_a_familys_own_words_name_parameters_too():
     assert named["grouped"] == [{"params": trained[1:]}]
     with pytest.raises(InputError, match="nothing of 'last_block' is trained"):
         named_parameters(schedules, family, {"layers": 9}, trained)
+
+
+def test_a_table_tells_what_is_trained_at_which_rate(stage_3):
+    trained = [parameter.name for parameter in stage_3.trainable_params()]
+    sizes = {parameter.name: parameter.size for parameter in stage_3.get_parameters()}
+    rate = {"type": "CosineWithWarmUpLR", "learning_rate": 1e-5}
+    schedules = {"default": rate, "grouped": [{**rate, "learning_rate": 2e-3, "params": ["aligner"]}]}
+    named = named_parameters(schedules, FAMILY, stage_3.config, trained)
+    lines = trained_table(FAMILY, sizes, trained, rates_of({}, named, trained))
+    told = {line.split()[0]: line.split()[1:] for line in lines}
+    assert told["language_model"][-3:] == ["learning", "rate", "1e-05"]
+    assert told["aligner"][-1] == "0.002" and told["vision_tower"][-1] == "frozen" and told["vision_tower"][0] == "0"
+    assert told["aligner"][0] == told["aligner"][2] == f"{sum(sizes[name] for name in sizes if 'attn_pool' in name):,}"
+    assert set(rates_of({"lr_schedule": rate}, None, trained).values()) == {1e-5}
+    assert set(rates_of({"optimizer": {"learning_rate": rate}}, None, trained).values()) == {1e-5}
+    assert rates_of({}, None, trained) == {}
 
 
 def test_each_group_moves_with_its_own_rate(workspace, run_mindformer, finetune_arguments, tmp_path):
