@@ -155,6 +155,7 @@ class MyTemplate:
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "pictures")
     largest_of: ClassVar[tuple[str, ...]] = ()
+    request_options: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = MyOptions
     boxes = None
     think_end: ClassVar[str | None] = None
@@ -355,6 +356,9 @@ class MyTemplate:
             else:
                 raise InputError(f"query: expected elements with 'text' or 'image', not {quote(element)}")
         return "".join(texts)
+
+    def sources_in(self, text: str) -> tuple[str, ...]:
+        return tuple(path for tag, path in split_marks(text, INLINE) if tag == "img")
 
     def draw_boxes(self, history: Any, dataset_dir: Any = None, font: Any = None) -> None:
         return None  # its answers have no boxes

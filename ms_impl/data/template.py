@@ -56,6 +56,7 @@ class Template(Protocol):
     needs: ClassVar[tuple[str, ...]]
     largest_of: ClassVar[tuple[str, ...]]
     think_end: ClassVar[str | None]  # what ends the thinking that answers may begin with; None: they have none
+    request_options: ClassVar[tuple[str, ...]]  # the options that one request to a server may change
     Options: ClassVar[type]  # a frozen dataclass: what a YAML's template section may say, with its defaults
 
     options: Any  # of Options
@@ -155,6 +156,9 @@ class Template(Protocol):
 
     def query_text(self, query: Query) -> str:
         """A query as histories keep it."""
+
+    def sources_in(self, text: str) -> tuple[str, ...]:
+        """The files, or names of media in memory, that a text would have this template read as a query, in order."""
 
     def draw_boxes(
         self, history: Sequence[Turn], dataset_dir: str | os.PathLike | None = None, font: str | Path | None = None

@@ -151,12 +151,21 @@ class Decoder:
                 columns; and the arrays of media.
             kinds: the media that the batch may have: the template's.
         """
+        *_, logits = self.prefilling(batch, kinds)
+        return logits
+
+    def prefilling(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> Iterator[np.ndarray]:
+        """``prefill`` chunk by chunk, so that other rows can be decoded between two of them.
+
+        Yields the logits after each chunk; the last ones are whole.
+        """
         self.begin(batch, kinds)
         input_ids, positions = self._widened(batch["input_ids"]), self._positions(batch.get("position_ids"))
         logits = np.zeros((self.batch_rows, self.model.config.vocab_size), np.float32)
         with static_graphs(self.model):
             features = self.encoder(batch, kinds, self.length)
-            for start, width in chunks(self.length, self.capacity):
+        for start, width in chunks(self.length, self.capacity):
+            with static_graphs(self.model):
                 hidden = self._embed(input_ids[:, start : start + width], features, start)
                 columns = np.tile(np.arange(start, start + width, dtype=np.int32), (self.rows, 1))
                 rotary = self.model.rotary(positions[..., start : start + width], self.length)
@@ -166,7 +175,7 @@ class Decoder:
                 ending = np.flatnonzero((last >= 0) & (last < width) & (np.arange(self.rows) < self.batch_rows))
                 if len(ending):
                     logits[ending] = found.asnumpy()[ending]
-        return self._checked(logits)
+            yield self._checked(logits)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.

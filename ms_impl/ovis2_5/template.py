@@ -119,6 +119,10 @@ class Ovis2_5Template:
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, PATCH_ROWS, MARKERS)
     largest_of: ClassVar[tuple[str, ...]] = (PATCHES, UNITS)
+    request_options: ClassVar[tuple[str, ...]] = (
+        "num_frames",
+        *(field.name for field in dataclasses.fields(PixelLimits)),
+    )
     Options: ClassVar[type] = Ovis2_5Options
     boxes = BOXES
     think_end: ClassVar[str | None] = THINK_END
@@ -329,6 +333,11 @@ class Ovis2_5Template:
     def query_text(self, query: Query) -> str:
         """A query as histories keep it. An image in memory is kept with this template, under a name."""
         return query_text(query, self.memory.keep)
+
+    def sources_in(self, text: str) -> tuple[str, ...]:
+        """The images and frames or files of videos that a text shows."""
+        found = [visual.source for visual in shown_in(text)[1]]
+        return tuple(path for source in found for path in ((source,) if isinstance(source, str) else source))
 
     def draw_boxes(
         self, history: Sequence[Turn], dataset_dir: str | os.PathLike | None = None, font: str | Path | None = None

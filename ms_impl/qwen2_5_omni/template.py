@@ -87,6 +87,10 @@ class Qwen2_5OmniTemplate:
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "patch_rows", "audio_chunks")
     largest_of: ClassVar[tuple[str, ...]] = ("row_patches", "row_units")
+    request_options: ClassVar[tuple[str, ...]] = (
+        "min_pixels", "max_pixels", "video_min_pixels", "video_max_pixels", "video_total_pixels", "fps",
+        "fps_min_frames", "fps_max_frames", "nframes", "use_audio_in_video",
+    )  # fmt: skip
     Options: ClassVar[type] = OmniOptions
     think_end: ClassVar[str | None] = None
     fixed_sizes: ClassVar[Sizes] = {}
@@ -272,6 +276,11 @@ class Qwen2_5OmniTemplate:
     def query_text(self, query: Query) -> str:
         """A query as histories keep it; an image in memory is kept with this template under a name."""
         return queries.as_text(query, self.memory.keep)
+
+    def sources_in(self, text: str) -> tuple[str, ...]:
+        """The images, sounds, and frames or files of videos that a text shows."""
+        found = [medium.source for medium in queries.split(text)[1]]
+        return tuple(path for source in found for path in ((source,) if isinstance(source, str) else source))
 
     def draw_boxes(
         self, history: Sequence[Turn], dataset_dir: str | os.PathLike | None = None, font: str | Path | None = None

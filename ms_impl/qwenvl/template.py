@@ -64,6 +64,7 @@ class QwenVLTemplate:
     padding_shifts_positions: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "images")
     largest_of: ClassVar[tuple[str, ...]] = ()
+    request_options: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = QwenVLOptions
     boxes = BOXES
     think_end: ClassVar[str | None] = None
@@ -282,6 +283,10 @@ class QwenVLTemplate:
         """The image (RGB) that a prompt mentions: one in memory, or a file. Raises InputError if it cannot be read."""
         kept = self.memory.get(path)
         return read_image(resolve_path(path, dataset_dir)) if kept is None else kept
+
+    def sources_in(self, text: str) -> tuple[str, ...]:
+        """The images that a text shows. Raises InputError for a tag that is not closed."""
+        return tuple(inline_paths(text))
 
     def draw_boxes(
         self, history: Sequence[Turn], dataset_dir: str | os.PathLike | None = None, font: str | Path | None = None

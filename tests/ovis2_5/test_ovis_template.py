@@ -274,6 +274,7 @@ def test_queries_are_text(template, ovis_folder):
     ]
     frames = [str(ovis_folder / frame) for frame in FRAMES]
     assert template.query_text(template.query_text([{"video": frames}])) == template.query_text([{"video": frames}])
+    assert template.sources_in(f"a {query} {template.query_text([{'video': frames}])}")[1:] == tuple(frames)
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,7 @@ def test_the_next_turn_of_a_chat(make_template, files, cases):
     template = make_template()
     first = [{"image": files / "wide.png"}, {"audio": str(files / "tone.wav")}, {"text": "What?"}]
     history = [(template.query_text(first), "A tone.")]
+    assert template.sources_in(history[0][0]) == (str(files / "wide.png"), str(files / "tone.wav"))
     sample = template.encode_turn([{"text": "Sure?"}], history, None)
     text = template.tokenizer.decode([i for i in sample.input_ids if i not in (151655, 151646)])
     assert text == (

@@ -1,5 +1,6 @@
 """The models that are built, held against the weight table and the module groups of their family."""
 
+import dataclasses
 import inspect
 
 import pytest
@@ -66,3 +67,4 @@ def test_the_template_has_what_the_shared_rooms_ask_of_it(family, model):
     assert [name for name in methods(Template) if not callable(getattr(template, name, None))] == []
     declared = {name for name, told in Template.__annotations__.items() if "ClassVar" in told}
     assert [name for name in sorted(declared) if not hasattr(template, name)] == []
+    assert set(template.request_options) <= {option.name for option in dataclasses.fields(template.Options)}

@@ -66,6 +66,7 @@ class ToyTemplate:
     Options = ToyOptions
     boxes = None
     think_end = None
+    request_options = ("most_chunks",)
     fixed_sizes = {"channels": 2}
 
     def __init__(self, max_length: int = 256, **options):
