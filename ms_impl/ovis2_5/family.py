@@ -25,6 +25,7 @@ FAMILY = Family(
         "freeze_vit": ("vision_tower",),
         "freeze_aligner": ("aligner",),
     },
+    training="configs/ovis2_5/finetune_ovis2_5_9b.yaml",
     selectors="ms_impl.ovis2_5.train_modules:selectors",
     generation={"max_new_tokens": 1024},  # with Hugging Face's own for the rest, as the original's PyTorch code has
     embeddings=("llm.model.embed_tokens", "vte", "visual_tokenizer.vit.vision_model.embeddings.position_embedding"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ms_impl.ovis2_5.patches import Grid, patchify
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
 MOST_ASPECT = 200  # of a side to the other
+_MAY_BE_NEGATIVE = {"low": -(1 << 30)}  # for a YAML
 BICUBIC = 3  # Pillow's number, and what the original takes where the file does not say
 
 
@@ -80,10 +81,10 @@ class PixelLimits:
 
     single_image_min_pixels: int = 448 * 448
     single_image_max_pixels: int = 1792 * 1792
-    multiple_image_min_pixels: int = 448 * 448
-    multiple_image_max_pixels: int = 896 * 896
-    video_min_pixels: int = 448 * 448
-    video_max_pixels: int = 896 * 896
+    multiple_image_min_pixels: int = field(default=448 * 448, metadata=_MAY_BE_NEGATIVE)
+    multiple_image_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
+    video_min_pixels: int = field(default=448 * 448, metadata=_MAY_BE_NEGATIVE)
+    video_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
 
     def of_images(self, count: int) -> tuple[int, int]:
         """The least and the most pixels of each of so many images; (0, 0) of none."""

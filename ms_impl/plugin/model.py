@@ -21,8 +21,8 @@ class ModelSection:
     """The YAML's ``model.model_config``.
 
     ``compute_dtype`` is the type of activations, ``param_init_type`` that of the parameters, ``lora`` an adapter to
-    train, ``rows`` the number of rows of a micro-batch, ``train_only`` words for the parts that are trained. MindFormers
-    adds more, such as ``parallel_config``, which holds the YAML's ``recompute_config``.
+    train, ``rows`` the number of rows of a micro-batch, ``train_only`` words for the parts that are trained.
+    MindFormers adds more, such as ``parallel_config``, which holds the YAML's ``recompute_config``.
     """
 
     family: families.Family
