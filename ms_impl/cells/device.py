@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import mindspore as ms
 
+from ms_impl.errors import InputError, quote
+
 T = TypeVar("T")
 
 
@@ -21,6 +23,20 @@ def unless_on_ascend(make: Callable[..., T], *arguments: object) -> T | None:
     Whoever gets None computes all at once.
     """
     return None if on_ascend() else make(*arguments)
+
+
+def choose_device(name: str) -> None:
+    """Run what is built from now on on ``cpu`` or ``ascend`` (also ``npu``), in upper case or lower.
+
+    Raises InputError for another device, or one that this machine does not have.
+    """
+    target = {"cpu": "CPU", "ascend": "Ascend", "npu": "Ascend"}.get(name.lower() if isinstance(name, str) else "")
+    if target is None:
+        raise InputError(f"device: unknown device {quote(name)}; known: cpu, ascend, npu")
+    if not is_available(target):
+        raise InputError(f"device: this machine has no {target}; leave it out, or take cpu")
+    if ms.get_context("device_target") != target:
+        ms.set_device(target)
 
 
 def is_available(target: str) -> bool:

@@ -77,6 +77,7 @@ class PixelLimits:
     """How many pixels a visual may have, by what its conversation shows.
 
     A negative number is that of a single image: the same minimum, and the maximum divided by the visuals or frames.
+    ``min_pixels`` and ``max_pixels`` count before the others, whatever is shown.
     """
 
     single_image_min_pixels: int = 448 * 448
@@ -85,13 +86,15 @@ class PixelLimits:
     multiple_image_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
     video_min_pixels: int = field(default=448 * 448, metadata=_MAY_BE_NEGATIVE)
     video_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
     def of_images(self, count: int) -> tuple[int, int]:
         """The least and the most pixels of each of so many images; (0, 0) of none."""
         if count == 0:
             return 0, 0
         if count == 1:
-            return self.single_image_min_pixels, self.single_image_max_pixels
+            return self._over_all(self.single_image_min_pixels, self.single_image_max_pixels)
         return self._limits(self.multiple_image_min_pixels, self.multiple_image_max_pixels, count)
 
     def of_video(self, frames: int) -> tuple[int, int]:
@@ -101,6 +104,14 @@ class PixelLimits:
     def _limits(self, least: int, most: int, count: int) -> tuple[int, int]:
         least = self.single_image_min_pixels if least < 0 else least
         most = max(least, self.single_image_max_pixels // count) if most < 0 else most
+        return self._over_all(least, most)
+
+    def _over_all(self, least: int, most: int) -> tuple[int, int]:
+        """The limits, ``min_pixels`` and ``max_pixels`` before them; one that is given alone moves the other."""
+        if self.min_pixels is not None:
+            least, most = self.min_pixels, max(most, self.min_pixels)
+        if self.max_pixels is not None:
+            least, most = min(least, self.max_pixels), self.max_pixels
         return least, most
 
 

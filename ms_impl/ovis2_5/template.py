@@ -80,6 +80,7 @@ INDICATOR_ROWS = MediaKind(
 )
 _VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "*.tiktoken")
 Located = tuple[Visual, Grid]  # a visual, and the patches that it becomes
+_OVER_ALL = ("min_pixels", "max_pixels")  # options that may be left open
 _WITH_EACH = {False: IMAGE_INDICATORS, True: VIDEO_INDICATORS}
 
 
@@ -104,9 +105,14 @@ class Ovis2_5Options(PixelLimits):
     def __post_init__(self) -> None:
         counts = ("multimodal_max_length", "text_max_length", "min_frames", "max_frames", "num_frames")
         for name in (*counts, *(field.name for field in dataclasses.fields(PixelLimits))):
-            value, least = getattr(self, name), 1 if name in counts or name.startswith("single") else -(1 << 31)
+            value = getattr(self, name)
+            least = 1 if name in (*counts, *_OVER_ALL) or name.startswith("single") else -(1 << 31)
+            if value is None and name in _OVER_ALL:
+                continue
             if type(value) is not int or value < least or value == 0:
                 raise InputError(f"{name} must be a whole number, {least} or more, not {quote(value)}")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise InputError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
         if self.min_frames > self.max_frames:
             raise InputError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
 

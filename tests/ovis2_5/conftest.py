@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from golden_folder import golden_folder
+from safetensors.numpy import save_file
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +59,43 @@ def make_template(ovis_folder, ovis_cases, ovis_tokenizer):
 @pytest.fixture(scope="session")
 def template(make_template):
     return make_template()
+
+
+@pytest.fixture(scope="session")
+def loaded(ovis_folder, vocabulary_file, tmp_path_factory):
+    """Model and template of a tiny random checkpoint with the released vocabulary."""
+    from convert.ovis2_5 import WEIGHTS
+    from ms_impl.generate.load import load
+    from ms_impl.io.rules import HUGGING_FACE
+    from ms_impl.ovis2_5.config import Ovis2_5Config
+
+    folder = tmp_path_factory.mktemp("ovis")
+    raw = json.loads((ovis_folder / "config.json").read_text(encoding="utf-8"))
+    raw["llm_config"]["vocab_size"] = 151936
+    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "qwen.tiktoken").symlink_to(vocabulary_file)
+    rng, weights = np.random.default_rng(0), {}
+    for name, shape in WEIGHTS.shapes(Ovis2_5Config.from_file(folder), HUGGING_FACE).items():
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        weights[name] = rng.normal(centre, 0.2, shape).astype(np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return load(folder, dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def image_query(ovis_folder):
+    return [{"image": str(ovis_folder / "image0.png")}, {"text": "What is it?"}]
+
+
+LIMITS = {
+    "single_image_min_pixels": 4096,
+    "single_image_max_pixels": 16384,
+    "video_min_pixels": 1024,
+    "video_max_pixels": 6400,
+}
+
+
+@pytest.fixture(scope="session")
+def small(loaded):
+    """The template with few patches a visual."""
+    return loaded[1].with_options(**LIMITS, num_frames=2)
