@@ -86,7 +86,8 @@ class Ovis25Inference:
     - further ones of ``ms_impl.generate.config.GenerationConfig``, such as ``top_p``.
 
     Images are paths or PIL images; a URL is refused. ``min_pixels`` and ``max_pixels`` limit every image and frame that
-    the conversation shows. Wrong input raises InputError, in streaming before the first piece is asked for.
+    the conversation shows; None: the original's defaults, 448² to 1792² of one image and to 896² of several and of
+    frames, or what the checkpoint's preprocessor_config.json says of them. Wrong input raises InputError, in streaming before the first piece is asked for.
 
     Args:
         model_path: a checkpoint directory, Hugging Face's or converted; or one converted file beside its config.json.
@@ -121,7 +122,7 @@ class Ovis25Inference:
         return made
 
     def single_image_inference(
-        self, image_input: ImageInput, text_prompt: str, min_pixels: int = 448 * 448, max_pixels: int = 1792 * 1792,
+        self, image_input: ImageInput, text_prompt: str, min_pixels: int | None = None, max_pixels: int | None = None,
         **settings: Any,
     ) -> Answer:  # fmt: skip
         """About one image."""
@@ -130,7 +131,7 @@ class Ovis25Inference:
         )
 
     def single_image_inference_streaming(
-        self, image_input: ImageInput, text_prompt: str, min_pixels: int = 448 * 448, max_pixels: int = 1792 * 1792,
+        self, image_input: ImageInput, text_prompt: str, min_pixels: int | None = None, max_pixels: int | None = None,
         **settings: Any,
     ) -> Stream:  # fmt: skip
         """The pieces of ``single_image_inference``."""
@@ -138,8 +139,8 @@ class Ovis25Inference:
         return self._ask(template, [{"image": image_input}, {"text": text_prompt}], **settings)
 
     def multi_image_inference(
-        self, image_paths: Sequence[ImageInput], text_prompt: str, min_pixels: int = 448 * 448,
-        max_pixels: int = 896 * 896, **settings: Any,
+        self, image_paths: Sequence[ImageInput], text_prompt: str, min_pixels: int | None = None,
+        max_pixels: int | None = None, **settings: Any,
     ) -> Answer:  # fmt: skip
         """About several images, shown in order before the text."""
         return _whole(
@@ -147,8 +148,8 @@ class Ovis25Inference:
         )
 
     def multi_image_inference_streaming(
-        self, image_paths: Sequence[ImageInput], text_prompt: str, min_pixels: int = 448 * 448,
-        max_pixels: int = 896 * 896, **settings: Any,
+        self, image_paths: Sequence[ImageInput], text_prompt: str, min_pixels: int | None = None,
+        max_pixels: int | None = None, **settings: Any,
     ) -> Stream:  # fmt: skip
         """The pieces of ``multi_image_inference``."""
         if isinstance(image_paths, str | os.PathLike | Image.Image) or not image_paths:
@@ -158,7 +159,7 @@ class Ovis25Inference:
 
     def video_inference(
         self, video_path: str | os.PathLike | Sequence[ImageInput], text_prompt: str, num_frames: int = 8,
-        min_pixels: int = 448 * 448, max_pixels: int = 896 * 896, **settings: Any,
+        min_pixels: int | None = None, max_pixels: int | None = None, **settings: Any,
     ) -> Answer:  # fmt: skip
         """About a video, a file or a list of its frames, of which ``num_frames`` are shown: the first of each of so
         many equal spans."""
@@ -167,7 +168,7 @@ class Ovis25Inference:
 
     def video_inference_streaming(
         self, video_path: str | os.PathLike | Sequence[ImageInput], text_prompt: str, num_frames: int = 8,
-        min_pixels: int = 448 * 448, max_pixels: int = 896 * 896, **settings: Any,
+        min_pixels: int | None = None, max_pixels: int | None = None, **settings: Any,
     ) -> Stream:  # fmt: skip
         """The pieces of ``video_inference``."""
         template = self.template.with_options(num_frames=num_frames, min_pixels=min_pixels, max_pixels=max_pixels)

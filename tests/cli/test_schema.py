@@ -15,6 +15,7 @@ from ms_impl.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {path.stem: path for path in sorted((ROOT / "configs/qwenvl").glob("*.yaml"))}
+OF_ALL = {f"{path.parent.name}/{path.stem}": path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 LR = "lr_schedule"
 SETTINGS = settings_schema(families.get("qwenvl"))
 
@@ -31,9 +32,12 @@ def faults(changes: dict, config: str = "finetune_qwenvl_9.6b_bf16") -> str:
     return ""
 
 
-@pytest.mark.parametrize("config", SHIPPED)
+@pytest.mark.parametrize("config", OF_ALL)
 def test_what_is_shipped_is_right(config):
-    assert faults({}, config) == ""
+    settings = read_yaml(OF_ALL[config])
+    schema.drop_empty(settings)
+    schema.check_settings(settings)
+    assert schema.family_of(settings).name == OF_ALL[config].parent.name
 
 
 @pytest.mark.parametrize(
