@@ -53,6 +53,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, help="draw among the likeliest tokens that have this probability")
     parser.add_argument("--seed", type=int, help="makes sampling repeatable")
     parser.add_argument("--max_new_tokens", type=int, help="where an answer is cut off")
+    parser.add_argument(
+        "--enable_thinking", action="store_true", help="let a model that can think do so before it answers"
+    )
+    parser.add_argument("--thinking_budget", type=int, metavar="TOKENS", help="where the thinking is ended")
     add_custom_arguments(parser)
     load_customs()
     return parser.parse_args()
@@ -81,6 +85,12 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{' and '.join(drawing)} does nothing with --greedy, which draws no token; leave one out")
     if arguments.greedy or "temperature" in changes or "top_p" in changes:
         changes["do_sample"] = not arguments.greedy
+    if arguments.thinking_budget is not None:
+        if not arguments.enable_thinking:
+            raise InputError("--thinking_budget does nothing without --enable_thinking; give that, too")
+        changes |= {"enable_thinking_budget": True, "thinking_budget": arguments.thinking_budget}
+    if arguments.enable_thinking:
+        changes["enable_thinking"] = True
     GenerationConfig().changed(**changes)
     return changes | {"seed": arguments.seed}
 
@@ -109,6 +119,8 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     model, template = load(arguments.model, arguments.dtype, **names)
     if arguments.draw and template.boxes is None:
         raise InputError("--draw: this model's answers have no boxes to draw; leave it out")
+    if arguments.enable_thinking and template.think_end is None:
+        raise InputError("--enable_thinking: this model's answers do not think; leave it out")
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     chat_format = model.generation.chat_format

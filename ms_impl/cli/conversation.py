@@ -14,9 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from ms_impl.cli.answer_printer import AnswerPrinter
 from ms_impl.cli.interrupts import Interrupts
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError, quote
 from ms_impl.generate.chat_session import ChatSession
 from ms_impl.io.atomic_write import atomic_write
@@ -81,17 +83,22 @@ class Conversation:
         query: list[dict[str, Any]] = [*({"image": image} for image in self.waiting), {"text": question}]
         if not self.remembers:
             self.session.reset()
-        pieces = self.session.stream(query)
+        pieces, printer = self.session.stream(query), AnswerPrinter(self._think_end)
         while not interrupted and (piece := next(pieces, None)) is not None:
-            print(piece, end="", flush=True)
+            printer.show(piece)
         if interrupted:
             pieces.close()
-            print(" …", end="")
-        print(flush=True)
+        printer.end(" …" if interrupted else "")
         self.latest = self.waiting[-1] if self.waiting else self.latest
         self.waiting = self.waiting if not self.remembers else []
         if self.target:
             self._draw(self.target)
+
+    @property
+    def _think_end(self) -> str | None:
+        """What ends the thinking of the answers, where they begin with one."""
+        thinks = self.settings.get("enable_thinking", self.model.generation.enable_thinking)
+        return self.template.think_end if thinks else None
 
     def _lines(self) -> Iterator[str]:
         """What is typed, with the arrow keys and a memory of lines where the terminal has them."""
@@ -133,7 +140,7 @@ class Conversation:
         elif self.template.boxes is None:
             print("(this model writes no boxes)")
         else:
-            answer = self.session.history[-1][1] or ""
+            _, answer = split_thinking(self.session.history[-1][1] or "", self.template.think_end)
             image = enlarged(self.latest)
             save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
 

@@ -87,7 +87,9 @@ class Ovis25Inference:
 
     Images are paths or PIL images; a URL is refused. ``min_pixels`` and ``max_pixels`` limit every image and frame that
     the conversation shows; None: the original's defaults, 448² to 1792² of one image and to 896² of several and of
-    frames, or what the checkpoint's preprocessor_config.json says of them. Wrong input raises InputError, in streaming before the first piece is asked for.
+    frames, or what the checkpoint's preprocessor_config.json says of them.
+
+    Wrong input raises InputError, in streaming before the first piece is asked for.
 
     Args:
         model_path: a checkpoint directory, Hugging Face's or converted; or one converted file beside its config.json.
