@@ -137,7 +137,7 @@ class Ovis25Inference:
         **settings: Any,
     ) -> Stream:  # fmt: skip
         """The pieces of ``single_image_inference``."""
-        template = self.template.with_options(min_pixels=min_pixels, max_pixels=max_pixels)
+        template = self._limited(min_pixels, max_pixels)
         return self._ask(template, [{"image": image_input}, {"text": text_prompt}], **settings)
 
     def multi_image_inference(
@@ -156,7 +156,7 @@ class Ovis25Inference:
         """The pieces of ``multi_image_inference``."""
         if isinstance(image_paths, str | os.PathLike | Image.Image) or not image_paths:
             raise InputError(f"image_paths: expected a list of images, not {quote(image_paths)}")
-        template = self.template.with_options(min_pixels=min_pixels, max_pixels=max_pixels)
+        template = self._limited(min_pixels, max_pixels)
         return self._ask(template, [*({"image": image} for image in image_paths), {"text": text_prompt}], **settings)
 
     def video_inference(
@@ -173,7 +173,7 @@ class Ovis25Inference:
         min_pixels: int | None = None, max_pixels: int | None = None, **settings: Any,
     ) -> Stream:  # fmt: skip
         """The pieces of ``video_inference``."""
-        template = self.template.with_options(num_frames=num_frames, min_pixels=min_pixels, max_pixels=max_pixels)
+        template = self._limited(min_pixels, max_pixels, num_frames=num_frames)
         return self._ask(template, [{"video": video_path}, {"text": text_prompt}], **settings)
 
     def text_only_inference(self, text_prompt: str, **settings: Any) -> Answer:
@@ -199,6 +199,11 @@ class Ovis25Inference:
         """The pieces of ``grounding_inference``."""
         asked = grounding_query(text_prompt, request_type)
         return self.single_image_inference_streaming(image_input, asked, **{"do_sample": False, **settings})
+
+    def _limited(self, min_pixels: int | None, max_pixels: int | None, **options: Any) -> Any:
+        """The template with limits of pixels of whatever is shown."""
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        return self.template.with_options(**options, **{name: v for name, v in given.items() if v is not None})
 
     def _ask(
         self,

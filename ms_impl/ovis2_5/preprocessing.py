@@ -77,7 +77,7 @@ class PixelLimits:
     """How many pixels a visual may have, by what its conversation shows.
 
     A negative number is that of a single image: the same minimum, and the maximum divided by the visuals or frames.
-    ``min_pixels`` and ``max_pixels`` count before the others, whatever is shown.
+    ``min_pixels`` and ``max_pixels`` count before the others, whatever is shown; 0: they are not given.
     """
 
     single_image_min_pixels: int = 448 * 448
@@ -86,8 +86,8 @@ class PixelLimits:
     multiple_image_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
     video_min_pixels: int = field(default=448 * 448, metadata=_MAY_BE_NEGATIVE)
     video_max_pixels: int = field(default=896 * 896, metadata=_MAY_BE_NEGATIVE)
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    min_pixels: int = 0
+    max_pixels: int = 0
 
     def of_images(self, count: int) -> tuple[int, int]:
         """The least and the most pixels of each of so many images; (0, 0) of none."""
@@ -108,9 +108,9 @@ class PixelLimits:
 
     def _over_all(self, least: int, most: int) -> tuple[int, int]:
         """The limits, ``min_pixels`` and ``max_pixels`` before them; one that is given alone moves the other."""
-        if self.min_pixels is not None:
+        if self.min_pixels:
             least, most = self.min_pixels, max(most, self.min_pixels)
-        if self.max_pixels is not None:
+        if self.max_pixels:
             least, most = min(least, self.max_pixels), self.max_pixels
         return least, most
 

@@ -105,11 +105,9 @@ class Ovis2_5Options(PixelLimits):
     def __post_init__(self) -> None:
         counts = ("multimodal_max_length", "text_max_length", "min_frames", "max_frames", "num_frames")
         for name in (*counts, *(field.name for field in dataclasses.fields(PixelLimits))):
-            value = getattr(self, name)
-            least = 1 if name in (*counts, *_OVER_ALL) or name.startswith("single") else -(1 << 31)
-            if value is None and name in _OVER_ALL:
-                continue
-            if type(value) is not int or value < least or value == 0:
+            value, least = getattr(self, name), 1 if name in counts or name.startswith("single") else -(1 << 31)
+            least = 0 if name in _OVER_ALL else least
+            if type(value) is not int or value < least or value == 0 != least:
                 raise InputError(f"{name} must be a whole number, {least} or more, not {quote(value)}")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise InputError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from golden_folder import golden_folder
-from safetensors.numpy import save_file
+from tiny_checkpoint import around_one, write_checkpoint
+
+from ms_impl import families
 
 
 @pytest.fixture(scope="session")
@@ -62,24 +63,21 @@ def template(make_template):
 
 
 @pytest.fixture(scope="session")
-def loaded(ovis_folder, vocabulary_file, tmp_path_factory):
-    """Model and template of a tiny random checkpoint with the released vocabulary."""
-    from convert.ovis2_5 import WEIGHTS
-    from ms_impl.generate.load import load
-    from ms_impl.io.rules import HUGGING_FACE
-    from ms_impl.ovis2_5.config import Ovis2_5Config
-
-    folder = tmp_path_factory.mktemp("ovis")
+def random_checkpoint(ovis_folder, vocabulary_file, tmp_path_factory) -> Path:
+    """A directory with the folder's configuration, random weights and the released vocabulary."""
     raw = json.loads((ovis_folder / "config.json").read_text(encoding="utf-8"))
     raw["llm_config"]["vocab_size"] = 151936
-    (folder / "config.json").write_text(json.dumps(raw))
+    folder = tmp_path_factory.mktemp("ovis")
     (folder / "qwen.tiktoken").symlink_to(vocabulary_file)
-    rng, weights = np.random.default_rng(0), {}
-    for name, shape in WEIGHTS.shapes(Ovis2_5Config.from_file(folder), HUGGING_FACE).items():
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        weights[name] = rng.normal(centre, 0.2, shape).astype(np.float32)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return load(folder, dtype="fp32")
+    return write_checkpoint(folder, families.get("ovis2_5"), raw, around_one("norm", 0.2))
+
+
+@pytest.fixture(scope="session")
+def loaded(random_checkpoint):
+    """Model and template of it."""
+    from ms_impl.generate.load import load
+
+    return load(random_checkpoint, dtype="fp32")
 
 
 @pytest.fixture(scope="session")

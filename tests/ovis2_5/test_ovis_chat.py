@@ -29,7 +29,7 @@ def test_v14_a_budget_is_seen_in_the_stream(loaded, small, image_query):
     assert EARLY_STOP.strip() not in free
 
 
-def test_a_second_turn_sees_the_first_image(loaded, small, image_query, ovis_folder):
+def test_v10_a_second_turn_sees_the_first_image(loaded, small, image_query, ovis_folder):
     _, history = loaded[0].chat(small, image_query, max_new_tokens=3)
     assert history[0][0] == f"<img>{ovis_folder / 'image0.png'}</img>\nWhat is it?"
     again, longer = loaded[0].chat(small, "And now?", history, max_new_tokens=3)

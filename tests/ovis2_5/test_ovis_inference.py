@@ -148,7 +148,7 @@ def test_a_budget_leaves_room_for_the_answer(length, budget, wanted):
         (lambda o, i: o.video_inference_streaming([], "?"), "the video has no frames"),
         (lambda o, i: o.video_inference_streaming([i, "no.png"], "?", num_frames=2), "no.png"),
         (lambda o, i: o.video_inference_streaming([i], "?", num_frames=0), "num_frames must be"),
-        (lambda o, i: o.single_image_inference_streaming(i, "?", max_pixels=0), "max_pixels must be"),
+        (lambda o, i: o.single_image_inference_streaming(i, "?", max_pixels=-1), "max_pixels must be"),
         (lambda o, i: o.single_image_inference_streaming(i, "?", min_pixels=9, max_pixels=8), "min_pixels 9 is more"),
         (lambda o, i: o.grounding_inference_streaming(i, "it", "mask"), "request_type must be 'box' or 'point'"),
         (lambda o, i: o.text_only_inference_streaming("?", top_n=3), "unknown generation settings top_n"),

@@ -77,6 +77,18 @@ def test_v17_pixel_limits_by_what_is_shown(ovis_cases):
         assert found == (case["min_pixels"], case["max_pixels"]), case
 
 
+def test_v17_limits_of_whatever_is_shown_count_before_the_others():
+    usual, most, least = PixelLimits(), PixelLimits(max_pixels=9000), PixelLimits(min_pixels=1 << 23)
+    for ask in (
+        lambda limits: limits.of_images(1),
+        lambda limits: limits.of_images(3),
+        lambda limits: limits.of_video(8),
+    ):
+        assert ask(most) == (9000, 9000) and ask(least) == (1 << 23, 1 << 23)
+        assert ask(PixelLimits(min_pixels=1024, max_pixels=4096)) == (1024, 4096) != ask(usual)
+    assert most.of_images(0) == usual.of_images(0) == (0, 0)
+
+
 def test_frames_are_chosen_as_in_training(ovis_cases):
     for total, least, most, wanted in ovis_cases["frame_sampling"]:
         assert chosen_frames(total, least, most) == wanted

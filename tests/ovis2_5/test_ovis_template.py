@@ -154,7 +154,7 @@ def test_v8_wrong_input_names_the_record(template, name):
         (record(("human", "a<|endoftext|>"), ("gpt", "b")), "takes it for padding"),
     ],
 )
-def test_bad_records_are_named(template, given, said):
+def test_v16_bad_records_are_named(template, given, said):
     with pytest.raises(InputError, match="^data.json, record 0: ") as raised:
         sample_of(template, given)
     assert said in str(raised.value)
@@ -163,7 +163,9 @@ def test_bad_records_are_named(template, given, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_pixels": 1}, "unknown option max_pixels"),
+        ({"most_pixels": 1}, "unknown option most_pixels"),
+        ({"max_pixels": -1}, "max_pixels must be a whole number, 0 or more, not -1"),
+        ({"min_pixels": 9, "max_pixels": 8}, "min_pixels 9 is more than max_pixels 8"),
         ({"text_max_length": 0}, "text_max_length must be a whole number, 1 or more, not 0"),
         ({"single_image_min_pixels": -1}, "single_image_min_pixels must be"),
         ({"min_frames": 65}, "min_frames 65 is more than max_frames 64"),
