@@ -1,10 +1,11 @@
-"""Ask a model about images, once or in a conversation; boxes in its answers are drawn.
+"""Ask a model about images, videos and audios, once or in a conversation; boxes and times in its answers are drawn.
 
     python scripts/chat.py --model DIR --image photo.png "What is in the picture?"
     python scripts/chat.py --model DIR --image photo.png --draw boxed.png "Frame the shape in the picture."
+    python scripts/chat.py --model DIR --video clip.mp4 --draw timeline.png "At which second does it change its colour?"
 
 Without a question it reads one after another from the terminal, until an empty line or the end of the input; /help
-lists the commands there, such as /image PATH.
+lists the commands there, such as /image PATH. Which media a model takes is its family's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ms_impl.errors import InputError
 
 if TYPE_CHECKING:
     from ms_impl.cli.conversation import Conversation
+    from ms_impl.families import Family
 
 
 @command
@@ -37,6 +39,14 @@ def main() -> int:
     return 0
 
 
+class AddMedium(argparse.Action):
+    """``--image``, ``--video`` and ``--audio`` go into one list, in the order of the command line."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        kind = self.option_strings[0].removeprefix("--")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (kind, values)])
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", help="asked once; without it, questions come from the terminal")
@@ -44,9 +54,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
     parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
-    parser.add_argument("--image", action="append", default=[], help="an image file to ask about; repeatable")
+    for kind, what in (("image", "an image file"), ("video", "a video file"), ("audio", "a sound file")):
+        add = {"action": AddMedium, "dest": "media", "default": [], "metavar": "FILE"}
+        parser.add_argument(f"--{kind}", **add, help=f"{what} to ask about; repeatable, shown in the order given")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="of the template, such as fps=1.0"
+    )
     parser.add_argument("--system", help="the system message of chat models")
-    parser.add_argument("--draw", type=Path, metavar="PNG", help="write the last image with the answer's boxes here")
+    drawing = "write the last image with the answer's boxes, or the timeline of the last clip with its times, here"
+    parser.add_argument("--draw", type=Path, metavar="PNG", help=drawing)
     parser.add_argument("--font", type=Path, help="font file for the labels of boxes; else one is looked for")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     parser.add_argument("--temperature", type=float, help="above 0; the lower, the likelier the tokens drawn")
@@ -95,29 +111,37 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes | {"seed": arguments.seed}
 
 
-def family_name(arguments: argparse.Namespace) -> str | None:
-    """The family that --model_type and --template ask for; None where neither is given."""
+def family_of(arguments: argparse.Namespace) -> Family:
+    """The family of the model. Raises InputError for media that it does not take."""
     from ms_impl import families
     from ms_impl.io.checkpoint_assets import find_config
     from ms_impl.io.json_files import read_json
 
-    if not arguments.model_type and not arguments.template:
-        return None
     config_file = find_config(arguments.model, arguments.config)
-    return chosen_family(arguments, lambda: families.for_config(read_json(config_file), str(config_file))).name
+    family = chosen_family(arguments, lambda: families.for_config(read_json(config_file), str(config_file)))
+    takes = family.resolve("template").takes
+    for kind, path in arguments.media:
+        if kind not in takes:
+            known = " and ".join(f"{each}s" for each in takes) or "text"
+            raise InputError(f"--{kind} {path}: this model, {family.name}, takes {known} only; leave it out")
+    return family
 
 
 def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: Interrupts) -> Conversation:
-    """Read the images and the model for a conversation."""
-    from ms_impl.cli.conversation import Conversation, open_image
+    """Read the media and the model for a conversation."""
+    from ms_impl.cli.arguments import options_of
+    from ms_impl.cli.conversation import Conversation, open_medium
 
-    images = [open_image(path) for path in arguments.image]
+    options = dict(options_of(arguments.options))
+    media = [open_medium(kind, path) for kind, path in arguments.media]
+    family = family_of(arguments)
     gc.disable()  # what is loaded now stays: there is no garbage to look for
     from ms_impl import load  # the slow import
 
-    names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family_name(arguments)}
+    names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family.name}
     model, template = load(arguments.model, arguments.dtype, **names)
-    if arguments.draw and template.boxes is None:
+    template = template.with_options(**options) if options else template
+    if arguments.draw and template.boxes is None and set(template.takes) <= {"image"}:
         raise InputError("--draw: this model's answers have no boxes to draw; leave it out")
     if arguments.enable_thinking and template.think_end is None:
         raise InputError("--enable_thinking: this model's answers do not think; leave it out")
@@ -129,7 +153,7 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
         if not remembers:
             raise InputError(f"--system: the {chat_format} format of this base model has no system message")
         settings = settings | {"system": arguments.system}
-    return Conversation(model, template, images, settings, interrupts, remembers, arguments.draw, arguments.font)
+    return Conversation(model, template, media, settings, interrupts, remembers, arguments.draw, arguments.font)
 
 
 if __name__ == "__main__":

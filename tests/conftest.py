@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from golden_folder import golden_folder
 from tiny_checkpoint import convert_weight, in_memory, snapshot, tiny  # noqa: F401
+from tiny_omni import tiny_omni  # noqa: F401
 from tiny_workspace import finetune_arguments, run_mindformer, workspace  # noqa: F401
 
 GOLDEN = Path(__file__).parent / "golden"

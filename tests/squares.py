@@ -32,6 +32,7 @@ class Squares:
             "encode_images",
         ),
     )
+    takes = ()
     position_axes = 1
     padding_shifts_positions = True
     needs = ("tokens", "images")

@@ -151,6 +151,7 @@ class MyTemplate:
     """A ``ms_impl.data.template.Template``: ChatML, an image as its patches, answers trained."""
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (IMAGES,)
+    takes: ClassVar[tuple[str, ...]] = (IMAGE,)
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "pictures")

@@ -11,7 +11,7 @@ from ms_impl.cli import schema
 from ms_impl.cli.custom import add_custom_arguments, choose_family, load_customs
 from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.kinds import Section, dotted_keys, find, suggest
-from ms_impl.cli.prompts import check_images, queries
+from ms_impl.cli.prompts import Prompt, check_media, queries
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, require_weights
 from ms_impl.cli.training_plan import read_plan
@@ -81,8 +81,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
         _check(settings, arguments, rest, register_path)
         require_weights(settings)
         if settings["run_mode"] == "predict":
-            settings["input_data"] = queries(arguments.predict_data or [], arguments.modal_type)
-            check_images(settings["input_data"])
+            settings["input_data"] = _prompts(arguments, settings)
         complete(settings)
         read_plan(settings)
         check_weights(settings, schema.family_of(settings))
@@ -107,11 +106,19 @@ def settings_to_check(argv: Sequence[str] | None = None) -> Settings | None:
     try:
         _check(settings, arguments, rest, register_path)
         if arguments.predict_data:
-            check_images(queries(arguments.predict_data, arguments.modal_type))
+            _prompts(arguments, settings)
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
     settings["config_path"] = str(config)
     return settings
+
+
+def _prompts(arguments: argparse.Namespace, settings: Settings) -> list[Prompt]:
+    """The prompts of the command line, of media that the model takes and that are there."""
+    takes = schema.family_of(settings).resolve("template").takes
+    prompts = queries(arguments.predict_data or [], arguments.modal_type, takes)
+    check_media(prompts)
+    return prompts
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,8 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="judge settings, checkpoint and data without a device, and stop"
     )
-    parser.add_argument("--predict_data", nargs="+", help="image files and texts of the prompt or prompts")
-    parser.add_argument("--modal_type", nargs="+", help="what each item of one prompt is: image or text")
+    parser.add_argument("--predict_data", nargs="+", help="files of media and texts of the prompt or prompts")
+    parser.add_argument(
+        "--modal_type",
+        nargs="+",
+        help="what each item of one prompt is: image, video, audio or text, as the model takes them",
+    )
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change or to add")
     add_custom_arguments(parser)
     for flag, key, kind, text in _CHANGES:

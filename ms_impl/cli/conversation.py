@@ -1,4 +1,4 @@
-"""A conversation in a terminal or through pipes: questions, commands, answers as they grow, boxes drawn."""
+"""A conversation in a terminal or through pipes: questions, commands, answers as they grow, boxes and times drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ms_impl.cli.answer_printer import AnswerPrinter
 from ms_impl.cli.interrupts import Interrupts
 from ms_impl.data.box_drawing import draw_boxes
 from ms_impl.data.images import read_image, resolve_path
+from ms_impl.data.media_sources import IMAGE
 from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError, quote
 from ms_impl.generate.chat_session import ChatSession
@@ -25,17 +26,34 @@ from ms_impl.io.atomic_write import atomic_write
 
 READABLE = 448  # pixels along the shorter side of a drawn image
 
-HELP = """\
-/image PATH   show an image with the next question
-/reset        forget the conversation; it begins as it did
-/help         this
-An empty line or Ctrl-D ends; Ctrl-C ends an answer."""
 _COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?")
 
 
-def open_image(path: str) -> Image.Image:
-    """An image named on a command line. Raises InputError for a URL, or what cannot be read."""
-    return read_image(resolve_path(path))
+@dataclass(frozen=True)
+class Shown:
+    """An image, a video or an audio that goes with a question; ``content`` is an image in memory, or a path."""
+
+    kind: str
+    content: Any
+
+    @property
+    def told(self) -> str:
+        """How it is listed."""
+        image = self.content
+        return f"{image.width}×{image.height}" if self.kind == IMAGE else os.path.basename(image)
+
+
+def open_medium(kind: str, path: str) -> Shown:
+    """A file named on a command line. Raises InputError for a URL, what is not there, and an image that cannot be read.
+
+    Videos and audios are read when they are asked about.
+    """
+    file = resolve_path(path, what=kind)
+    if kind == IMAGE:
+        return Shown(kind, read_image(file))
+    if not file.is_file():
+        raise InputError(f"{kind} {quote(path)} {'is not a file' if file.exists() else 'does not exist'}")
+    return Shown(kind, str(file))
 
 
 @dataclass
@@ -43,25 +61,26 @@ class Conversation:
     """What has been said, and what goes with the next question.
 
     Args:
-        images: shown with the first question; in a format without history, with each.
+        media: shown with the first question; in a format without history, with each.
         settings: what ``ChatSession`` takes beside model and template.
         interrupts: where Ctrl-C is told.
         remembers: whether the chat format has a history; without one, each question stands alone.
-        target: where the latest image with the boxes of each answer is written.
+        target: where the latest image with the boxes of each answer is written, or the timeline of the latest clip
+            with its times.
     """
 
     model: Any
     template: Any
-    images: list[Image.Image]
+    media: list[Shown]
     settings: dict[str, Any]
     interrupts: Interrupts
     remembers: bool = True
     target: Path | None = None
     font: Path | None = None
-    latest: Image.Image | None = None  # the one that was shown last
+    latest: Shown | None = None  # what was shown last
 
     def __post_init__(self) -> None:
-        self.waiting = list(self.images)
+        self.waiting = list(self.media)
         self.session = ChatSession(self.model, self.template, **self.settings)
 
     def hold(self) -> None:
@@ -80,7 +99,7 @@ class Conversation:
 
     def ask(self, question: str, interrupted: list[bool] | None = None) -> None:
         """Print the answer as it grows; ``interrupted`` fills when it shall end. Raises InputError."""
-        query: list[dict[str, Any]] = [*({"image": image} for image in self.waiting), {"text": question}]
+        query: list[dict[str, Any]] = [*({each.kind: each.content} for each in self.waiting), {"text": question}]
         if not self.remembers:
             self.session.reset()
         pieces, printer = self.session.stream(query), AnswerPrinter(self._think_end)
@@ -121,28 +140,66 @@ class Conversation:
 
     def _obey(self, name: str, rest: str) -> None:
         if name == "help":
-            print(HELP)
+            print(help_text(self.template.takes))
         elif name == "reset":
             self.session.reset()
-            self.waiting, self.latest = list(self.images), None
-            print(f"(forgotten; {_counted(self.waiting)})")
-        elif name == "image":
+            self.waiting, self.latest = list(self.media), None
+            print(f"(forgotten; {self._counted()})")
+        elif name in self.template.takes:
             if not rest:
-                raise InputError("/image needs the path of an image")
-            self.waiting.append(open_image(os.path.expanduser(_unquoted(rest))))
-            print(f"({_counted(self.waiting)})")
+                raise InputError(f"/{name} needs the path of {with_article(name)}")
+            self.waiting.append(open_medium(name, os.path.expanduser(_unquoted(rest))))
+            print(f"({self._counted()})")
         else:
             raise InputError(f"unknown command {quote('/' + name)}; /help lists the commands")
 
+    def _counted(self) -> str:
+        kinds = self.template.takes
+        if not self.waiting:
+            return f"no {listed_or(kinds)} goes with the next question"
+        by_kind = {kind: [each.told for each in self.waiting if each.kind == kind] for kind in kinds}
+        return "; ".join(
+            f"{kind}s that go with the next question: {len(told)} ({', '.join(told)})"
+            for kind, told in by_kind.items()
+            if told
+        )
+
     def _draw(self, target: Path) -> None:
         if self.latest is None:
-            print("(no image to draw on)")
+            print(f"(no {listed_or(self.template.takes)} to draw on)")
+            return
+        _, answer = split_thinking(self.session.history[-1][1] or "", self.template.think_end)
+        if self.latest.kind != IMAGE:
+            save_image(_timeline(self.latest.content, answer, self.font), target)
         elif self.template.boxes is None:
             print("(this model writes no boxes)")
         else:
-            _, answer = split_thinking(self.session.history[-1][1] or "", self.template.think_end)
-            image = enlarged(self.latest)
-            save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.size), target)
+            image = enlarged(self.latest.content)
+            save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.content.size), target)
+
+
+def help_text(kinds: Sequence[str]) -> str:
+    """The commands of a conversation with a model that takes media of ``kinds``."""
+    shows = {f"/{kind} PATH": f"show {with_article(kind)} with the next question" for kind in kinds}
+    commands = {**shows, "/reset": "forget the conversation; it begins as it did", "/help": "this"}
+    lines = [f"{name:<13} {told}" for name, told in commands.items()]
+    return "\n".join([*lines, "An empty line or Ctrl-D ends; Ctrl-C ends an answer."])
+
+
+def with_article(kind: str) -> str:
+    """``a video``, ``an image``."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def listed_or(kinds: Sequence[str]) -> str:
+    """``image, video or audio``."""
+    return " or ".join(filter(None, [", ".join(kinds[:-1]), *kinds[-1:]])) or "medium"
+
+
+def _timeline(path: str, answer: str, font: Path | None) -> Image.Image:
+    from ms_impl.media.timeline import answer_marks, clip_seconds, draw_timeline
+
+    return draw_timeline(path, answer_marks(answer, clip_seconds(path)), font)
 
 
 def enlarged(image: Image.Image) -> Image.Image:
@@ -164,13 +221,6 @@ def save_image(image: Image.Image | None, target: Path) -> None:
     except OSError as error:
         raise InputError(f"--draw: {target} cannot be written ({error.strerror})") from error
     print(f"drawn: {target}")
-
-
-def _counted(images: list[Image.Image]) -> str:
-    if not images:
-        return "no image goes with the next question"
-    sizes = ", ".join(f"{image.width}×{image.height}" for image in images)
-    return f"images that go with the next question: {len(images)} ({sizes})"
 
 
 def _unquoted(path: str) -> str:

@@ -7,25 +7,37 @@ from collections.abc import Sequence
 
 from ms_impl.cli.kinds import suggest
 from ms_impl.data.images import resolve_path
+from ms_impl.data.media_sources import AUDIO, IMAGE, PLACEHOLDERS, VIDEO
 from ms_impl.errors import InputError, quote
 
-MODALITIES = ("image", "text")
+TEXT = "text"
+MODALITIES = (*PLACEHOLDERS, TEXT)
 Prompt = list[dict[str, str]]  # in list format
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".tga", ".ico")
+_ENDINGS = {
+    VIDEO: (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".ts", ".mpg", ".mpeg"),
+    AUDIO: (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".amr", ".aiff"),
+    IMAGE: (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".tga", ".ico"),
+}
 
 
-def queries(data: Sequence[str], modalities: Sequence[str] | None) -> list[Prompt]:
+def queries(
+    data: Sequence[str], modalities: Sequence[str] | None, takes: Sequence[str] = tuple(PLACEHOLDERS)
+) -> list[Prompt]:
     """Prompts from the data and what each datum of one prompt is; more data are further prompts of the same pattern.
 
-    Without modalities each datum is a prompt of text; or all are one prompt, images and then a text.
+    Without modalities each datum is a prompt of text; or all are one prompt, media and then a text. ``takes`` are the
+    media of the model.
 
     Raises:
-        InputError: the data do not fill the pattern, an image is not found, or it is not clear what is an image.
+        InputError: the data do not fill the pattern, a file is not found, or it is not clear what is a medium.
     """
     pattern = list(modalities or _inferred(data))
-    if unknown := [modality for modality in pattern if modality not in MODALITIES]:
-        raise InputError(f"--modal_type: unknown {quote(unknown[0])}{suggest(unknown[0], MODALITIES)}")
+    known = (*takes, TEXT)
+    if unknown := [modality for modality in pattern if modality not in known]:
+        if unknown[0] in MODALITIES:
+            raise InputError(f"--modal_type: this model takes no {unknown[0]}; it takes {', '.join(known)}")
+        raise InputError(f"--modal_type: unknown {quote(unknown[0])}{suggest(unknown[0], known)}")
     if not data or len(data) % len(pattern):
         raise InputError(
             f"--predict_data: {len(data)} items do not fill prompts of --modal_type {' '.join(pattern)[:80]}; "
@@ -35,26 +47,30 @@ def queries(data: Sequence[str], modalities: Sequence[str] | None) -> list[Promp
     return [[{kind: datum} for kind, datum in zip(pattern, data[start:])] for start in starts]
 
 
-def check_images(prompts: Sequence[Prompt]) -> None:
-    """Raise InputError for an image that is a URL or not found."""
-    for path in (element["image"] for prompt in prompts for element in prompt if "image" in element):
-        if not os.path.isfile(resolve_path(path)):
-            raise InputError(f"--predict_data: image file {quote(path)} not found")
+def check_media(prompts: Sequence[Prompt]) -> None:
+    """Raise InputError for a file of a prompt that is a URL or not found."""
+    for kind, path in (item for prompt in prompts for element in prompt for item in element.items()):
+        if kind != TEXT and not os.path.isfile(resolve_path(path, what=kind)):
+            raise InputError(f"--predict_data: {kind} file {quote(path)} not found")
 
 
 def _inferred(data: Sequence[str]) -> list[str]:
-    pattern = ["image" if _seems_image(datum) else "text" for datum in data]
-    if "image" not in pattern:
-        return ["text"]
-    if pattern.index("text") == len(pattern) - 1 if "text" in pattern else False:
+    pattern = [_kind_of(datum) for datum in data]
+    if all(kind == TEXT for kind in pattern):
+        return [TEXT]
+    if pattern.index(TEXT) == len(pattern) - 1 if TEXT in pattern else False:
         return pattern
-    image = data[pattern.index("image")]
+    datum, kind = next((datum, kind) for datum, kind in zip(data, pattern) if kind != TEXT)
     raise InputError(
-        f"--modal_type: is not given, and {quote(image)} seems to be an image; say what the items of one prompt are, "
-        "as --modal_type image text"
+        f"--modal_type: is not given, and {quote(datum)} seems to be {'a' if kind == VIDEO else 'an'} {kind}; say what "
+        f"the items of one prompt are, as --modal_type {kind} text"
     )
 
 
-def _seems_image(datum: str) -> bool:
-    """Whether a datum is a file, or could only be meant as one."""
-    return os.path.isfile(datum) or (datum.lower().endswith(_ENDINGS) and not any(map(str.isspace, datum)))
+def _kind_of(datum: str) -> str:
+    """What a datum is: a file, or what could only be meant as one, by its ending; any other file is an image."""
+    is_file = os.path.isfile(datum)
+    for kind, endings in _ENDINGS.items():
+        if datum.lower().endswith(endings) and (is_file or not any(map(str.isspace, datum))):
+            return kind
+    return IMAGE if is_file else TEXT

@@ -41,16 +41,18 @@ class TokenPolicy(Protocol):
 class Template(Protocol):
     """A family's template. It must be picklable: processes get copies of it.
 
-    ``kinds`` are the media that its model takes, in the order of the model's arguments. ``position_axes`` is 1, or the
-    number of rows of its positions. ``padding_shifts_positions`` tells whether a row padded on the left counts its
-    positions from the padding's first column or from its own. ``needs`` names the sizes that add
-    up over the conversations of a row, ``tokens`` first; ``largest_of`` those that are the maximum over a run;
+    ``kinds`` are the features that its model takes, in the order of the model's arguments; ``takes`` the media of a
+    question that they come from: of image, video and audio. ``position_axes`` is 1, or the number of rows of its
+    positions. ``padding_shifts_positions`` tells whether a row padded on the left counts its positions from the
+    padding's first column or from its own. ``needs`` names the sizes that add up over the conversations of a row,
+    ``tokens`` first; ``largest_of`` those that are the maximum over a run;
     ``fixed_sizes`` are those that the model's configuration decides. ``capacities`` are needs that an option limits,
     each the size of every row; a need that is not among them is as large as the run asks for.
     ``counts`` says how often a conversation was changed in encoding, by kind, ``examples`` the first of each kind.
     """
 
     kinds: ClassVar[tuple[MediaKind, ...]]
+    takes: ClassVar[tuple[str, ...]]
     position_axes: ClassVar[int]
     padding_shifts_positions: ClassVar[bool]
     needs: ClassVar[tuple[str, ...]]

@@ -119,6 +119,7 @@ class Ovis2_5Template:
     """The ``Template`` of one model: see there. Raises InputError if the vocabulary is not the model's."""
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (VISUALS, INDICATOR_ROWS)
+    takes: ClassVar[tuple[str, ...]] = (IMAGE, VIDEO)
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, PATCH_ROWS, MARKERS)

@@ -83,6 +83,7 @@ class Qwen2_5OmniTemplate:
     """The ``Template`` of one model: see there. Raises InputError if vocabulary and model do not belong together."""
 
     kinds: tuple[MediaKind, ...] = kinds_of(BINS)
+    takes: ClassVar[tuple[str, ...]] = tuple(TAKES)
     position_axes: ClassVar[int] = 3
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "patch_rows", "audio_chunks")

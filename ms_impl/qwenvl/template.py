@@ -60,6 +60,7 @@ class QwenVLTemplate:
     """The ``Template`` of one model: see there. Raises InputError if the vocabulary is not the model's."""
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (IMAGES,)
+    takes: ClassVar[tuple[str, ...]] = (IMAGE,)
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "images")

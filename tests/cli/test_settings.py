@@ -272,6 +272,7 @@ def test_images_before_a_text_are_one_prompt_where_no_modalities_are_given(works
     for data in ([images[0]], ["?", images[0]], [images[0], "?", images[1], "?"], ["typo.jpg", "?", "?"]):
         with pytest.raises(InputError, match="--modal_type: is not given, and .* seems to be an image"):
             queries(data, None)
+    assert queries(["a.mp4", "b.wav", "?"], None) == [[{"video": "a.mp4"}, {"audio": "b.wav"}, {"text": "?"}]]
 
 
 @pytest.mark.parametrize(
@@ -279,12 +280,14 @@ def test_images_before_a_text_are_one_prompt_where_no_modalities_are_given(works
     [
         ([], None, "0 items do not fill prompts of --modal_type text"),
         (["a.png", "?", "b.png"], ["image", "text"], "3 items do not fill prompts of --modal_type image text"),
-        (["a.mp4"], ["video"], "--modal_type: unknown 'video'; known: image, text"),
+        (["a.mp4"], ["video"], "--modal_type: this model takes no video; it takes image, text"),
+        (["a.mp4"], ["vdeo"], "--modal_type: unknown 'vdeo'; known: image, text"),
+        (["a.mp4", "?"], None, "--modal_type: this model takes no video; it takes image, text"),
     ],
 )
 def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
     with pytest.raises(InputError) as caught:
-        queries(data, modalities)
+        queries(data, modalities, ("image",))
     assert message in str(caught.value)
 
 
