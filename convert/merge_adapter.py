@@ -19,10 +19,12 @@ from ms_impl.adapters import files
 from ms_impl.adapters.merging import merged_checkpoint
 from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
+from ms_impl.data import trained_options
 from ms_impl.io.checkpoint import open_checkpoint
 from ms_impl.io.checkpoint_assets import chat_format_of, collect, find_config
 from ms_impl.io.conversion import weights_of
 from ms_impl.io.dtypes import FLOAT_SPELLINGS
+from ms_impl.io.json_files import read_bytes
 from ms_impl.io.output import Output
 from ms_impl.io.rules import HUGGING_FACE
 
@@ -51,6 +53,8 @@ def prepare(options: argparse.Namespace) -> Job:
     merged = merged_checkpoint(source, adapter, family, config, dtype)
     chat_format = chat_format_of(adapter.directory)
     assets = collect(source.path, config_path, dtype, chat_format, saved_files=family.saved_files)
+    if (told := Path(adapter.directory) / trained_options.NAME).is_file():
+        assets[trained_options.NAME] = read_bytes(told)
     tensors = [*merged.tensors.values(), *source.skipped.values()]  # parts that are not built here stay as they are
     job = Job(source, source.layout or HUGGING_FACE, tensors, output, assets)
     output.check(job.nbytes, assets, source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_impl.errors import InputError, listed, quote
+
+logger = logging.getLogger(__name__)
 
 Reference = Any  # "module:attribute", or, in what is registered from outside, the object itself
 
@@ -101,13 +104,25 @@ class Family:
             self.check_packages()
         return imported(getattr(self, field))
 
-    def make_template(self, directory: str | Path, config: Any = None, **options: Any) -> Any:
+    def make_template(
+        self, directory: str | Path, config: Any = None, checkpoints: Iterable[str | Path | None] = (), **options: Any
+    ) -> Any:
         """The template with the files of a checkpoint directory, or with the vocabulary file that the YAML names.
 
-        A .json is one of several files: its directory is meant. Raises InputError for what is wrong with them.
+        A .json is one of several files: its directory is meant. ``checkpoints`` are further directories, before that
+        one, which may tell what options the model was trained with; a warning names those that are others now. Raises
+        InputError for what is wrong with the files.
         """
-        place = Path(directory).parent if Path(directory).suffix == ".json" else directory
-        return self.resolve("template").from_pretrained(place, config, **{**self.template_options, **options})
+        from ms_impl.data import trained_options
+
+        place = Path(directory) if Path(directory).is_dir() else Path(directory).parent
+        template = self.resolve("template")
+        saved = trained_options.read((*checkpoints, place), template.kept_options)
+        given = {**self.template_options, **options, **({"trained": saved} if saved else {})}
+        made = template.from_pretrained(place if Path(directory).suffix == ".json" else directory, config, **given)
+        for line in trained_options.differences(made, saved):
+            logger.warning("%s", line)
+        return made
 
     def check_packages(self) -> None:
         """Raise InputError unless all that ``requires`` names is installed."""

@@ -33,6 +33,7 @@ class Squares:
         ),
     )
     takes = ()
+    kept_options = ()
     position_axes = 1
     padding_shifts_positions = True
     needs = ("tokens", "images")

@@ -152,6 +152,7 @@ class MyTemplate:
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (IMAGES,)
     takes: ClassVar[tuple[str, ...]] = (IMAGE,)
+    kept_options: ClassVar[tuple[str, ...]] = ()
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "pictures")

@@ -13,7 +13,7 @@ from ms_impl.generate.config import GenerationConfig
 from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
-_OPTIONS = ("dataset_dir", "system_message", "user_role_name", "assistant_role_name", "user_prompt")
+_OWN = ("metric", "data_loader", "batch_size", "max_new_tokens", "generation_config")  # the other keys are the template's options
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 
 
@@ -67,6 +67,9 @@ def _data_set(name: str, section: Settings) -> DataSet:
         batch_size=section["batch_size"],
         max_new_tokens=section.get("max_new_tokens"),
         num_samples=loader.get("num_samples"),
-        options={"dataset_dir": "", **{key: section[key] for key in _OPTIONS if section.get(key) is not None}},
+        options={
+            "dataset_dir": "",
+            **{key: value for key, value in section.items() if key not in _OWN and value is not None},
+        },
         generation=generation,
     )

@@ -22,7 +22,7 @@ from ms_impl.cli.plan import plan_settings
 from ms_impl.cli.relations import cuts_model, ranks_of
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings import adapt_to_cpu, check_weights, complete
-from ms_impl.cli.training_plan import read_plan
+from ms_impl.cli.training_plan import processor_options, read_plan
 from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.check import Checker, Findings
 from ms_impl.data.encoded_dataset import needs_of
@@ -187,4 +187,6 @@ def _judge_eval_data(settings: Settings) -> None:
 def _template(settings: Settings, family: Family) -> Template:
     config = family.resolve("config").from_file(lookup(settings, _CONFIG))
     section = "processor" if settings.get("processor") else "train_dataset"
-    return family.make_template(lookup(settings, f"{section}.tokenizer.vocab_file"), config)
+    places = (lookup(settings, "model.model_config.lora.adapter"), settings.get("load_checkpoint"))
+    vocabulary = lookup(settings, f"{section}.tokenizer.vocab_file")
+    return family.make_template(vocabulary, config, places, **processor_options(settings))

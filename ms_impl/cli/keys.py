@@ -91,17 +91,27 @@ _TRAIN_DATASET: dict[str, Kind] = {
     "modal_content_input_columns": Idle(_COLUMNS),
     "modal_content_output_columns": Idle(_COLUMNS),
 }  # fmt: skip
-EVAL_DATASET = Named(Section({
+EVAL_DATASET: dict[str, Kind] = {
     "metric": Text(tuple(METRICS), word="metric"),
-    "data_loader": Section(
-        {**_CLASS, "type": _LOADER, "annotation_file": Text(empty=False), "num_samples": _COUNT}
-    ),
+    "data_loader": Section({**_CLASS, "type": _LOADER, "annotation_file": Text(empty=False), "num_samples": _COUNT}),
     "dataset_dir": Text(),
     **{key: kind for key, kind in _STYLE.items() if key != "assistant_prompt"},
     "batch_size": Whole(1, 1_000_000),
     "max_new_tokens": _COUNT,
     "generation_config": GENERATION,
-}))  # fmt: skip
+}
+
+
+def _shown(family: Family) -> dict[str, Kind]:
+    """The template's options that decide what a model sees."""
+    template = family.resolve("template")
+    kinds = option_kinds(template.Options)
+    return {name: kinds[name] for name in template.kept_options}
+
+
+def _processor(family: Family) -> Section:
+    template = {"model_transform_template": Section({**_CLASS, **_shown(family)})} if _shown(family) else {}
+    return Section({**_CLASS, "tokenizer": _TOKENIZER, **template})
 
 
 def settings_schema(family: Family) -> Section:
@@ -112,12 +122,12 @@ def settings_schema(family: Family) -> Section:
             {**_CLASS, "type": Text(("MultiModalToTextGenerationTrainer",), word="type"), "model_name": Text()}
         ),
         "model": _model(family),
-        "processor": Section({**_CLASS, "tokenizer": _TOKENIZER}),
+        "processor": _processor(family),
         "train_dataset": _train_dataset(family),
         "train_dataset_task": Section(
             {**_CLASS, "type": Text(("ModalToTextSFTDataset",), word="type"), "dataset_config": Kind()}
         ),
-        "eval_dataset": EVAL_DATASET,
+        "eval_dataset": Named(Section({**EVAL_DATASET, **_shown(family)})),
         "runner_config": mindformers.RUNNER_CONFIG,
         "runner_wrapper": mindformers.RUNNER_WRAPPER,
         "optimizer": mindformers.OPTIMIZER,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class AnsweringPlan:
     adapter: str | None
     batch_size: int
     data_sets: tuple[DataSet, ...] = ()
+    template: Mapping[str, Any] = field(default_factory=dict)  # options, of the YAML's processor
 
 
 def read_plan(settings: Settings) -> TrainingPlan | AnsweringPlan:
@@ -132,7 +133,14 @@ def _answering(settings: Settings) -> AnsweringPlan:
         adapter=answering_adapter(lookup(settings, _LORA), files.whole and files.weights),
         batch_size=settings.get("predict_batch_size") or 1,
         data_sets=tuple(data_sets(settings["eval_dataset"])) if settings["run_mode"] == "eval" else (),
+        template=processor_options(settings),
     )
+
+
+def processor_options(settings: Settings) -> dict[str, Any]:
+    """The options of the template that ``processor`` says for answering."""
+    section = lookup(settings, "processor.model_transform_template") or {}
+    return {key: value for key, value in section.items() if key not in ("type", "auto_register")}
 
 
 def _files(settings: Settings, section: str) -> ModelFiles:

@@ -53,6 +53,7 @@ class Template(Protocol):
 
     kinds: ClassVar[tuple[MediaKind, ...]]
     takes: ClassVar[tuple[str, ...]]
+    kept_options: ClassVar[tuple[str, ...]]  # that a checkpoint keeps, for they decide what its model sees
     position_axes: ClassVar[int]
     padding_shifts_positions: ClassVar[bool]
     needs: ClassVar[tuple[str, ...]]
@@ -77,7 +78,9 @@ class Template(Protocol):
     ) -> Template:
         """From the files of a checkpoint directory, or from the vocabulary file where that is one file.
 
-        ``max_length`` None: the most that the model takes. Raises InputError for an unknown option or a wrong file.
+        ``max_length`` None: the most that the model takes. Where there are ``kept_options``, the option ``trained`` is
+        a table of those that the checkpoint was trained with: they count where nobody says otherwise. Raises InputError
+        for an unknown option or a wrong file.
         """
 
     def with_options(self, **options: Any) -> Template:

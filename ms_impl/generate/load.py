@@ -53,7 +53,7 @@ def load(
     with no_init_parameters():
         model = family.resolve("model")(settings, compute, weights)
     load_weights(model, path, family, adapter)
-    template = family.make_template(config_file.parent, settings)
+    template = family.make_template(config_file.parent, settings, (adapter, path))
     model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter, family.generation)
     return model.set_train(False), template
 

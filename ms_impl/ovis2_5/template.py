@@ -120,6 +120,7 @@ class Ovis2_5Template:
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (VISUALS, INDICATOR_ROWS)
     takes: ClassVar[tuple[str, ...]] = (IMAGE, VIDEO)
+    kept_options: ClassVar[tuple[str, ...]] = ()
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, PATCH_ROWS, MARKERS)

@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ms_impl.cli.training_plan import Saving
+from ms_impl.data.trained_options import NAME as TEMPLATE_OPTIONS
 from ms_impl.errors import InputError
 from ms_impl.io import safetensors_files
 from ms_impl.io.atomic_write import atomic_write
@@ -87,11 +88,11 @@ class TrainingCheckpoints(RunCallback):
         self.run.saved_step = step
 
     def _write_weights(self, folder: Path) -> None:
-        """The adapter if there is one, and the chat format it was trained in; else the whole model."""
+        """The adapter if there is one, and the chat format and options it was trained in; else the whole model."""
         assets, model = self._target.assets, self.run.model
         if model.adapter is not None:
             model.adapter.save(folder, self._target.base_weights)
-            assets = {name: assets[name] for name in (GENERATION_NAME,) if name in assets}
+            assets = {name: assets[name] for name in (GENERATION_NAME, TEMPLATE_OPTIONS) if name in assets}
         else:
             parameters = [ParameterTensor(parameter) for parameter in model.network.get_parameters()]
             _write_tensors(parameters, folder / SINGLE_NAME)

@@ -21,6 +21,7 @@ from ms_impl.cli.plan import plan_settings, training_template
 from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.encoded_dataset import EncodedDataset
 from ms_impl.data.files import Mixture
+from ms_impl.data.trained_options import told
 from ms_impl.plugin.model import ModelSection
 from ms_impl.train.feed import Shard, StepFeed
 from ms_impl.train.ranks import is_first_rank, parameters_are_whole, rank, world_size
@@ -54,6 +55,8 @@ def training_feed(
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
     if is_first_rank():
+        if options := told(template):
+            print(f"template: {options}", flush=True)
         print(f"rows: {described(plan, template.needs)}", flush=True)
     return StepFeed(plan, dialogues, shard, first_step, section.get("loss_weighting") or "token")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 from mindspore import nn
 
-from ms_impl.cli.training_plan import AnsweringPlan, ModelFiles, TrainingPlan
+from ms_impl.cli.training_plan import AnsweringPlan, TrainingPlan
 from ms_impl.data.chatml import CHATML
+from ms_impl.data.trained_options import kept
 from ms_impl.errors import InputError
-from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.evaluation import Evaluation, Ranks, run
 from ms_impl.evaluate.results import Result, save_lines, table
-from ms_impl.generate.config import GenerationConfig
 from ms_impl.io.checkpoint_assets import CHAT_FORMAT
-from ms_impl.plugin.model import ModelSection, TrainerModel
-from ms_impl.plugin.predict import generation_settings
+from ms_impl.plugin.model import TrainerModel
+from ms_impl.plugin.predict import answering_template, generation_settings
 from ms_impl.plugin.run_state import RunCallback
 from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.loss_log import read_records
@@ -47,7 +46,8 @@ def evaluate_checkpoint(
     _require_whole_parameters()
     files, section = plan.files, build_model_config(config.model.model_config)
     generation = generation_settings(files.weights, files.config_file, files.generation, files.family, plan.adapter)
-    evaluations = _prepare(plan.data_sets, files, section, generation)
+    template = answering_template(plan, section.config)
+    evaluations = [Evaluation(data, template, generation) for data in plan.data_sets]
     model = create_network().set_train(False).network
     results = run(evaluations, model, weights_digest(model), _folder(), _ranks())
     if results:
@@ -74,7 +74,9 @@ class EvaluationMonitor(RunCallback):
         _require_whole_parameters()
         read_scores(_folder() / _SCORES)
         self._network = self.run.model
-        self._evaluations = _prepare(self._asked.data_sets, self._files, self._network.config, self._generation)
+        shown = kept(self.run.feed.dialogues.template)
+        template = self._files.family.make_template(self._files.vocabulary, self._network.config.config, **shown)
+        self._evaluations = [Evaluation(data, template, self._generation) for data in self._asked.data_sets]
         self._epochs = int(self.run.feed.plan.epoch_at(self.run.feed.first_step))
 
     def on_train_step_end(self, run_context) -> None:
@@ -125,13 +127,6 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     if any(not isinstance(line["step"], int) for line in lines):
         raise InputError(f"{path}: a 'step' is not a number; delete the file or move it away")
     return lines
-
-
-def _prepare(
-    asked: Sequence[DataSet], files: ModelFiles, section: ModelSection, generation: GenerationConfig
-) -> list[Evaluation]:
-    template = files.family.make_template(files.vocabulary, section.config)
-    return [Evaluation(data, template, generation) for data in asked]
 
 
 def _require_whole_parameters() -> None:

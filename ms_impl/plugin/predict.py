@@ -10,8 +10,11 @@ from typing import Any
 
 from mindspore import nn
 
+from ms_impl.cli.training_plan import AnsweringPlan
 from ms_impl.data.sample import Sample
+from ms_impl.data.template import Template
 from ms_impl.data.thinking import split_thinking
+from ms_impl.data.trained_options import told
 from ms_impl.errors import InputError
 from ms_impl.evaluate.results import save_lines
 from ms_impl.families import Family
@@ -53,6 +56,15 @@ def generation_settings(
                 checkpoint, settings.chat_format, path,
             )  # fmt: skip
     return settings
+
+
+def answering_template(plan: AnsweringPlan, config: Any) -> Template:
+    """The template of a run that answers, as the YAML's ``processor`` has it; the first rank prints what it shows."""
+    files = plan.files
+    template = files.family.make_template(files.vocabulary, config, (plan.adapter, files.weights), **plan.template)
+    if is_first_rank() and (options := told(template)):
+        print(f"template: {options}", flush=True)
+    return template
 
 
 @dataclass(frozen=True)

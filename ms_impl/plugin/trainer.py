@@ -21,7 +21,7 @@ from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.dataset import step_dataset, training_feed
 from ms_impl.plugin.evaluate import EvaluationMonitor, evaluate_checkpoint
 from ms_impl.plugin.learning_rates import named_parameters, rates_of, trained_table
-from ms_impl.plugin.predict import answered, generation_settings, save_answers
+from ms_impl.plugin.predict import answered, answering_template, generation_settings, save_answers
 from ms_impl.plugin.run_state import RunState
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
 from ms_impl.train.ranks import is_first_rank, wait_for_ranks
@@ -72,7 +72,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         check_writable([saved])
         plan, files = self.plan, self.plan.files
         network = self.create_network().set_train(False)
-        template = files.family.make_template(files.vocabulary, network.config.config)
+        template = answering_template(plan, network.config.config)
         generation = generation_settings(files.weights, files.config_file, files.generation, files.family, plan.adapter)
         answers = []
         for answer in answered(network.network, template, input_data, generation, plan.batch_size, plan.seed):

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import nn
 
 from ms_impl.cli.training_plan import TrainingPlan
+from ms_impl.data import trained_options
 from ms_impl.data.chatml import CHATML
 from ms_impl.errors import InputError
 from ms_impl.io.checkpoint_assets import CHAT_FORMAT, collect
@@ -52,6 +53,7 @@ class TrainingRun:
         """
         feed = self._state.feed
         plan, dialogues = feed.plan, feed.dialogues
+        self._assets |= trained_options.as_file(dialogues.template)
         self._total_steps = plan.total_steps
         order, files = plan.digest(dialogues.digests), dialogues.mixture.digests
         self._identity = resume_check.describe(

@@ -24,6 +24,12 @@ ENVIRONMENT = {
     "USE_AUDIO_IN_VIDEO": "use_audio_in_video", "use_audio_in_video": "use_audio_in_video",
     "QWENVL_BBOX_FORMAT": "bbox_format",
 }  # fmt: skip
+# What decides which pixels, samples and positions the model is given: kept with what is trained.
+KEPT = (
+    "min_pixels", "max_pixels", "video_min_pixels", "video_max_pixels", "video_total_pixels", "fps", "fps_min_frames",
+    "fps_max_frames", "nframes", "frames", "size", "use_audio_in_video", "second_per_grid", "chunks",
+    "add_vision_id_and_audio_id", "bbox_format", "norm_bbox",
+)  # fmt: skip
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _MOST_PIXELS = 1 << 30
 _MOST_FRAMES = 1 << 16

@@ -44,7 +44,7 @@ from ms_impl.qwen2_5_omni.encoding import (
     cut_sample,
 )
 from ms_impl.qwen2_5_omni.media import TAKES, Prober, SoundSource, VisionSource
-from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, LEFT, OmniOptions, read_options
+from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, KEPT, LEFT, OmniOptions, read_options
 from ms_impl.qwen2_5_omni.positions import Clock
 from ms_impl.qwen2_5_omni.preprocessing import PATCH, PATCH_FEATURES, Normalisation, image_size, patches_of
 from ms_impl.qwen2_5_omni.tokenizer import Qwen2_5OmniTokenizer
@@ -84,6 +84,7 @@ class Qwen2_5OmniTemplate:
 
     kinds: tuple[MediaKind, ...] = kinds_of(BINS)
     takes: ClassVar[tuple[str, ...]] = tuple(TAKES)
+    kept_options: ClassVar[tuple[str, ...]] = KEPT
     position_axes: ClassVar[int] = 3
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "patch_rows", "audio_chunks")
@@ -119,18 +120,19 @@ class Qwen2_5OmniTemplate:
     @classmethod
     def from_pretrained(
         cls, directory: str | os.PathLike, config: Qwen2_5OmniConfig | None = None, max_length: int | None = None,
-        **options: Any,
+        trained: Mapping[str, Any] | None = None, **options: Any,
     ) -> Qwen2_5OmniTemplate:  # fmt: skip
         """From vocabulary, preprocessor_config.json and, unless ``config`` is given, config.json of a directory.
 
-        What ``options`` leaves out is as the environment has it: see ``ms_impl.qwen2_5_omni.options``.
+        What ``options`` leaves out is as the environment has it (see ``ms_impl.qwen2_5_omni.options``), else as it was
+        ``trained``.
         """
         path = Path(directory)
         config = config or Qwen2_5OmniConfig.from_file(path)
         released = _released(path / PREPROCESSOR, config.audio_config.num_mel_bins)
         limits: dict[str, Any] = {name: released[name] for name in ("min_pixels", "max_pixels") if name in released}
         colours = {name: tuple(released[f"image_{name}"]) for name in ("mean", "std") if f"image_{name}" in released}
-        read = read_options(options, os.environ, limits)
+        read = read_options(options, os.environ, {**limits, **(trained or {})})
         return cls(Qwen2_5OmniTokenizer.from_pretrained(path), config, max_length, read, Normalisation(**colours))
 
     def with_options(self, **options: Any) -> Qwen2_5OmniTemplate:

@@ -61,6 +61,7 @@ class QwenVLTemplate:
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (IMAGES,)
     takes: ClassVar[tuple[str, ...]] = (IMAGE,)
+    kept_options: ClassVar[tuple[str, ...]] = ()
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = (TOKENS, "images")

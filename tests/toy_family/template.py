@@ -60,6 +60,7 @@ class Tokenizer:
 class ToyTemplate:
     kinds = (TILES, TONES)
     takes = ()
+    kept_options = ()
     position_axes = 3
     padding_shifts_positions = False
     needs = (TOKENS, "tile_rows", "tone_chunks")
