@@ -1,0 +1,84 @@
+"""scripts/swift.py from records to a merged model: sft with a split and limits, infer on the split, export."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+SWIFT = Path(__file__).parents[2] / "scripts/swift.py"
+LIMITS = {"VIDEO_MIN_PIXELS": "1", "VIDEO_MAX_PIXELS": "3136", "FPS": "1", "USE_AUDIO_IN_VIDEO": "true"}
+
+
+def swift(folder: Path, *words, **environment) -> subprocess.CompletedProcess:
+    told = {**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": "2", **environment}
+    for name in ("LOG_MF_PATH", "OM_MODULES_CACHE"):
+        told.pop(name, None)
+    command = [sys.executable, SWIFT, *map(str, words)]
+    return subprocess.run(command, cwd=folder, env=told, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def records(tiny_omni, tmp_path) -> Path:
+    kinds = ("videos", "clip.mp4"), ("audios", "sound.wav"), ("images", "image.png"), ("videos", "silent.mp4")
+    lines = []
+    for number in range(8):
+        kind, name = kinds[number % 4]
+        turns = [{"role": "user", "content": f"<{kind[:-1]}>What?"}, {"role": "assistant", "content": "It" * number}]
+        lines.append({"id": number, "messages": turns, kind: [str(tiny_omni / name)]})
+    lines[0]["messages"][1]["content"] = "Nothing"
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path / "a.jsonl"
+
+
+def test_commands_that_are_not_there(tmp_path):
+    deploy, unknown, nothing = swift(tmp_path, "deploy", "--port", "8000"), swift(tmp_path, "rlhf"), swift(tmp_path)
+    assert deploy.returncode == 2 and "the server is not there yet" in deploy.stderr
+    assert unknown.returncode == 2 and "unknown command 'rlhf'; known: sft, infer, export" in unknown.stderr
+    assert nothing.returncode == 0 and "python scripts/swift.py sft" in nothing.stdout
+
+
+@pytest.mark.slow
+def test_sft_infer_export(tiny_omni, records, tmp_path):
+    model = tiny_omni / "model"
+    trained = swift(
+        tmp_path, "sft", "--model", model, "--dataset", f"{records}#6", "--split_dataset_ratio", "0.2", "--max_length",
+        "256", "--num_train_epochs", "1", "--gradient_accumulation_steps", "1", "--per_device_train_batch_size", "2",
+        "--torch_dtype", "float32", "--save_steps", "2", "--device_target", "CPU", "--gradient_checkpointing", "false",
+        "--lora_dropout", "0", "--learning_rate", "0.05", "--attn_impl", "sdpa", **LIMITS,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stdout[-3000:] + trained.stderr[-3000:]
+    assert "--attn_impl has no effect" in trained.stdout and "video_max_pixels 3136" in trained.stdout
+    (run,) = (tmp_path / "output").glob("v0-*")
+    checkpoint = run / "checkpoint-3"
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+    assert json.loads((checkpoint / "template_options.json").read_text())["fps"] == 1.0
+    assert json.loads((checkpoint / "args.json").read_text())["model"] == str(model)
+
+    answered = swift(tmp_path, "infer", "--adapters", checkpoint, "--load_data_args", "true", "--stream", "true",
+                     "--max_new_tokens", "4", "--temperature", "0")  # fmt: skip
+    assert answered.returncode == 0, answered.stderr[-3000:]
+    (results,) = (checkpoint / "infer_result").glob("*.jsonl")
+    (row,) = map(json.loads, results.read_text().splitlines())
+    held = json.loads((run / "val_dataset.jsonl").read_text())
+    assert row["labels"] == held["messages"][1]["content"] and row["id"] == held["id"]
+    assert row["messages"][-1] == {"role": "assistant", "content": row["response"]}
+    assert row["response"] in answered.stdout and "fps" not in answered.stderr  # the limits of the training count
+    batched = swift(tmp_path, "infer", "--adapters", checkpoint, "--load_data_args", "true", "--max_new_tokens", "4",
+                    "--temperature", "0", "--result_path", tmp_path / "x.jsonl", FPS="2")  # fmt: skip
+    assert batched.returncode == 0, batched.stderr[-3000:]
+    assert "fps: 2.0, but the model was trained with 1.0" in batched.stderr + batched.stdout
+
+    merged = swift(tmp_path, "export", "--adapters", checkpoint, "--merge_lora", "true")
+    assert merged.returncode == 0, merged.stderr[-3000:]
+    target = run / "checkpoint-3-merged"
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, target))
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert before.keys() == after.keys()
+    assert changed and all(name.startswith("model.layers.") for name in changed)
+    assert json.loads((target / "template_options.json").read_text())["fps"] == 1.0
+    again = swift(tmp_path, "export", "--adapters", checkpoint, "--merge_lora", "true")
+    assert again.returncode == 2 and "already exists" in again.stderr
