@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -127,7 +127,7 @@ class Qwen2_5OmniTemplate:
         What ``options`` leaves out is as the environment has it (see ``ms_impl.qwen2_5_omni.options``), else as it was
         ``trained``.
         """
-        path = Path(directory)
+        path = Path(directory) if Path(directory).is_dir() else Path(directory).parent  # of qwen.tiktoken
         config = config or Qwen2_5OmniConfig.from_file(path)
         released = _released(path / PREPROCESSOR, config.audio_config.num_mel_bins)
         limits: dict[str, Any] = {name: released[name] for name in ("min_pixels", "max_pixels") if name in released}
@@ -135,11 +135,11 @@ class Qwen2_5OmniTemplate:
         read = read_options(options, os.environ, {**limits, **(trained or {})})
         return cls(Qwen2_5OmniTokenizer.from_pretrained(path), config, max_length, read, Normalisation(**colours))
 
-    def with_options(self, **options: Any) -> Qwen2_5OmniTemplate:
+    def with_options(self, **options: Any) -> Self:
         """The same with some options changed; images in memory are shared."""
         own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
         read = read_options({**own, **options}, {}, {})
-        changed = Qwen2_5OmniTemplate(self.tokenizer, self.config, self.max_length, read, self.normalisation)
+        changed = type(self)(self.tokenizer, self.config, self.max_length, read, self.normalisation)
         changed.memory = self.memory
         return changed
 
