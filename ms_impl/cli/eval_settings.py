@@ -13,7 +13,7 @@ from ms_impl.generate.config import GenerationConfig
 from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
-_OWN = ("metric", "data_loader", "batch_size", "max_new_tokens", "generation_config")  # the other keys are the template's options
+_OWN = ("metric", "data_loader", "batch_size", "max_new_tokens", "generation_config")  # others: template's options
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 
 
