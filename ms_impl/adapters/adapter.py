@@ -187,6 +187,9 @@ def _copy(tensor: ParameterTensor) -> ArrayTensor:
 
 def _replace(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> None:
     """Set the cell at a path; its parameters are named after their place, as everywhere in the model."""
-    parent, _, attribute = path.rpartition(".")
-    setattr(cells[parent], attribute, layer)
+    place, _, attribute = path.rpartition(".")
+    parent = cells[place]
+    setattr(parent, attribute, layer)
+    if isinstance(parent, nn.SequentialCell):
+        parent.cell_list = list(parent.name_cells().values())  # what it runs; setattr leaves it as it was
     layer.update_parameters_name(f"{path}.")  # setattr named them after the last part of the path alone
