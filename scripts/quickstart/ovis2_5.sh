@@ -8,10 +8,9 @@ ask() { python scripts/chat.py --model "$OUT/converted" --greedy "$@"; }
 fine_tune() {
     local log=$OUT/finetune.txt
     echo "(all that it prints goes to $log)"
-    quietly "$log" on_two_workers "$OUT/finetune" "--config configs/ovis2_5/finetune_tiny.yaml --run_mode finetune \
-        --load_checkpoint $OUT/fresh --output_dir $OUT/finetune --train_dataset_dir $DATA \
-        --train_dataset.data_loader.annotation_file [$DATA/train_questions.json,$DATA/train_boxes.json,$DATA/train_counts.json] \
-        --train_dataset.packing True --num_samples 480 --epochs 1 --batch_size 4" || return
+    sed -e "s|build/fresh_ovis|$OUT/fresh|; s|data/ovis|$DATA|g; s|output/ovis2_5_tiny|$OUT/finetune|" \
+        scripts/ovis2_5/config/train_tiny.json >"$OUT/train_config.json"
+    NPROC=2 quietly "$log" scripts/ovis2_5/run_training.sh "$OUT/train_config.json" --num_samples 480 || return
     grep '^step ' "$log" | sed -n -e '1p' -e '$p'
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
 }
@@ -47,7 +46,7 @@ step budget "The same with twelve tokens to think" \
     ask --image "$SCENE" --enable_thinking --thinking_budget 12 --max_new_tokens 128 "How many shapes are red?"
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --model ovis2_5 --output_path "$OUT/fresh"
-step finetune "It is trained on two workers, several conversations a row" fine_tune
+step finetune "It is trained on two workers as a JSON configuration says, several conversations a row" fine_tune
 step export "What was trained, in Hugging Face's layout again" export_trained
 step accuracy "The shipped model on test images it has not seen" evaluate
 echo
