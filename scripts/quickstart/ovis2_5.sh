@@ -33,7 +33,7 @@ evaluate() {
 }
 
 step data "Images of shapes at several sizes, with questions, boxes and counts" \
-    python scripts/ovis_data.py --output_path "$DATA"
+    python scripts/ovis_data.py --output_path "$DATA" --images 400 100 --scenes 300 100
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
     python convert/convert_weight.py --model ovis2_5 --input_path "$MODEL" --output_path "$OUT/converted" --dtype fp32
 step ask "A question about an image" \
