@@ -112,18 +112,21 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def family_of(arguments: argparse.Namespace) -> Family:
-    """The family of the model. Raises InputError for media that it does not take."""
+    """The family of the model. Raises InputError for media that it does not take, and for thinking that it does not do."""
     from ms_impl import families
     from ms_impl.io.checkpoint_assets import find_config
     from ms_impl.io.json_files import read_json
 
     config_file = find_config(arguments.model, arguments.config)
     family = chosen_family(arguments, lambda: families.for_config(read_json(config_file), str(config_file)))
-    takes = family.resolve("template").takes
+    template = family.resolve("template")
+    takes = template.takes
     for kind, path in arguments.media:
         if kind not in takes:
             known = " and ".join(f"{each}s" for each in takes) or "text"
             raise InputError(f"--{kind} {path}: this model, {family.name}, takes {known} only; leave it out")
+    if arguments.enable_thinking and template.think_end is None:
+        raise InputError(f"--enable_thinking: this model, {family.name}, does not think; leave it out")
     return family
 
 
@@ -143,8 +146,6 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     template = template.with_options(**options) if options else template
     if arguments.draw and template.boxes is None and set(template.takes) <= {"image"}:
         raise InputError("--draw: this model's answers have no boxes to draw; leave it out")
-    if arguments.enable_thinking and template.think_end is None:
-        raise InputError("--enable_thinking: this model's answers do not think; leave it out")
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage
     gc.enable()
     chat_format = model.generation.chat_format

@@ -80,6 +80,9 @@ INDICATOR_ROWS = MediaKind(
 )
 _VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "*.tiktoken")
 Located = tuple[Visual, Grid]  # a visual, and the patches that it becomes
+_KEPT = (
+    *(field.name for field in dataclasses.fields(PixelLimits)), "min_frames", "max_frames", "num_frames",
+)  # fmt: skip
 _OVER_ALL = ("min_pixels", "max_pixels")  # options that may be left open
 _WITH_EACH = {False: IMAGE_INDICATORS, True: VIDEO_INDICATORS}
 
@@ -120,7 +123,7 @@ class Ovis2_5Template:
 
     kinds: ClassVar[tuple[MediaKind, ...]] = (VISUALS, INDICATOR_ROWS)
     takes: ClassVar[tuple[str, ...]] = (IMAGE, VIDEO)
-    kept_options: ClassVar[tuple[str, ...]] = ()
+    kept_options: ClassVar[tuple[str, ...]] = _KEPT
     position_axes: ClassVar[int] = 1
     padding_shifts_positions: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TOKENS, PATCH_ROWS, MARKERS)
@@ -159,19 +162,20 @@ class Ovis2_5Template:
         directory: str | os.PathLike,
         config: Ovis2_5Config | None = None,
         max_length: int | None = None,
+        trained: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Ovis2_5Template:
         """From the vocabulary, preprocessor_config.json and, unless ``config`` is given, config.json of a directory.
 
-        Instead of the directory one of its files may be given.
+        Instead of the directory one of its files may be given. The options count before those ``trained``, and these
+        before the limits of preprocessor_config.json.
         """
         path = Path(directory)
         path = path if path.is_dir() else path.parent
         config = config or Ovis2_5Config.from_file(path)
         rule = PixelRule.from_directory(path)
-        return cls(
-            Ovis2_5Tokenizer.from_pretrained(path), config, rule, max_length, **(released_limits(path) | options)
-        )
+        told = {**released_limits(path), **(trained or {}), **options}
+        return cls(Ovis2_5Tokenizer.from_pretrained(path), config, rule, max_length, **told)
 
     @cached_property
     def fixed_sizes(self) -> Sizes:
@@ -182,7 +186,7 @@ class Ovis2_5Template:
     def with_options(self, **options: Any) -> Ovis2_5Template:
         """The same with some options changed; images in memory are shared."""
         given = {**dataclasses.asdict(self.options), **options}
-        changed = Ovis2_5Template(self.tokenizer, self.config, self.rule, self.max_length, **given)
+        changed = type(self)(self.tokenizer, self.config, self.rule, self.max_length, **given)
         changed.memory = self.memory
         return changed
 

@@ -1,7 +1,9 @@
 """Records, queries and rows by the template: ids, labels, columns and arrays."""
 
+import json
 import pickle
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -386,3 +388,22 @@ def test_v18_the_collators_result(template, ovis_folder, case):
         assert sorted(columns[columns < ids.shape[1]]) == np.flatnonzero(ids[row] == ATOM_ID).tolist()
         patches = found["patches"][row][found["patch_segments"][row, ..., 0] > 0]
         np.testing.assert_array_equal(patches, tensors[f"pre.image{number}.pixel_values"])
+
+
+def test_limits_that_a_model_was_trained_with_count_before_its_processors(ovis_folder, vocabulary_file, tmp_path):
+    """Beside its weights: preprocessor_config.json; the options of its training; what is given goes before both."""
+    from ms_impl import families
+    from ms_impl.data.trained_options import as_file
+
+    (tmp_path / "qwen.tiktoken").symlink_to(vocabulary_file)
+    raw = json.loads((ovis_folder / "config.json").read_text())
+    raw["llm_config"]["vocab_size"] = 151936
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "preprocessor_config.json").write_text('{"min_pixels": 2048, "max_pixels": 8192}')
+    make = partial(families.get("ovis2_5").make_template, tmp_path)
+    assert make().options.of_images(1) == make().options.of_video(2) == (2048, 8192)
+    for name, content in as_file(make(single_image_max_pixels=4096, num_frames=3)).items():
+        (tmp_path / name).write_bytes(content)
+    options = make().options
+    assert (options.of_images(1), options.of_images(2), options.num_frames) == ((2048, 4096), (2048, 8192), 3)
+    assert make(max_pixels=1024).options.of_images(1) == (1024, 1024)

@@ -98,6 +98,7 @@ def test_a_missing_model(tmp_path):
     (("--font", "no.ttf"), "font 'no.ttf' not found"),
     (("--dtype", "int8"), "--dtype: unknown dtype 'int8'; known: fp16, bf16, fp32, float16, bfloat16, float32"),
     (("--temperature", "2"), "--temperature does nothing with --greedy, which draws no token; leave one out"),
+    (("--thinking_budget", "8"), "--thinking_budget does nothing without --enable_thinking; give that, too"),
     (("--max_new_tokens", "0"), "generation settings: max_new_tokens must be a whole number above 0, not 0"),
 ])  # fmt: skip
 def test_a_wrong_option_is_refused_before_the_model_is_read(tmp_path, monkeypatch, option, message):
@@ -136,6 +137,11 @@ def test_a_conversation_through_pipes(model, tmp_path):
     assert first == again != with_image
     assert no_image == "(no image to draw on)" and no_box == "(no box in the answer)"
     assert helped[0].startswith("/image PATH")
+
+
+def test_a_model_that_does_not_think(model):
+    message = refused("--model", model, "--enable_thinking", "Hi")
+    assert message == "error: --enable_thinking: this model, qwenvl, does not think; leave it out"
 
 
 def test_what_begins_with_a_path_is_a_question(model):
