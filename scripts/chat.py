@@ -112,7 +112,7 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def family_of(arguments: argparse.Namespace) -> Family:
-    """The family of the model. Raises InputError for media that it does not take, and for thinking that it does not do."""
+    """The family of the model. Raises InputError for media that it does not take, or if it cannot think as asked."""
     from ms_impl import families
     from ms_impl.io.checkpoint_assets import find_config
     from ms_impl.io.json_files import read_json
