@@ -23,6 +23,8 @@ FAMILY = Family(
     model="ms_impl.qwen2_5_omni.model:Qwen2_5OmniThinker",
     template="ms_impl.qwen2_5_omni.template:Qwen2_5OmniTemplate",
     weights="convert.qwen2_5_omni:WEIGHTS",
+    training="configs/qwen2_5_omni/finetune_qwen2_5_omni_7b_bf16.yaml",
+    estimate="ms_impl.qwen2_5_omni.estimate",
     groups={
         "aligner": _named("audio_tower.proj.*", "visual.merger.*"),
         "vision_tower": _named("audio_tower.*", "visual.*"),

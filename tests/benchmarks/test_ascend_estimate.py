@@ -155,3 +155,42 @@ def test_the_figures_of_the_page_are_printed(name, capsys, monkeypatch):
     start = next(number for number, line in enumerate(page) if line.startswith(f"{config}: "))
     assert page[start].endswith("rows a rank")
     assert set(page[start : start + 4]) <= set(printed)
+
+
+OMNI = {"3b": 4_703_464_448, "7b": 8_931_813_888}
+OMNI_TRAINED = {
+    ("3b", "bf16"): 3_397_103_616, ("3b", "lora"): 14_966_784, ("3b", "lora_8p"): 14_966_784,
+    ("7b", "bf16"): 7_615_616_512, ("7b", "lora"): 20_185_088, ("7b", "lora_8p"): 20_185_088,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "kind"), OMNI_TRAINED)
+def test_omnis_yamls_fit_and_are_counted(size, kind, capsys):
+    """LoRA's numbers are those that ms-swift prints for its defaults."""
+    yaml = REPOSITORY / f"configs/qwen2_5_omni/finetune_qwen2_5_omni_{size}_{kind}.yaml"
+    assert ascend_estimate.main(["--config", str(yaml)]) == 0
+    printed, trained = capsys.readouterr().out, OMNI_TRAINED[size, kind]
+    added = 0 if kind == "bf16" else trained
+    assert f"{OMNI[size] + added:,}" in printed and f"{trained:,}" in printed
+    assert f"{1 if kind == 'lora' else 8} devices" in printed
+
+
+def test_omni_is_not_cut(capsys):
+    yaml = REPOSITORY / "configs/qwen2_5_omni/finetune_qwen2_5_omni_7b_lora_8p.yaml"
+    cut = ["parallel.parallel_mode=1", "parallel_config.data_parallel=4", "parallel_config.model_parallel=2"]
+    assert ascend_estimate.main(["--config", str(yaml), "--options", *cut]) == 2
+    assert "Qwen2.5-Omni runs data parallel only" in capsys.readouterr().err
+
+
+def test_omnis_towers_by_hand():
+    """One image and four seconds of sound of a row that holds them."""
+    plan = RunLayout(rows=1, length=512)
+    config = REPOSITORY / "configs/qwen2_5_omni/qwen2_5_omni_7b/config.json"
+    parts = {part.part.name: part for part in model_parts(families.get("qwen2_5_omni"), config, plan)}
+    blocks = 32 * (4 * 1280**2 + 3 * 1280 * 3420)
+    assert forward_flops(parts["vision blocks"]) == 2 * blocks * 1024 + 32 * 4 * 1024**2 * 1280
+    layers = 32 * (4 * 1280**2 + 2 * 1280 * 5120)
+    assert forward_flops(parts["audio layers"]) == 2 * layers * 200 + 32 * 4 * 2 * 100**2 * 1280
+    convolutions = 1280 * 128 * 3 * 400 + 1280 * 1280 * 3 * 200
+    assert forward_flops(parts["mel frames"]) == 2 * convolutions
+    assert parts["decoder layers"].part.kept == 512 * (7 * 3584 + 2 * 512 + 4 * 18944)

@@ -34,13 +34,14 @@ def trained(runs) -> Path:
 
 def packed_lora(runs: CaseRuns, output: Path, **changes):
     lora = f"{{r: 2, lora_alpha: 4, lora_dropout: 0.1, target_modules: {runs.case.lora_targets}}}"
-    options = ["train_dataset.packing=True", "recompute_config.recompute=True", f"model.model_config.lora={lora}"]
-    return runs.run(output, *options, batch_size=1, epochs=2, **changes)
+    one = "runner_config.gradient_accumulation_steps=1"
+    options = ["train_dataset.packing=True", "recompute_config.recompute=True", f"model.model_config.lora={lora}", one]
+    return runs.run(output, *options, config=runs.case.lora_yaml or runs.case.yaml, batch_size=1, epochs=2, **changes)
 
 
 @pytest.fixture(scope="module")
 def adapted(runs) -> Path:
-    """The output of LoRA everywhere, towers too, on packed rows, with layers recomputed."""
+    """The output of the released size's YAML: LoRA everywhere, towers too, on packed rows, with layers recomputed."""
     ran = packed_lora(runs, runs.root / "lora")
     assert ran.returncode == 0, ran.stderr
     return runs.root / "lora"

@@ -48,6 +48,7 @@ class TrainingCase:
         max_length: of a row.
         frozen: keys of model_config that are True, and the module groups that they freeze.
         lora_targets: layers in every part of the model.
+        lora_yaml: of the repository, for the released size on Ascend.
     """
 
     family: str
@@ -57,6 +58,7 @@ class TrainingCase:
     lora_targets: str
     frozen: Mapping[str, str]
     max_length: int
+    lora_yaml: str = ""
     template: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, root: Path) -> CaseRuns:
@@ -79,7 +81,8 @@ class CaseRuns:
         data = "train_dataset.data_loader"
         template = "train_dataset.modal_to_text_transform.model_transform_template"
         given = {
-            "config": self.case.yaml, "load_checkpoint": self.root / "model", "output_dir": output,
+            "config": self.case.yaml, "device_target": "CPU", "load_checkpoint": self.root / "model",
+            "model.model_config.config_file": self.root / "model/config.json", "output_dir": output,
             "train_dataset_dir": self.root, "epochs": 1, "batch_size": 4, **changes,
         }  # fmt: skip
         settings = [
@@ -213,6 +216,7 @@ CASES = {
         lora_targets="all-linear",
         frozen={"freeze_vit": "vision_tower"},
         max_length=192,
-        template={"frames": 0, "use_audio_in_video": True},
+        lora_yaml="configs/qwen2_5_omni/finetune_qwen2_5_omni_7b_lora.yaml",
+        template={"frames": 0, "size": 56, "use_audio_in_video": True},
     ),
 }
