@@ -1,4 +1,7 @@
-"""scripts/swift.py from records to a merged model: sft with a split and limits, infer on the split, export."""
+"""scripts/swift.py from records to a merged model: sft with a split and limits, infer on the split, export.
+
+The model is that of examples/custom_register/my_qwen2_5_omni.py.
+"""
 
 import json
 import os
@@ -9,8 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-SWIFT = Path(__file__).parents[2] / "scripts/swift.py"
-LIMITS = {"VIDEO_MIN_PIXELS": "1", "VIDEO_MAX_PIXELS": "3136", "FPS": "1", "USE_AUDIO_IN_VIDEO": "true"}
+ROOT = Path(__file__).parents[2]
+SWIFT = ROOT / "scripts/swift.py"
+MINE = ROOT / "examples/custom_register/my_qwen2_5_omni.py"  # takes the sound of clips, too
+LIMITS = {"VIDEO_MIN_PIXELS": "1", "VIDEO_MAX_PIXELS": "3136", "FPS": "1"}
 
 
 def swift(folder: Path, *words, **environment) -> subprocess.CompletedProcess:
@@ -45,7 +50,7 @@ def test_commands_that_are_not_there(tmp_path):
 def test_sft_infer_export(tiny_omni, records, tmp_path):
     model = tiny_omni / "model"
     trained = swift(
-        tmp_path, "sft", "--model", model, "--dataset", f"{records}#6", "--split_dataset_ratio", "0.2", "--max_length",
+        tmp_path, "sft", "--custom_register_path", MINE, "--model_type", MINE.stem, "--model", model, "--dataset", f"{records}#6", "--split_dataset_ratio", "0.2", "--max_length",
         "256", "--num_train_epochs", "1", "--gradient_accumulation_steps", "1", "--per_device_train_batch_size", "2",
         "--torch_dtype", "float32", "--save_steps", "2", "--device_target", "CPU", "--gradient_checkpointing", "false",
         "--lora_dropout", "0", "--learning_rate", "0.05", "--attn_impl", "sdpa", **LIMITS,
@@ -55,7 +60,8 @@ def test_sft_infer_export(tiny_omni, records, tmp_path):
     (run,) = (tmp_path / "output").glob("v0-*")
     checkpoint = run / "checkpoint-3"
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
-    assert json.loads((checkpoint / "template_options.json").read_text())["fps"] == 1.0
+    options = json.loads((checkpoint / "template_options.json").read_text())
+    assert (options["fps"], options["use_audio_in_video"]) == (1.0, True)
     assert json.loads((checkpoint / "args.json").read_text())["model"] == str(model)
 
     answered = swift(tmp_path, "infer", "--adapters", checkpoint, "--load_data_args", "true", "--stream", "true",
