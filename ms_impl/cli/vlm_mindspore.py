@@ -21,7 +21,7 @@ _RUN = "run_mindformer.py"
 
 # Command: the script, or the module, that it runs; arguments before the user's; what it does.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "chat": ("scripts/chat.py", (), "ask a model about images"),
+    "chat": ("scripts/chat.py", (), "ask a model about images, videos and sounds"),
     "convert": ("convert.convert_weight", (), "Hugging Face's weights to MindSpore's and back"),
     "merge": ("convert.merge_adapter", (), "merge a LoRA adapter into its base"),
     "check": (_RUN, ("--check",), "judge a YAML and read its data through"),
@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "finetune": (_RUN, ("--run_mode", "finetune"), "train, from a checkpoint"),
     "predict": (_RUN, ("--run_mode", "predict"), "answer prompts"),
     "eval": (_RUN, ("--run_mode", "eval"), "measure a checkpoint on data sets"),
+    "swift": ("scripts/swift.py", (), "sft, infer and export with ms-swift's argument names"),
     "launch": ("scripts/msrun_launcher.sh", (), "start a command on several workers with msrun"),
     "supervise": ("scripts/train_supervised.py", (), "train on several workers, restarted until it is done"),
     "plot": ("scripts/plot_run.py", (), "draw the curves of a run"),
