@@ -29,6 +29,7 @@ from ms_impl.estimate.memory import Memory, memory
 from ms_impl.estimate.parts import Trained, check, model_parts
 from ms_impl.estimate.plan import Device, RunLayout, plan_of
 from ms_impl.families import Family
+from ms_impl.io.rules import MINDSPORE
 from ms_impl.resources import locate
 
 ASSUMPTIONS = """Assumed:
@@ -56,7 +57,7 @@ PUBLISHED_PLAN = RunLayout(
 )  # fmt: skip
 PUBLISHED_CONFIG = "configs/qwenvl/qwenvl_9.6b/config.json"
 
-LORA = {"r": 64, "target_modules": ["language_model"], "exclude_modules": ["lm_head"]}  # what is tried in its place
+LORA = {"r": 64, "target_modules": ["language_model"]}  # what is tried in its place, on all but the output head
 
 
 @command
@@ -140,7 +141,12 @@ def lora_instead(family: Family, config_file: Path, plan: RunLayout, device: Dev
     """Whether LoRA would fit, as the end of a message; nothing where the plan is one of LoRA already."""
     if plan.lora:
         return ""
-    adapted = replace(plan, lora=LORA, frozen=(), parameter_bytes=plan.compute_bytes)  # whole weights are not trained
+    shapes = family.resolve("weights").shapes(family.resolve("config").from_file(config_file), MINDSPORE)
+    tied = f"{family.output_head}.weight" not in shapes
+    lora = LORA if tied else {**LORA, "exclude_modules": [family.output_head]}
+    adapted = replace(
+        plan, lora=lora, frozen=(), only=(), parameter_bytes=plan.compute_bytes
+    )  # whole weights are not trained
     peak = memory(model_parts(family, config_file, adapted), adapted).peak
     said = "would fit" if peak <= device.memory else "would not fit either"
     return f"; LoRA (model.model_config.lora) {said}: {peak / 1e9:.1f} GB"

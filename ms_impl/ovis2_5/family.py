@@ -30,4 +30,5 @@ FAMILY = Family(
     generation={"max_new_tokens": 1024},  # with Hugging Face's own for the rest, as the original's PyTorch code has
     embeddings=("llm.model.embed_tokens", "vte", "visual_tokenizer.vit.vision_model.embeddings.position_embedding"),
     output_head="llm.lm_head",
+    estimate="ms_impl.ovis2_5.estimate",
 )
