@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,7 @@ def our_step(case: Case) -> OurStep:
     from mindformers.modules.transformer.transformer import TransformerRecomputeConfig
 
     from ms_impl.plugin.family_classes import config_class, model_class
-    from ms_impl.plugin.optimizer import AdamWDecayAll
-    from ms_impl.plugin.train_step import TrainStep
+    from ms_impl.train.feed import step_columns
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
@@ -110,17 +109,26 @@ def our_step(case: Case) -> OurStep:
         section = config_class("qwenvl")(
             folder, freeze_vision=True, lora=lora, rows=case.rows, parallel_config=parallel
         )
-    model = model_class("qwenvl")(section)
+    from ms_impl.qwenvl.template import QwenVLTemplate
+
+    return step_of(model_class("qwenvl")(section), step_columns(QwenVLTemplate))
+
+
+def step_of(model, names: Sequence[str]) -> OurStep:
+    """The step that the Trainer runs, of a model as it takes it and the names of its columns."""
+    from ms_impl.plugin.optimizer import AdamWDecayAll
+    from ms_impl.plugin.train_step import TrainStep
+
     optimizer = AdamWDecayAll([{"params": model.trainable_params()}], learning_rate=LEARNING_RATE, **ADAMW)
     step = TrainStep(model, optimizer, use_clip_grad=True, max_grad_norm=MAX_NORM, scale_sense=1.0).set_train()
-    return OurStep(step, model.network)
+    return OurStep(step, model.network, names)
 
 
 class OurStep:
     """The compiled training step: from columns to the loss."""
 
-    def __init__(self, step, network):
-        self.step, self.network = step, network
+    def __init__(self, step, network, names: Sequence[str]):
+        self.step, self.network, self.names = step, network, names
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> float:
         return float(self.step(*self.tensors(batch))[0].asnumpy())
@@ -137,10 +145,7 @@ class OurStep:
         """The columns as the step takes them."""
         import mindspore as ms
 
-        from ms_impl.qwenvl.template import QwenVLTemplate
-        from ms_impl.train.feed import step_columns
-
-        return [ms.Tensor(batch[name]) for name in step_columns(QwenVLTemplate)]
+        return [ms.Tensor(batch[name]) for name in self.names]
 
 
 def torch_step(
