@@ -2,32 +2,26 @@
 
 Assumed: half of a row's tokens are visual, four patches each, in frames of at most ``FRAME`` patches.
 
-What a layer keeps for the backward pass, in numbers for each position, D being the width, A and K those of all query
-and of all key heads, W the tower's and F the feed-forward one:
+What is kept for the backward pass beside what every language model keeps (``ms_impl.estimate.language``), in numbers
+for each position, W being the tower's width and F its feed-forward one:
 
-- decoder layer: its input, both norms' inputs and outputs less the one that is its input: 4 D; queries and keys before
-  their norms, after them, and rotated, values, and the heads' output in attention's layout and in that of the next
-  matrix: 5 A + 4 K; both branches of the gated layer, silu of one, and the product: 4 F. Composed norms keep the
-  normalised input beside the scaled one (2 D + A + K more), composed attention the softmax of its scores, heads × keys,
-  in place of its output (A less).
+- decoder layer: queries and keys before their norms, and normed; composed norms keep the normalised ones, too.
 - vision block: 9 W (composed: 8), and 4 F: fc1's output and, of the GELU, which is composed on every device, its
   argument in fp32, its sigmoid, and the product.
 - visual head, for each visual token: its input, 4 W, and the embedding, D. Over chunks nothing else is kept; on Ascend
   the scores, the normalised scores and their softmax, in fp32, are: 12 bytes for each of the table's rows.
-- head: as Qwen's, 12 bytes for each token and entry of the vocabulary, and the logits in the compute dtype where that
-  is another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from ms_impl.errors import InputError
+from ms_impl.estimate.language import Shapes, below, decoder_part, head_part
 from ms_impl.estimate.plan import RunLayout
 from ms_impl.estimate.shape import Part
 from ms_impl.ovis2_5.config import Ovis2_5Config
 
-Shapes = Mapping[str, tuple[int, ...]]
 FRAME = 3136  # patches of 896 × 896 pixels
 CHUNK = 256  # visual tokens that are scored at a time where the head goes over chunks
 _TOWER = "visual_tokenizer.vit.vision_model"
@@ -41,7 +35,7 @@ def parts(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes) -> list[Part]:
         _visual_head(config, plan, shapes, visual_tokens),
         _embedding(config, plan, shapes),
         _decoder(config, plan, shapes),
-        _head(config, plan, shapes),
+        head_part(plan, below(shapes, "llm.model.norm", "llm.lm_head"), config.hidden_size, config.vocab_size),
     ]
 
 
@@ -49,9 +43,9 @@ def _vision_parts(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes, patche
     vision, frame = config.vit_config, min(FRAME, patches)
     width = vision.hidden_size
     return [
-        Part("patches", _below(shapes, f"{_TOWER}.embeddings"), patches, "first",
+        Part("patches", below(shapes, f"{_TOWER}.embeddings"), patches, "first",
              others={"position_embedding.weight": patches}, kept=2 * patches * width),
-        Part("vision blocks", _below(shapes, f"{_TOWER}.encoder", f"{_TOWER}.post_layernorm"), patches, "first",
+        Part("vision blocks", below(shapes, f"{_TOWER}.encoder", f"{_TOWER}.post_layernorm"), patches, "first",
              vision.num_hidden_layers, scores=vision.num_attention_heads * patches * frame,
              score_flops=4 * patches * frame * width, entry=patches * width,
              kept=patches * ((9 if plan.flash else 8) * width + 4 * vision.intermediate_size),
@@ -62,7 +56,7 @@ def _vision_parts(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes, patche
 def _visual_head(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes, tokens: int) -> Part:
     scored = tokens if plan.flash else min(CHUNK, tokens)
     return Part(
-        "visual head and table", _below(shapes, "visual_tokenizer.head", "vte"), tokens, "first",
+        "visual head and table", below(shapes, "visual_tokenizer.head", "vte"), tokens, "first",
         kept=tokens * (config.vit_config.merged_width + config.hidden_size),
         extra_bytes=12 * scored * config.visual_tokens,
     )  # fmt: skip
@@ -71,35 +65,19 @@ def _visual_head(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes, tokens:
 def _embedding(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes) -> Part:
     multiplied = plan.length if config.llm_config.tie_word_embeddings else 0  # a tied one is the head's matrix, too
     return Part(
-        "token embedding", _below(shapes, "llm.model.embed_tokens"), plan.length, "first",
+        "token embedding", below(shapes, "llm.model.embed_tokens"), plan.length, "first",
         others={"embed_tokens.weight": multiplied},
     )  # fmt: skip
 
 
 def _decoder(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes) -> Part:
-    llm, length = config.llm_config, plan.length
-    width, heads, keys, inner = llm.hidden_size, llm.attention_width, llm.kv_width, llm.intermediate_size
-    kept = 4 * width + 5 * heads + 4 * keys + 4 * inner
-    if not plan.flash:
-        kept += 2 * width + keys
-    return Part(
-        "decoder layers", _below(shapes, "llm.model.layers"), length, "layers", llm.num_hidden_layers,
-        scores=llm.num_attention_heads * length**2, score_flops=4 * length**2 * heads, entry=length * width,
-        kept=length * kept, work=length * (2 * width + 3 * inner), recomputes=True,
+    llm = config.llm_config
+    part = decoder_part(
+        plan, below(shapes, "llm.model.layers"), llm.num_hidden_layers, llm.num_attention_heads, llm.head_dim,
+        llm.hidden_size, llm.kv_width, llm.intermediate_size,
     )  # fmt: skip
-
-
-def _head(config: Ovis2_5Config, plan: RunLayout, shapes: Shapes) -> Part:
-    logits = plan.length * config.vocab_size
-    cast = plan.compute_bytes if plan.compute_bytes != 4 else 0
-    return Part(
-        "head", _below(shapes, "llm.model.norm", "llm.lm_head"), plan.length, "last",
-        kept=(2 if plan.flash else 3) * plan.length * config.hidden_size, extra_bytes=(12 + cast) * logits,
-    )  # fmt: skip
-
-
-def _below(shapes: Shapes, *prefixes: str) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if name.startswith(tuple(f"{p}." for p in prefixes))}
+    normed = (2 if plan.flash else 3) * (llm.attention_width + llm.kv_width)
+    return replace(part, kept=part.kept + plan.length * normed, split_kept=0)
 
 
 def check(config: Ovis2_5Config, plan: RunLayout) -> None:
