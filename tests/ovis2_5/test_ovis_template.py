@@ -162,6 +162,21 @@ def test_v16_bad_records_are_named(template, given, said):
     assert said in str(raised.value)
 
 
+def test_v16_damaged_images_are_named(make_template, ovis_folder, tmp_path):
+    """An empty file is found with the sizes, one that is cut off when it is decoded."""
+    whole = (ovis_folder / "image0.png").read_bytes()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    template = make_template(dataset_dir=str(tmp_path))
+    with pytest.raises(InputError, match="^data.json, record 0: .*empty.png"):
+        sample_of(template, record(("human", "<image>a"), ("gpt", "b"), image="empty.png"))
+    sample = sample_of(template, record(("human", "<image>a"), ("gpt", "b"), image="cut.png"))
+    with pytest.raises(InputError, match="cut.png"):
+        template.check_medium(sample.media[0])
+    with pytest.raises(InputError, match="^data.json, record 0: .*cut.png"):
+        template.load(sample.media, empty_row(template, sample))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
