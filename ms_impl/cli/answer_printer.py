@@ -12,13 +12,20 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
 class AnswerPrinter:
     """Prints pieces on stdout. What stands before ``think_end`` is dimmed on a terminal; elsewhere its tags tell it.
 
-    ``think_end`` None: the answer has no thinking.
+    ``think_end`` None: the answer has no thinking. To be used in ``with``: whatever ends it, the terminal is as it was.
     """
 
     def __init__(self, think_end: str | None):
         self._stream = ThinkingStream(think_end)
         self._dims = think_end is not None and sys.stdout.isatty()
         self._is_dim = False
+
+    def __enter__(self) -> AnswerPrinter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shade(False)
+        sys.stdout.flush()
 
     def show(self, piece: str) -> None:
         """Print one more piece, as far as it is certain."""
@@ -34,7 +41,11 @@ class AnswerPrinter:
         sys.stdout.flush()
 
     def _write(self, text: str, dim: bool) -> None:
-        if text and self._dims and dim != self._is_dim:
+        if text:
+            self._shade(dim)
+        sys.stdout.write(text)
+
+    def _shade(self, dim: bool) -> None:
+        if self._dims and dim != self._is_dim:
             self._is_dim = dim
             sys.stdout.write(_DIM if dim else _PLAIN)
-        sys.stdout.write(text)

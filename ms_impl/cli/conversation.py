@@ -102,12 +102,13 @@ class Conversation:
         query: list[dict[str, Any]] = [*({each.kind: each.content} for each in self.waiting), {"text": question}]
         if not self.remembers:
             self.session.reset()
-        pieces, printer = self.session.stream(query), AnswerPrinter(self._think_end)
-        while not interrupted and (piece := next(pieces, None)) is not None:
-            printer.show(piece)
-        if interrupted:
-            pieces.close()
-        printer.end(" …" if interrupted else "")
+        pieces = self.session.stream(query)
+        with AnswerPrinter(self._think_end) as printer:
+            while not interrupted and (piece := next(pieces, None)) is not None:
+                printer.show(piece)
+            if interrupted:
+                pieces.close()
+            printer.end(" …" if interrupted else "")
         self.latest = self.waiting[-1] if self.waiting else self.latest
         self.waiting = self.waiting if not self.remembers else []
         if self.target:
