@@ -37,7 +37,7 @@ def check_data(settings: Settings) -> tuple[Checker, Findings]:
     if findings.faults:
         print("\nbroken", check_report.reasons(findings.faults), sep="\n")
     read = int(findings.lengths.astype(bool).sum())
-    require_answers(read - len(findings.unanswered), read, max_length)
+    require_answers(read - len(findings.unanswered), read, max_length, findings.changes)
     return checker, findings
 
 

@@ -41,7 +41,7 @@ class EncodedDataset:
         known = {path: known_entries(file, template, show_progress) for path, file in files.items()}
         entries = joined([known[file.path] for file in mixture.files])
         unanswered = np.flatnonzero(entries.answers == 0)
-        require_answers(len(mixture) - len(unanswered), len(mixture), template.max_length)
+        require_answers(len(mixture) - len(unanswered), len(mixture), template.max_length, entries.counts())
         self.digests = entries.digests
         self.sizes, self.needs = needs_of(template, list(entries.outlines([kind.name for kind in template.kinds])))
         self._warn(entries.counts(), unanswered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ms_impl.data.records import Conversation
@@ -34,7 +34,12 @@ def read_sample(template: Template, conversation: Conversation) -> tuple[Sample,
         return template.find_media(template.cut(whole, template.max_length)), len(whole)
 
 
-def require_answers(answers: int, records: int, max_length: int) -> None:
-    """Raise InputError where none of some records has a token of an answer left: their loss would be nothing."""
+def require_answers(answers: int, records: int, max_length: int, changes: Iterable[str] = ()) -> None:
+    """Raise InputError where none of some records has a token of an answer left: their loss would be nothing.
+
+    ``changes``: what was done to records, in which a limit of the template's own may be told.
+    """
     if records and not answers:
-        raise InputError(f"max_length {max_length} leaves no token of any answer; raise it")
+        told = ", ".join(changes)
+        found = f" (conversations: {told})" if told else ""
+        raise InputError(f"max_length {max_length} leaves no token of any answer; raise it{found}")
