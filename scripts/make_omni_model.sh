@@ -13,11 +13,14 @@ mkdir -p "$WORK"
 python scripts/omni_data.py --output_path "$WORK/data"
 python scripts/make_omni_small.py --output_path "$WORK/fresh"
 python scripts/pretrain_towers.py vision --model "$WORK/fresh" --output_path "$WORK/seeing" --steps 1500
-python scripts/pretrain_towers.py audio --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/hearing" --steps 1000
-python scripts/pretrain_language.py --model "$WORK/hearing" --data "$WORK/data" --output_path "$WORK/telling" --steps 2500
+python scripts/pretrain_towers.py audio --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/hearing" \
+    --steps 1000
+python scripts/pretrain_language.py --model "$WORK/hearing" --data "$WORK/data" --output_path "$WORK/telling" \
+    --steps 2500 --questions 10000
 files=train_dataset.data_loader.annotation_file
 python run_mindformer.py --config configs/qwen2_5_omni/finetune_small.yaml --run_mode finetune \
-    --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" --train_dataset_dir "$WORK/data" --options \
+    --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" --train_dataset_dir "$WORK/data" \
+    --num_samples 1500 --options \
     "$files=[$WORK/data/train_questions.jsonl,$WORK/data/train_words.jsonl,$WORK/data/train_clips.jsonl]"
 last=$(find "$WORK/training/checkpoint" -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model qwen2_5_omni --reverse --dtype fp16 --config "$WORK/fresh" \

@@ -33,9 +33,9 @@ class SoundTrack:
     end: Fraction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """A video file.
+    """A video file, or a part of one; equal where the frames are.
 
     Attributes:
         height, width: of its frames as they are shown, turned upright.
@@ -60,6 +60,12 @@ class VideoInfo:
     turns: int = 0
     numbered: bool = False
     sound: SoundTrack | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VideoInfo) and self.path == other.path and np.array_equal(self.stamps, other.stamps)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.frames, int(self.stamps[0])))
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Evaluation asks what training shows: a record's prompt and its question are the same ids, columns and positions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_an_evaluation_of_sounds_videos_and_images(template, tmp_path):
     assert result.scores["wer"] == 0.25
     lines = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
     assert [line["score"] for line in lines] == [pytest.approx(1 / 3), 0]
+
+
+def test_an_evaluation_of_video_files(template, tmp_path, silent_clip):
+    """Each is decoded once before anything is asked, whoever shows it."""
+    shutil.copy(silent_clip, tmp_path / "a.mp4")
+    shown = [record("<video>When?", "1", videos=["a.mp4"]), record("<video>How long?", "2 s", videos=["a.mp4"])]
+    evaluation = speech(tmp_path, template, *shown, metric="seconds")
+    sources = {medium.source for question in evaluation.questions for medium in evaluation._sample(question).media}
+    assert len(sources) == 1
 
 
 def test_a_sound_that_cannot_be_read_is_found_before_anything_is_asked(template, tmp_path):
