@@ -88,6 +88,17 @@ def speech(tmp_path, template, *records, metric="wer"):
     return Evaluation(DataSet("asked", path, metric, 2, 8, None, options), template, GenerationConfig())
 
 
+def test_a_film_that_is_asked_about_twice_is_checked_once(template, tmp_path, omni_clip, monkeypatch):
+    """And another part of it once more."""
+    checked, check = [], type(template).check_medium
+    spy = lambda self, medium: (checked.append(medium.source), check(self, medium))  # noqa: E731
+    monkeypatch.setattr(type(template), "check_medium", spy)
+    path = str(omni_clip)
+    asked = [record("<video>When?", "now", videos=[told]) for told in (path, path, {"path": path, "video_start": 1})]
+    speech(tmp_path, template, *asked)
+    assert [source.video.frames for source in checked] == [40, 30]
+
+
 def test_an_evaluation_of_sounds_videos_and_images(template, tmp_path):
     told = record("<audio>What is said?", "A long beep.", audios=["a.wav"])
     shown = record("<image><video>Which?", "none", image="a.png", videos=[{"path": FRAMES, "sample_fps": 2}])
