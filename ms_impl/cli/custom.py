@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ms_impl import families
@@ -36,6 +37,17 @@ def chosen_family(arguments: argparse.Namespace, found: Callable[[], Family]) ->
     """
     family = families.get(arguments.model_type) if arguments.model_type else found()
     return use_template(family, arguments.template) if arguments.template else family
+
+
+def family_name(arguments: argparse.Namespace, checkpoint: Path, config: Path | None) -> str | None:
+    """The family of a checkpoint that --model_type and --template ask for; None where neither is given."""
+    if not arguments.model_type and not arguments.template:
+        return None
+    from ms_impl.io.checkpoint_assets import find_config
+    from ms_impl.io.json_files import read_json
+
+    config_file = find_config(checkpoint, config)
+    return chosen_family(arguments, lambda: families.for_config(read_json(config_file), str(config_file))).name
 
 
 def choose_family(settings: dict[str, Any], arguments: argparse.Namespace) -> None:

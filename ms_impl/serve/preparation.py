@@ -70,7 +70,7 @@ def job_for(
     stops = stop_sequences(template, generation)
     choices = []
     for sampler in samplers(generation, question.seed, question.count):
-        answer = Answer(sample.input_ids, sampler, stops, limit, template.policy(sample, generation))
+        answer = Answer(sample.input_ids.tolist(), sampler, stops, limit, template.policy(sample, generation))
         text = TextStreamer(stops, template.tokenizer.detokenizer())
         choices.append(Choice(answer, text, question.stop, stops, question.top, template.tokenizer.bytes_of))
     return Job(batch, choices, report, deadline)

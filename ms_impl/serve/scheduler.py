@@ -50,6 +50,13 @@ class Job:
     deadline: float = float("inf")
     cancelled: bool = field(default=False, init=False)
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        ids = self.batch["input_ids"]
+        assert ids is not None
+        return int(ids.shape[1])
+
     def cancel(self) -> None:
         """Nobody waits for the answers any more: they end before the next step, without a report."""
         self.cancelled = True
@@ -146,7 +153,7 @@ class Scheduler:
         answers = [choice.answer for choice in job.choices]
         if len(answers) > self.rows:
             raise InputError(f"{len(answers)} answers at once are more than the {self.rows} of this server")
-        length = job.batch["input_ids"].shape[1]
+        length = job.length
         most = max(each.max_new_tokens + (each.policy.overrun if each.policy else 0) for each in answers)
         if length + most > self.columns:
             raise InputError(
@@ -208,7 +215,7 @@ class Scheduler:
 
     def _admission(self, job: Job) -> Iterator[None]:
         """Prefill a prompt chunk by chunk; then its answers have their first token and a row each."""
-        length = job.batch["input_ids"].shape[1]
+        length = job.length
         with self.model.decoders.lend(1, length) as decoder:
             for found in decoder.prefilling(job.batch, self.kinds):
                 logits: np.ndarray = found

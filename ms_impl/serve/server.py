@@ -1,0 +1,112 @@
+"""A server from the command line: arguments, the models, the socket, and an end in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from ms_impl.cli.custom import family_name
+from ms_impl.errors import InputError
+from ms_impl.generate.load import load
+from ms_impl.serve.app import make_app
+from ms_impl.serve.engine import Engine
+from ms_impl.serve.scheduler import Scheduler
+from ms_impl.serve.settings import MediaLimits, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEY_VARIABLE = "VLM_API_KEY"
+MEGABYTE = 1 << 20
+BACKLOG = 1024  # connections that wait to be taken
+
+
+class Server(uvicorn.Server):
+    """Ends in order at SIGTERM and SIGINT, and then with status 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(each, self.handle_exit) for each in signals]
+        try:
+            yield
+        finally:
+            for each, handler in zip(signals, before):
+                signal.signal(each, handler)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Load the models and serve them until a signal comes. Raises InputError."""
+    settings = settings_of(arguments)
+    listening = bound(arguments.host, arguments.port)
+    engines = load_engines(arguments, settings)
+    app = make_app(engines, settings)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        lifespan="on", server_header=False, date_header=False, ws="none", h11_max_incomplete_event_size=1 << 16,
+    )  # fmt: skip
+    listening.listen(BACKLOG)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("serving %s at http://%s:%d/v1", ", ".join(engines), shown, port)
+    print(f"http://{shown}:{port}/v1", flush=True)
+    asyncio.run(Server(config).serve(sockets=[listening]))
+    return 0
+
+
+def settings_of(arguments: argparse.Namespace) -> ServerSettings:
+    """Raises InputError for a directory that is not there, or a server open to others without a key."""
+    key = arguments.api_key or os.environ.get(KEY_VARIABLE) or None
+    local = arguments.host in LOOPBACK
+    if not local and key is None:
+        raise InputError(
+            f"--host {arguments.host}: others could use this server; give it a key (--api_key, or {KEY_VARIABLE})"
+        )
+    media_dir: Path | None = arguments.allowed_media_dir
+    if media_dir is not None and not media_dir.is_dir():
+        raise InputError(f"--allowed_media_dir {media_dir}: not a directory")
+    limits = MediaLimits(arguments.max_images, arguments.max_clips, arguments.max_pixels, arguments.max_frames,
+                         arguments.max_seconds)  # fmt: skip
+    return ServerSettings(
+        key, media_dir, limits, arguments.max_body_mb * MEGABYTE, arguments.request_seconds, arguments.drain_seconds,
+        arguments.log_prompts, local and key is None,
+    )  # fmt: skip
+
+
+def load_engines(arguments: argparse.Namespace, settings: ServerSettings) -> Mapping[str, Engine]:
+    """The model by its name, and one more, merged in memory, for each adapter."""
+    base = arguments.name or Path(arguments.model).resolve().name
+    named: dict[str, str | None] = {base: None}
+    for told in arguments.adapter:
+        name, found, directory = told.partition("=")
+        if not (name and found and directory) or name in named:
+            raise InputError(f"--adapter {told}: expected NAME=DIR, each name once")
+        named[name] = directory
+    engines, family = {}, family_name(arguments, arguments.model, arguments.config)
+    for name, adapter in named.items():
+        model, template = load(arguments.model, arguments.dtype, arguments.config, adapter, family)
+        scheduler = Scheduler(model, template, arguments.max_batch, arguments.max_waiting, arguments.max_length)
+        engines[name] = Engine(name, model, template, scheduler, settings)
+        engines[name].warm_up()
+    return engines
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises InputError where it cannot."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
+    return made
