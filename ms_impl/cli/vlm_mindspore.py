@@ -22,6 +22,7 @@ _RUN = "run_mindformer.py"
 # Command: the script, or the module, that it runs; arguments before the user's; what it does.
 _COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "chat": ("scripts/chat.py", (), "ask a model about images, videos and sounds"),
+    "serve": ("scripts/serve.py", (), "answer requests as OpenAI's API does"),
     "convert": ("convert.convert_weight", (), "Hugging Face's weights to MindSpore's and back"),
     "merge": ("convert.merge_adapter", (), "merge a LoRA adapter into its base"),
     "check": (_RUN, ("--check",), "judge a YAML and read its data through"),

@@ -84,7 +84,7 @@ class Engine:
 
     def _job(self, request: ChatRequest, directory: Path, report: Report, deadline: float) -> tuple[Job, bool]:
         settings = self.settings
-        media = RequestMedia(directory, settings.media_dir, settings.media, settings.max_body)
+        media = RequestMedia(directory, self.template.takes, settings.media_dir, settings.media, settings.max_body)
         try:
             question = question_of(request, self.template, self.model.generation, media)
             job = job_for(self.template, question, self.scheduler.columns, report, deadline)

@@ -7,6 +7,7 @@ import binascii
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -24,14 +25,18 @@ class RequestMedia:
 
     Args:
         directory: where the files are put.
+        takes: the kinds that the model takes.
         allowed: file:// URLs may name files below this directory; None: none.
         room: bytes that files named by file:// URLs may have together; what a request itself holds is bounded with it.
     """
 
-    def __init__(self, directory: Path, allowed: Path | None, limits: MediaLimits, room: int):
+    def __init__(
+        self, directory: Path, takes: Sequence[str], allowed: Path | None, limits: MediaLimits, room: int
+    ):  # fmt: skip
         self.directory = directory
         self.names: list[str] = []
         self._allowed = None if allowed is None else Path(os.path.realpath(allowed))
+        self._takes = takes
         self._limits = limits
         self._room = room
         self._counts = {IMAGE: 0, VIDEO: 0, AUDIO: 0}
@@ -54,6 +59,9 @@ class RequestMedia:
         return self._checked(kind, file, place)
 
     def _place(self, kind: str, place: str) -> Path:
+        if kind not in self._takes:
+            known = " and ".join(f"{each}s" for each in self._takes) or "text"
+            raise InputError(f"{place}: this model takes {known} only, no {kind}")
         self._counts[kind] += 1
         clips = self._counts[VIDEO] + self._counts[AUDIO]
         if self._counts[IMAGE] > self._limits.images:
