@@ -28,9 +28,6 @@ def settings_of(
     given: Given, family: Family, config: Any, split: Split, output: str, ranks: int, device: str
 ) -> Settings:
     """The settings of a training run on ``ranks`` devices. Raises InputError for a value that no setting has."""
-    epochs = given.num_train_epochs
-    if epochs < 1 or epochs != int(epochs):
-        raise InputError(f"--num_train_epochs must be whole, 1 or more, not {epochs:g}; take fewer records as FILE#N")
     data = _data(given, family, config, split)
     return {
         "seed": given.seed,
@@ -43,34 +40,11 @@ def settings_of(
         "train_dataset": data,
         "train_dataset_task": {"type": "ModalToTextSFTDataset", "dataset_config": data},
         "model": {"arch": {"type": family.arch}, "model_config": _model(given, family)},
-        "runner_config": {
-            "epochs": int(epochs),
-            "batch_size": given.per_device_train_batch_size,
-            "gradient_accumulation_steps": _accumulation(given, ranks),
-            "sink_mode": False,
-        },
-        "runner_wrapper": {
-            "type": "MFTrainOneStepCell",
-            "scale_sense": _loss_scale(given.torch_dtype),
-            "use_clip_grad": given.max_grad_norm > 0,
-            **({"max_grad_norm": given.max_grad_norm} if given.max_grad_norm > 0 else {}),
-        },
-        "optimizer": {
-            "type": "AdamW",
-            "betas": [given.adam_beta1, given.adam_beta2],
-            "eps": given.adam_epsilon,
-            "weight_decay": given.weight_decay,
-        },
+        "runner_config": _runner(given, ranks),
+        "runner_wrapper": _step(given),
+        "optimizer": _optimizer(given),
         "lr_schedule": _schedule(given),
-        "callbacks": [
-            {"type": "MFLossMonitor", "per_print_times": given.logging_steps},
-            {"type": "LossRecorder"},
-            {
-                "type": "CheckpointMonitor",
-                "save_checkpoint_steps": given.save_steps,
-                "keep_checkpoint_max": given.save_total_limit or _ALL,
-            },
-        ],
+        "callbacks": _callbacks(given),
         "recompute_config": {"recompute": given.gradient_checkpointing},
         "context": {"mode": 0, "device_target": device},
         "parallel": {"parallel_mode": 0, "full_batch": False},
@@ -89,6 +63,34 @@ def notes_of(given: Given, ranks: int) -> list[str]:
     if not given.dataloader_drop_last:
         notes.append("the last step is filled up with empty rows")
     return notes
+
+
+def _runner(given: Given, ranks: int) -> Settings:
+    epochs = given.num_train_epochs
+    if epochs < 1 or epochs != int(epochs):
+        raise InputError(f"--num_train_epochs must be whole, 1 or more, not {epochs:g}; take fewer records as FILE#N")
+    rows = {"batch_size": given.per_device_train_batch_size, "gradient_accumulation_steps": _accumulation(given, ranks)}
+    return {"epochs": int(epochs), **rows, "sink_mode": False}
+
+
+def _step(given: Given) -> Settings:
+    norm = given.max_grad_norm
+    clipping = {"use_clip_grad": True, "max_grad_norm": norm} if norm > 0 else {"use_clip_grad": False}
+    return {"type": "MFTrainOneStepCell", "scale_sense": _loss_scale(given.torch_dtype), **clipping}
+
+
+def _optimizer(given: Given) -> Settings:
+    betas = [given.adam_beta1, given.adam_beta2]
+    return {"type": "AdamW", "betas": betas, "eps": given.adam_epsilon, "weight_decay": given.weight_decay}
+
+
+def _callbacks(given: Given) -> list[Settings]:
+    kept = given.save_total_limit or _ALL
+    return [
+        {"type": "MFLossMonitor", "per_print_times": given.logging_steps},
+        {"type": "LossRecorder"},
+        {"type": "CheckpointMonitor", "save_checkpoint_steps": given.save_steps, "keep_checkpoint_max": kept},
+    ]
 
 
 def _accumulation(given: Given, ranks: int) -> int:
