@@ -55,7 +55,7 @@ class Evaluation:
         generation = generation.changed(**data.generation)
         tokens = data.max_new_tokens or generation.max_new_tokens
         self.generation = generation.changed(do_sample=False, max_new_tokens=tokens)
-        self.metric = METRICS[data.metric](template.boxes)
+        self.metric = METRICS[data.metric](self.template.boxes)
         file = RecordFile(data.annotation_file, data.num_samples)
         self._sha256 = file.sha256
         self.questions = [self._question(file, number) for number in range(len(file))]

@@ -81,22 +81,11 @@ def test_what_a_chat_cannot_be_asked(template, given, reason):
         template.dialogue(parse_record(given, "x"))
 
 
-def speech(tmp_path, template, *records, metric="wer"):
+def speech(tmp_path, template, *records, metric="wer", **shown):
     path = tmp_path / "records.json"
     path.write_text(json.dumps(records))
-    options = {"dataset_dir": str(tmp_path)}
+    options = {"dataset_dir": str(tmp_path), **shown}
     return Evaluation(DataSet("asked", path, metric, 2, 8, None, options), template, GenerationConfig())
-
-
-def test_a_film_that_is_asked_about_twice_is_checked_once(template, tmp_path, omni_clip, monkeypatch):
-    """And another part of it once more."""
-    checked, check = [], type(template).check_medium
-    spy = lambda self, medium: (checked.append(medium.source), check(self, medium))  # noqa: E731
-    monkeypatch.setattr(type(template), "check_medium", spy)
-    path = str(omni_clip)
-    asked = [record("<video>When?", "now", videos=[told]) for told in (path, path, {"path": path, "video_start": 1})]
-    speech(tmp_path, template, *asked)
-    assert [source.video.frames for source in checked] == [40, 30]
 
 
 def test_an_evaluation_of_sounds_videos_and_images(template, tmp_path):
@@ -138,6 +127,20 @@ def test_grounding_is_scored_in_pixels_as_the_model_sees_them(template, tmp_path
     evaluation = speech(tmp_path, template, *given, metric="grounding")
     answers = ["<|box_start|>(0,0),(21,28)<|box_end|>"] * 2
     assert evaluation.metric.scores(evaluation.questions, answers) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("bbox_format, norm_bbox, answer", [
+    ("legacy", False, "<|box_start|>(0,0),(21,28)<|box_end|>"), ("new", False, "[0, 0, 21, 28]"),
+    ("legacy", True, "<|box_start|>(0,0),(250,500)<|box_end|>"), ("new", True, "[0, 0, 250, 500]"),
+])  # fmt: skip
+def test_grounding_in_each_style_of_boxes(template, tmp_path, bbox_format, norm_bbox, answer):
+    """The data set says the style; the right box is in pixels of the file, which the model sees at a tenth."""
+    Image.new("RGB", (840, 560)).save(tmp_path / "large.png")
+    asked = record("<image>Where?", "x", image="large.png") | {"bbox": [0, 0, 420, 280]}
+    shown = {"bbox_format": bbox_format, "norm_bbox": norm_bbox, "max_pixels": 84 * 56}
+    evaluation = speech(tmp_path, template, asked, metric="grounding", **shown)
+    assert evaluation.metric.scores(evaluation.questions, [answer]) == [0.5]
+    assert evaluation.metric.scores(evaluation.questions, ["<|box_start|>(0,0),(420,280)<|box_end|>"]) != [1.0]
 
 
 def test_options_change_and_files_stay(template):
