@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import ascend_estimate
 
 from ms_impl import families
 from ms_impl.errors import InputError
@@ -42,6 +46,25 @@ def test_a_model_that_is_to_be_cut_is_refused():
     file = ROOT / "configs/ovis2_5/ovis2_5_2b/config.json"
     with pytest.raises(InputError, match=r"model_parallel: Ovis2.5 runs data parallel only"):
         check(FAMILY, file, RunLayout(rows=1, length=64, model_parallel=2))
+
+
+LORA = {"2b": 34_865_152, "9b": 87_293_952}
+
+
+@pytest.mark.parametrize(("size", "kind"), [("2b", ""), ("2b", "_lora"), ("9b", ""), ("9b", "_lora")])
+def test_the_yamls_fit_on_the_devices_they_name(size, kind, capsys):
+    yaml = ROOT / f"configs/ovis2_5/finetune_ovis2_5_{size}{kind}.yaml"
+    assert ascend_estimate.main(["--config", str(yaml)]) == 0
+    printed = capsys.readouterr().out
+    numbers = {"2b": 2_570_429_672, "9b": 9_174_807_784}[size]
+    assert f"{numbers + LORA[size]:,}" in printed if kind else f"{numbers - UNUSED:,}" in printed
+    assert f"{8 if (size, kind) == ('9b', '') else 1} devices" in printed
+
+
+def test_lora_is_tried_where_a_tied_model_does_not_fit(capsys):
+    yaml = ROOT / "configs/ovis2_5/finetune_ovis2_5_2b.yaml"
+    assert ascend_estimate.main(["--config", str(yaml), "--hbm_gb", "32"]) == 2
+    assert "LoRA (model.model_config.lora) would fit" in capsys.readouterr().err
 
 
 def config_of(width: int, layers: int, vision: int) -> dict:
