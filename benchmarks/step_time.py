@@ -95,7 +95,7 @@ def speed(parts: Sequence[Trained], plan: RunLayout, device: Device) -> Speed:
     slowest = max(_stage_flops(list(on_stage(parts, plan, stage)), plan) for stage in range(plan.stages))
     compute = plan.micro_batches * slowest / (device.tflops * 1e12 * device.utilisation) * plan.bubble
     sent = communication(parts, plan)
-    rows = plan.joint_rows
+    rows = plan.global_rows
     return Speed(
         forward_flops=rows * sum(map(forward_flops, parts)),
         flops=rows * sum(row_flops(trained, plan) for trained in parts),

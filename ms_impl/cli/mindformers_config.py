@@ -1,8 +1,8 @@
 """The one place that turns a run's settings into what MindFormers is told.
 
 MindFormers 1.9.0 keeps its configuration as one table that its parts read and change. What this project does itself
-is taken out of it here, once, and nothing of ours changes it afterwards but what is known only when the data have been
-read: the lengths of schedules.
+is taken out of it here, once. What is known only when the data are read or the model is built, the lengths of schedules
+and the parameters that they are for, ``ms_impl.plugin.learning_rates`` adds; nothing else of ours changes it.
 """
 
 from __future__ import annotations

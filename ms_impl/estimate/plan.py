@@ -84,7 +84,7 @@ class RunLayout:
         return self.data_parallel * self.model_parallel * self.stages
 
     @property
-    def joint_rows(self) -> int:
+    def global_rows(self) -> int:
         """Rows of a step, over all devices."""
         return self.rows * self.micro_batches * self.data_parallel
 

@@ -48,17 +48,17 @@ def training_feed(
     template = training_template(model.family, model.config, section)
     loader = section["data_loader"]
     mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
-    dialogues = EncodedDataset(mixture, template, show_progress=is_first_rank())
+    samples = EncodedDataset(mixture, template, show_progress=is_first_rank())
     shard = Shard(rank(), world_size()) if parameters_are_whole() else _Shards.mine()
     rows = section["batch_size"] * shard.world_size
-    plan = BatchPlan(dialogues, plan_settings(section, rows, epochs, seed, template))
+    plan = BatchPlan(samples, plan_settings(section, rows, epochs, seed, template))
     if plan.dropped:
         logger.warning("the last %d of %d rows are left out: they fill no step", plan.dropped, plan.total_rows)
     if is_first_rank():
         if options := told(template):
             print(f"template: {options}", flush=True)
         print(f"rows: {described(plan, template.needs)}", flush=True)
-    return StepFeed(plan, dialogues, shard, first_step, section.get("loss_weighting") or "token")
+    return StepFeed(plan, samples, shard, first_step, section.get("loss_weighting") or "token")
 
 
 def step_dataset(feed: StepFeed, section: MindFormerConfig) -> GeneratorDataset:

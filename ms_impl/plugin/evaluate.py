@@ -74,7 +74,7 @@ class EvaluationMonitor(RunCallback):
         _require_whole_parameters()
         read_scores(_folder() / _SCORES)
         self._network = self.run.model
-        shown = kept(self.run.feed.dialogues.template)
+        shown = kept(self.run.feed.samples.template)
         template = self._files.family.make_template(self._files.vocabulary, self._network.config.config, **shown)
         self._evaluations = [Evaluation(data, template, self._generation) for data in self._asked.data_sets]
         self._epochs = int(self.run.feed.plan.epoch_at(self.run.feed.first_step))

@@ -1,14 +1,33 @@
-"""Learning rates of their own for parts of a model, by MindFormers' ``grouped_lr_schedule``. No framework imported."""
+"""The learning rates of a run: what MindFormers' schedules are told late, and the table of what is trained at which.
+
+Nothing else changes MindFormers' configuration after ``ms_impl.cli.mindformers_config`` has written it. The lengths of
+schedules follow from the rows, so the data must be read first (``set_lengths``); the parameters behind the words of
+``grouped_lr_schedule`` are those of the model, so it must be built first (``named_parameters``). No framework imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
 from ms_impl.cli.kinds import suggest
 from ms_impl.errors import InputError
 from ms_impl.families import Family
+
+
+def set_lengths(config: MutableMapping[str, Any], total_steps: int) -> list[int]:
+    """Give each schedule of MindFormers' configuration that names no ``total_steps`` those of the whole run.
+
+    Also where only a part of it is left to do. Returns the length of each.
+    """
+    grouped = config.get("grouped_lr_schedule")
+    schedules = [grouped["default"], *grouped["grouped"]] if grouped else [config.get("lr_schedule")]
+    schedules = [schedule for schedule in schedules if schedule]
+    for schedule in schedules:
+        if schedule.get("total_steps") in (None, -1):
+            schedule["total_steps"] = total_steps
+    return [schedule["total_steps"] for schedule in schedules]
 
 
 def named_parameters(

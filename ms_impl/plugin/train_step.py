@@ -27,8 +27,8 @@ class TrainStep(MFTrainOneStepCell):
 
     ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labels;
     weighted equally, they would train on another loss than one process with all of the batch. Gradient accumulation
-    would not happen at all (trainer/base_trainer.py:321). Here a batch in parts is one joint batch, and every rank
-    reports the joint loss.
+    would not happen at all (trainer/base_trainer.py:321). Here a batch in parts is one global batch, and every rank
+    reports its loss.
 
     ``get_overflow_status`` (MindSpore 2.9.0, nn/wrap/loss_scale.py:550, called at wrapper/wrapper.py:333): on CPU it
     stops with "Unsupported op [NPUGetFloatStatusV2]". The reduced gradients are the same on every rank, so looking at
@@ -44,7 +44,7 @@ class TrainStep(MFTrainOneStepCell):
     def __init__(self, network, optimizer, accumulation: int = 1, max_grad_norm: float = 1.0, **kwargs):
         super().__init__(network, optimizer, max_grad_norm=max_grad_norm, **kwargs)
         self.learning_rate = optimizer.learning_rate  # a copy would have MindSpore rename every parameter
-        self.joint_batch = GlobalBatchLoss(self.network, self.weights, weight_of, accumulation)
+        self.global_batch = GlobalBatchLoss(self.network, self.weights, weight_of, accumulation)
         # What MindSpore does to the sum over the ranks.
         self.divided_by = data_parallel_ranks() if gradients_are_averaged() else 1
         self.on_ascend = on_ascend()
@@ -52,9 +52,9 @@ class TrainStep(MFTrainOneStepCell):
             self.clip_grad_norm = ClipByGlobalNorm(max_grad_norm)
 
     def grads_for_legacy(self, scaling_sens: Tensor, *inputs: Tensor):
-        """Loss of the joint batch, gradients of this rank's share of it, and the divisor of gradients (1)."""
+        """Loss of the global batch, gradients of this rank's share of it, and the divisor of gradients (1)."""
         scale = ops.cast(scaling_sens, ms.float32).reshape(()) * self.divided_by
-        loss, gradients = self.joint_batch(scale, *inputs)
+        loss, gradients = self.global_batch(scale, *inputs)
         return loss, gradients, self.grad_scale_factor
 
     def get_overflow_status(self, status: Tensor, compute_output: tuple[Tensor, ...]):

@@ -20,7 +20,7 @@ from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.dataset import step_dataset, training_feed
 from ms_impl.plugin.evaluate import EvaluationMonitor, evaluate_checkpoint
-from ms_impl.plugin.learning_rates import named_parameters, rates_of, trained_table
+from ms_impl.plugin.learning_rates import named_parameters, rates_of, set_lengths, trained_table
 from ms_impl.plugin.predict import answered, answering_template, generation_settings, save_answers
 from ms_impl.plugin.run_state import RunState
 from ms_impl.plugin.training_run import AlreadyTrained, TrainingRun
@@ -93,7 +93,7 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         first_step = self._run.first_step if self._run else 0
         data = self.config.train_dataset
         self._state.feed = training_feed(data, section, self.plan.epochs, self.plan.seed, first_step)
-        lengths = _set_total_steps(self.config, self._state.feed.plan.total_steps)
+        lengths = set_lengths(self.config, self._state.feed.plan.total_steps)
         if self._run:
             self._run.check(lengths)
         return step_dataset(self._state.feed, data)
@@ -142,14 +142,3 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         monitoring = [EvaluationMonitor(self.plan)] if self.plan.monitoring else []
         saving = [self._run.callback()] if self._run else []
         return with_step_callbacks([*super().sort_callbacks(default_callbacks), *monitoring, *saving], self._state)
-
-
-def _set_total_steps(config: MindFormerConfig, total_steps: int) -> list[int]:
-    """The lengths of the schedules; those that name none have that of the whole run, also when a part of it is done."""
-    grouped = config.grouped_lr_schedule
-    schedules = [grouped.default, *grouped.grouped] if grouped else [config.lr_schedule]
-    schedules = [schedule for schedule in schedules if schedule]
-    for schedule in schedules:
-        if schedule.get("total_steps") in (None, -1):
-            schedule["total_steps"] = total_steps
-    return [schedule["total_steps"] for schedule in schedules]

@@ -52,12 +52,12 @@ class TrainingRun:
         Raises AlreadyTrained if that one has no step left to do.
         """
         feed = self._state.feed
-        plan, dialogues = feed.plan, feed.dialogues
-        self._assets |= trained_options.as_file(dialogues.template)
+        plan, samples = feed.plan, feed.samples
+        self._assets |= trained_options.as_file(samples.template)
         self._total_steps = plan.total_steps
-        order, files = plan.digest(dialogues.digests), dialogues.mixture.digests
+        order, files = plan.digest(samples.digests), samples.mixture.digests
         self._identity = resume_check.describe(
-            plan, order, files, feed.weighting, schedule_steps, dialogues.template.options, self._plan.kept
+            plan, order, files, feed.weighting, schedule_steps, samples.template.options, self._plan.kept
         )
         if self.resumed:
             changed = resume_check.check_same(self._identity, checkpoints.read_state(self.resumed), str(self.resumed))

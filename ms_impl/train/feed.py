@@ -24,7 +24,7 @@ def step_columns(template: Template | type[Template]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every joint batch is whose: that of ``rank`` among ``world_size``."""
+    """Which part of every global batch is whose: that of ``rank`` among ``world_size``."""
 
     rank: int = 0
     world_size: int = 1
@@ -41,16 +41,16 @@ class StepFeed:
     def __init__(
         self,
         plan: BatchPlan,
-        dialogues: EncodedDataset,
+        samples: EncodedDataset,
         shard: Shard = Shard(),
         first_step: int = 0,
         weighting: LossWeighting = "token",
     ):
         self.plan = plan
-        self.dialogues = dialogues
+        self.samples = samples
         self.first_step = first_step
         self.error: InputError | None = None
-        self.columns = step_columns(dialogues.template)
+        self.columns = step_columns(samples.template)
         self._shard = shard
         self.weighting: LossWeighting = weighting
 
@@ -69,9 +69,9 @@ class StepFeed:
         """The arrays of this rank's rows of a step (from 0), by column."""
         shard = self._shard
         rows = self.plan.rows(step, shard.rank, shard.world_size)
-        template = self.dialogues.template
-        samples = ([self.dialogues[int(index)] for index in row] for row in rows)
-        packed = [pack(row, self.weighting, template.position_axes) for row in samples]
+        template = self.samples.template
+        chosen = ([self.samples[int(index)] for index in row] for row in rows)
+        packed = [pack(row, self.weighting, template.position_axes) for row in chosen]
         batch = collate(packed, template, self.plan.sizes(step))
         seeds = [self._row_seed(number) for number in self.plan.row_numbers(step, shard.rank, shard.world_size)]
         return {**batch, "seeds": np.array(seeds, np.uint32).view(np.int32)}

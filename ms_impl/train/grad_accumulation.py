@@ -59,18 +59,18 @@ class GlobalBatchLoss(nn.Cell):
         self.first = Tensor(0, ms.int32)
 
     def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The joint loss, fp32 and the same on every rank; this rank's part of the gradients of scale · joint loss."""
+        """The global loss, fp32, the same on every rank; this rank's part of the gradients of scale · global loss."""
         if self.micro_batches == 1 and self.sum_over_ranks is None:
             return self.backward(scale, columns)
         weight = self.weigh(columns)
-        total = weight if self.sum_over_ranks is None else self.joint(weight)
+        total = weight if self.sum_over_ranks is None else self.over_ranks(weight)
         if self.micro_batches == 1:
             part = share(weight, total)
             loss, gradients = self.backward(scale * part, columns)
             loss = loss * part
         else:
             loss, gradients = self.accumulate(scale, total, columns)
-        return loss if self.sum_over_ranks is None else self.joint(loss), gradients
+        return loss if self.sum_over_ranks is None else self.over_ranks(loss), gradients
 
     def backward(self, scale: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
         """A batch's loss, and the gradients of scale · loss."""
@@ -78,7 +78,7 @@ class GlobalBatchLoss(nn.Cell):
         return loss, gradients
 
     def accumulate(self, scale: Tensor, total: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What this rank's micro-batches add to the joint loss and to the gradients of scale · joint loss."""
+        """What this rank's micro-batches add to the global loss and to the gradients of scale · global loss."""
         # Loss and gradients in one tuple: MindSpore 2.9.0 takes a loop's tuple of one tensor for a stack of tensors.
         sums = self.map_tensors(_fp32_zeros, (total, *self.weights))
         number = self.first
@@ -98,7 +98,7 @@ class GlobalBatchLoss(nn.Cell):
             batch += (ops.gather(rows, number, 0),)
         return batch
 
-    def joint(self, value: Tensor) -> Tensor:
+    def over_ranks(self, value: Tensor) -> Tensor:
         """The sum of the ranks' scalars."""
         return self.sum_over_ranks(value.reshape(1)).reshape(())
 

@@ -17,16 +17,16 @@ class StepPlan(Protocol):
     total_steps: int
 
     def useful_tokens(self, step: int) -> int:
-        """Tokens of the joint batch, padding not counted."""
+        """Tokens of the global batch, padding not counted."""
 
     def all_tokens(self, step: int) -> int:
-        """Tokens of the joint batch, padding too."""
+        """Tokens of the global batch, padding too."""
 
     def epoch_at(self, step: int) -> float:
         """Epochs done when ``step`` begins; ``total_steps`` asks for the end."""
 
     def records(self, step: int) -> list[str]:
-        """The conversations of the joint batch, as errors name them."""
+        """The conversations of the global batch, as errors name them."""
 
 
 class Feed(Protocol):

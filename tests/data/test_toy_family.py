@@ -85,7 +85,7 @@ def test_each_record_arrives_whole_with_its_media(tmp_path, template, settings):
         sizes = feed.plan.sizes(step)
         assert batch["position_ids"].shape == (4, 3, sizes["tokens"])
         for row, members in enumerate(feed.plan.rows(step)):
-            _check_row({name: array[row] for name, array in batch.items()}, [feed.dialogues[n] for n in members])
+            _check_row({name: array[row] for name, array in batch.items()}, [feed.samples[n] for n in members])
             seen += members.tolist()
     assert sorted(seen) == list(range(RECORDS))
 
@@ -119,7 +119,7 @@ def test_a_capacity_holds_in_every_row_and_is_its_size(tmp_path):
     template = ToyTemplate(dataset_dir=str(tmp_path), most_chunks=15)
     feed = feed_of(written(tmp_path), template, packing=True)
     assert feed.plan.sizes(0)["tone_chunks"] == 15 and "15 tone_chunks" in described(feed.plan, template.needs)
-    sums = [feed.dialogues.needs[row].sum(0) for step in range(len(feed)) for row in feed.plan.rows(step)]
+    sums = [feed.samples.needs[row].sum(0) for step in range(len(feed)) for row in feed.plan.rows(step)]
     assert max(each[2] for each in sums) <= 15 and max(each[0] for each in sums) <= template.max_length
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.plugin.learning_rates import named_parameters, rates_of, trained_table
+from ms_impl.plugin.learning_rates import named_parameters, rates_of, set_lengths, trained_table
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.train.loss_log import read_losses
@@ -48,6 +48,17 @@ def test_params_that_name_nothing_are_refused(stage_3, params, message):
         trained = [p.name for p in stage_3.trainable_params()]
         named_parameters({"grouped": [{"params": params}]}, FAMILY, stage_3.config, trained)
     assert message in str(caught.value)
+
+
+def test_schedules_without_a_length_have_that_of_the_run():
+    alone = {"lr_schedule": {"type": "CosineWithWarmUpLR", "total_steps": -1}}
+    assert set_lengths(alone, 7) == [7] and alone["lr_schedule"]["total_steps"] == 7
+    rate = {"type": "ConstantWarmUpLR"}
+    groups = {"default": dict(rate), "grouped": [{**rate, "total_steps": 3}, dict(rate)]}
+    grouped = {"grouped_lr_schedule": groups, "lr_schedule": dict(rate)}
+    assert set_lengths(grouped, 7) == [7, 3, 7]
+    assert grouped["lr_schedule"] == rate  # MindFormers does not read it beside groups
+    assert set_lengths({"lr_schedule": None}, 7) == []
 
 
 def test_a_familys_own_words_name_parameters_too():

@@ -1,4 +1,4 @@
-"""Two nodes, and four workers: what they train is what one process trains on the joint batch.
+"""Two nodes, and four workers: what they train is what one process trains on the global batch.
 
 The nodes are two network namespaces joined by a cable (veth); each has its own working directory.
 """
@@ -51,8 +51,8 @@ def ip(*words: str) -> None:
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, run_mindformer, finetune_arguments) -> np.ndarray:
-    """The losses of one process on the joint batch."""
-    folder = tmp_path_factory.mktemp("joint")
+    """The losses of one process on the global batch."""
+    folder = tmp_path_factory.mktemp("one_process")
     run = run_mindformer(folder, *finetune_arguments, *training(JOINT_BATCH))
     assert run.returncode == 0, run.stderr
     return losses(folder)
@@ -87,7 +87,7 @@ def losses(folder: Path, rank: int = 0) -> np.ndarray:
     return np.array([step["loss"] for step in read_losses(folder / f"output/losses/rank_{rank}.jsonl")])
 
 
-def test_two_nodes_train_as_one_process_on_the_joint_batch(nodes, one_process, finetune_arguments, tmp_path):
+def test_two_nodes_train_as_one_process_on_the_global_batch(nodes, one_process, finetune_arguments, tmp_path):
     arguments = [*finetune_arguments, *training(JOINT_BATCH // 2)]
     launchers = [
         launch(tmp_path / f"node_{rank}", arguments, 2, 1, ADDRESSES[0], PORT, rank, "logs", True, 120, node=node)
@@ -109,7 +109,7 @@ def test_a_node_whose_other_does_not_come_says_so(nodes, finetune_arguments, tmp
 
 
 @pytest.mark.slow
-def test_four_workers_train_as_one_process_on_the_joint_batch(one_process, finetune_arguments, tmp_path):
+def test_four_workers_train_as_one_process_on_the_global_batch(one_process, finetune_arguments, tmp_path):
     arguments = [*finetune_arguments, *training(JOINT_BATCH // 4)]
     launcher = launch(tmp_path / "four", arguments, 4, PORT, "logs", True, 120)
     (printed,) = finish([launcher])

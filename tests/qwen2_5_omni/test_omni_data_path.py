@@ -30,4 +30,4 @@ def test_packed_rows_hold_each_conversation(make_template, omni_clip, tmp_path, 
     (sizes, _), *others = feed.plan.shapes()
     assert not others and sizes["audio_chunks"] >= 2 and sizes["patch_rows"] >= 2
     monkeypatch.setattr(type(template), "_row", lambda *_: pytest.fail("a record is read again"))
-    type(feed.dialogues)(feed.dialogues.mixture, template)
+    type(feed.samples)(feed.samples.mixture, template)

@@ -2,7 +2,7 @@
 
     python rank_steps.py FOLDER graph|pynative
 
-Under msrun each rank takes its share of the joint batch of four rows. Writes FOLDER/rank_N.npz, with the scenario's
+Under msrun each rank takes its share of the global batch of four rows. Writes FOLDER/rank_N.npz, with the scenario's
 name before that of the array.
 """
 
@@ -56,7 +56,7 @@ def _parameter(rng: np.random.Generator, shape: tuple[int, ...], dtype: ms.Type,
     return Parameter(Tensor(rng.normal(0, 1, shape).astype(np.float32)).astype(dtype), name=name)
 
 
-def joint_batch(step: int, infinite: bool) -> dict[str, np.ndarray]:
+def global_batch(step: int, infinite: bool) -> dict[str, np.ndarray]:
     """Four rows that differ in the number and the weights of their labels; the third has none, two have no image."""
     rng = np.random.default_rng(step)
     labels = rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
@@ -99,7 +99,7 @@ class Run:
         share = ROWS // RANKS
         rows = slice(rank() * share, (rank() + 1) * share)
         for number in numbers:
-            batch = joint_batch(number, infinite=number == INFINITE)
+            batch = global_batch(number, infinite=number == INFINITE)
             loss, overflow, _, _, norm = self.step(
                 *(Tensor(batch[column][rows]) for column in step_columns(QwenVLTemplate))
             )

@@ -1,4 +1,4 @@
-"""Two real ranks against one process: joint loss, micro-batches, an overflow on one rank, divided optimizer state."""
+"""Two real ranks against one process: global loss, micro-batches, an overflow on one rank, divided optimizer state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(command: list, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What one process computes on the joint batch."""
+    """What one process computes on the global batch."""
     folder = tmp_path_factory.mktemp("one")
     run([sys.executable, SCRIPT, folder, "graph"], folder)
     return dict(np.load(folder / "rank_0.npz"))
