@@ -104,7 +104,7 @@ class Encoder:
         """The rows of ``train_KIND.jsonl``."""
         file = ConversationFile(self.data / f"train_{kind}.jsonl", most)
         rows = []
-        for number in tqdm(range(len(file)), kind, mininterval=10):
+        for number in tqdm(range(len(file)), kind, mininterval=10, disable=None):
             if kind == "clips":
                 seconds, event = clip_moment("train", number, 0)
                 if number % 2 and seconds > LONGEST_FILM:
