@@ -37,7 +37,7 @@ def other_floors(other, references):
 
 def rows(other: Golden, references, other_floors: Floors, dtype: str, alter=lambda weights: weights) -> Table:
     """The rows of the batch with images; fails as the suite does."""
-    table, side = Table(TIMES_FLOOR), MindSporeSide(other.directory, "graph", dtype, alter)
+    table, side = Table(TIMES_FLOOR), MindSporeSide(other.directory, "pynative", dtype, alter)
     check_padded_batch(other, side, references[side.half], table, other_floors)
     return table
 

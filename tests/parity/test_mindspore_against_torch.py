@@ -1,4 +1,7 @@
-"""ms_impl computes what the original and torch_ref compute, in both modes, in fp32 and fp16."""
+"""ms_impl computes what the original and torch_ref compute, in both modes, in fp32 and fp16.
+
+Slow is what its neighbours prove together: most of fp16 in graphs (fp32 in graphs, fp16 in PyNative).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,15 @@ from test_torch_against_golden import tensors
 from ms_impl.qwenvl.template import QwenVLTemplate
 
 MODES = [("graph", "fp32"), ("pynative", "fp32"), ("graph", "fp16"), ("pynative", "fp16")]
+SLOW = ("graph", "fp16")
 
 
-@pytest.fixture(scope="module", params=MODES, ids=["-".join(mode) for mode in MODES])
+def modes(slow: tuple = SLOW):
+    """All modes; one is slow."""
+    return [pytest.param(m, id="-".join(m), marks=[pytest.mark.slow] if m == slow else []) for m in MODES]
+
+
+@pytest.fixture(scope="module", params=modes())
 def side(request, golden):
     return MindSporeSide(golden.directory, *request.param)
 
@@ -68,6 +77,7 @@ def test_text(golden, side, counterpart, table, floors):
     table.check(f"{side.name} / golden", "logits, text", *row)
 
 
+@pytest.mark.parametrize("side", modes(slow=()), indirect=True)
 def test_padded_batch(golden, side, counterpart, table, floors):
     batch, name = golden.batch(), "padded batch"
     found = check_states(table, side, counterpart, batch, name, floors.states(name, side.half))
@@ -115,7 +125,9 @@ def check_positions(table, side, golden, n: int, found, exact) -> None:
         table.check(f"{side.name} / golden", stage, *row)
 
 
+@pytest.mark.parametrize("side", MODES[::3], ids=["fp32", "fp16"], indirect=True)
 def test_greedy_with_the_cache(golden, side, table, floors):
+    """Decoding runs in graphs, whichever mode is set."""
     tokens, logits = golden["greedy.tokens"], golden["greedy.logits"]
     batch = golden.batch()
     row = {key: batch[key][:1] for key in ("images", "image_context_pos")}

@@ -41,13 +41,13 @@ def exchanged_resampler_kv(weights: dict, config) -> dict:
 
 @pytest.mark.parametrize("alter", [unpermuted_in_proj, swapped_gate, exchanged_resampler_kv])
 def test_altered_weights_are_noticed(golden, alter):
-    side = MindSporeSide(golden.directory, "graph", "fp32", partial(alter, config=golden.config))
+    side = MindSporeSide(golden.directory, "pynative", "fp32", partial(alter, config=golden.config))
     assert_noticed(golden, side)
 
 
 def test_another_bicubic_is_noticed(golden, monkeypatch):
     monkeypatch.setattr("ms_impl.qwenvl.resampler.bicubic_matrix", partial(bicubic_matrix, a=-0.5))
-    side = MindSporeSide(golden.directory, "graph", "fp32")
+    side = MindSporeSide(golden.directory, "pynative", "fp32")
     with pytest.raises(AssertionError, match="image features"):
         check_features(golden, side)
 

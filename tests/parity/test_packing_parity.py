@@ -5,7 +5,9 @@ In training mode, where rows are packed: elsewhere a prefill's length decides th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 
 import mindspore as ms
 import numpy as np
@@ -17,7 +19,7 @@ from mindspore_side import MindSporeSide
 from squares import Squares, Tokenizer
 from stages import Golden
 
-from ms_impl.data.batch import collate
+from ms_impl.data.batch import collate, sizes_of
 from ms_impl.data.packing import pack
 from ms_impl.data.sample import IGNORED, Sample
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -62,13 +64,21 @@ class GoldenPixels(Squares):
 
 
 @pytest.fixture(scope="module")
-def batch_of(template):
-    """The arrays of rows, each a list of dialogues."""
+def batch_of(template, dialogues):
+    """The arrays of rows, each a list of dialogues, and of empty rows: one shape for all, so one graph of each kind."""
+    sizes = sizes_of(template, [pack(dialogues).outline], {})
 
     def make(rows, weighting="token"):
-        return collate([pack(row, weighting) for row in rows], template)
+        batch = collate([pack(row, weighting) for row in rows], template, sizes)
+        fill = {"labels": IGNORED, "image_context_pos": sizes["tokens"]}
+        return {name: padded(array, len(dialogues), fill.get(name, 0)) for name, array in batch.items()}
 
     return make
+
+
+def padded(array: np.ndarray, rows: int, value: int) -> np.ndarray:
+    """With so many rows, the last ones full of a value."""
+    return np.concatenate((array, np.full((rows - len(array), *array.shape[1:]), value, array.dtype)))
 
 
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -76,25 +86,30 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def logits(side: MindSporeSide, batch) -> np.ndarray:
+    """Of the first row: [T, vocab]."""
     given = {key: value for key, value in batch.items() if value is not None and key in GIVEN}
     side.model.set_train(True)
-    return side.model(**{key: Tensor(value) for key, value in given.items()}).asnumpy()
+    return side.model(**{key: Tensor(value) for key, value in given.items()}).asnumpy()[0]
 
 
 def loss_and_gradients(side: MindSporeSide, batch) -> tuple[float, dict[str, np.ndarray]]:
     side.model.set_train(True)
-    weights = side.model.trainable_params()
-    step = ms.value_and_grad(side.model, None, ms.ParameterTuple(weights))
-    loss, gradients = step(*(Tensor(batch[column]) for column in COLUMNS))
-    return float(loss.asnumpy()), {w.name: g.asnumpy() for w, g in zip(weights, gradients)}
+    loss, gradients = compiled(side)(*(Tensor(batch[column]) for column in COLUMNS))
+    return float(loss.asnumpy()), {w.name: g.asnumpy() for w, g in zip(side.model.trainable_params(), gradients)}
+
+
+@cache
+def compiled(side: MindSporeSide) -> Callable:
+    """The loss with its gradients; another would be compiled for each that ``value_and_grad`` makes."""
+    return ms.value_and_grad(side.model, None, ms.ParameterTuple(side.model.trainable_params()))
 
 
 def test_logits_of_a_packed_row_are_those_of_its_dialogues_alone(side, dialogues, batch_of, table, floors):
     floor = floor_of(floors.states("padded batch")[-1])  # rounding of a like batch
-    packed = logits(side, batch_of([dialogues]))[0]
+    packed = logits(side, batch_of([dialogues]))
     start = 0
     for dialogue in dialogues:
-        alone = logits(side, batch_of([[dialogue]]))[0]
+        alone = logits(side, batch_of([[dialogue]]))[: len(dialogue)]
         part = packed[start : start + len(dialogue)]
         table.check(f"{side.name} / alone", "logits, packed row", part, alone, PACKED, floor)
         start += len(part)
@@ -125,9 +140,9 @@ def test_weighting_by_dialogue_is_the_mean_of_the_dialogues_losses(side, dialogu
 def test_torch_ref_packs_alike(side, reference, dialogues, batch_of, table, floors):
     floor = floor_of(floors.states("padded batch")[-1])
     batch = batch_of([dialogues])
-    given = {key: torch.from_numpy(value) for key, value in batch.items() if key in GIVEN}
+    given = {key: torch.from_numpy(value[:1]) for key, value in batch.items() if key in GIVEN}
     with torch.no_grad():
-        wanted = deepcopy(reference).train()(**given).numpy()
+        wanted = deepcopy(reference).train()(**given).numpy()[0]
     table.check(f"{side.name} / torch_ref", "logits, packed row", logits(side, batch), wanted, 5e-5, floor)
 
 

@@ -39,7 +39,7 @@ def template():
     return QwenVLTemplate.from_pretrained(SHIPPED)
 
 
-@pytest.fixture(scope="module", params=["graph", "pynative"])
+@pytest.fixture(scope="module", params=["pynative", pytest.param("graph", marks=pytest.mark.slow)])
 def side(request):
     return MindSporeSide(SHIPPED, request.param, "fp32")
 

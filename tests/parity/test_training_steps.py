@@ -22,7 +22,7 @@ class Columns(nn.Cell):
         return self.model(input_ids, images, image_context_pos, labels)
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def test_five_steps_of_adamw_in_stage_3(golden, mode, table, floors):
     from ms_impl.plugin.optimizer import AdamWDecayAll
     from ms_impl.plugin.train_step import TrainStep

@@ -164,30 +164,29 @@ class OmniSide:
                 del decoder.token_step
         return np.stack(logits).argmax(-1).T, np.stack(logits)
 
-    def five_losses(self, groups: Sequence[str], batch: Batch) -> tuple[list[float], list[float]]:
-        """Before each of five steps of AdamW with these groups frozen: losses, and norms of all gradients unclipped."""
-        ms.set_context(mode=self.mode)
+    def trained(self, groups: Sequence[str]) -> list[ms.Parameter]:
+        """The parameters that are trained where these groups are frozen."""
         self.model.freeze(tuple(groups))
-        step = AdamWStep(self.model).set_train(True)
-        made = [step(*(Tensor(batch[key]) if key in batch else None for key in COLUMNS)) for _ in range(5)]
-        losses, norms = ([float(value.asnumpy().reshape(())) for value in values] for values in zip(*made))
+        left = list(self.model.trainable_params())
+        self.model.freeze(())
+        return left
+
+    def five_losses(self, trained: Sequence[ms.Parameter], batch: Batch) -> tuple[list[float], list[float]]:
+        """Before each of five steps of AdamW: losses, and norms of the unclipped gradients of what is trained."""
+        groups = [{"params": list(trained), "weight_decay": 0.1}]
+        optimizer = AdamW(groups, learning_rate=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+        clip, losses, norms = ClipByGlobalNorm(1.0), [], []
+        for _ in range(5):
+            loss, gradients = self.gradients(batch)
+            ms.set_context(mode=ms.PYNATIVE_MODE)  # an optimizer's graph would be compiled for each variant
+            clipped, norm = clip(tuple(Tensor(gradients[parameter.name]) for parameter in optimizer.parameters))
+            optimizer(clipped)
+            losses.append(loss)
+            norms.append(float(norm.asnumpy().reshape(())))
         return losses, norms
 
-
-class AdamWStep(nn.Cell):
-    """A training step of the project's parts: gradients, clipping to norm 1, AdamW with decay on every parameter."""
-
-    def __init__(self, model: Qwen2_5OmniThinker):
-        super().__init__(auto_prefix=False)
-        weights = ms.ParameterTuple(model.trainable_params())
-        groups = [{"params": list(weights), "weight_decay": 0.1}]
-        self.optimizer = AdamW(groups, learning_rate=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
-        self.loss = ScaledLoss(model, 1.0)
-        self.gradients = ms.value_and_grad(self.loss, None, weights)
-        self.clip = ClipByGlobalNorm(1.0)
-
-    def construct(self, *columns):
-        """The loss and the norm of its gradients; the parameters are updated."""
-        loss, gradients = self.gradients(*columns)
-        clipped, norm = self.clip(gradients)
-        return ops.depend(loss, self.optimizer(clipped)), norm
+    def restore(self) -> None:
+        """The folder's weights. ``set_data`` would be ignored by graphs that have used a parameter after an optimizer's."""
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        for name, array in converted(self.vectors).items():
+            ops.assign(self.model.parameters_dict()[name], Tensor(array))
