@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from preloaded import run_script
 from tiny_checkpoint import around_one, first_ranks, write_checkpoint
 
 from ms_impl import families
@@ -53,10 +53,7 @@ def run_mindformer():
     """Run run_mindformer.py in a folder; returns the finished process."""
 
     def run(folder: Path, *arguments) -> subprocess.CompletedProcess:
-        command = [sys.executable, ROOT / "run_mindformer.py", *map(str, arguments)]
-        environment = {**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": "2"}
-        del environment["LOG_MF_PATH"], environment["OM_MODULES_CACHE"]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        return run_script(ROOT / "run_mindformer.py", *arguments, folder=folder)
 
     return run
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from preloaded import own_environment, run_script
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/custom_register"
@@ -32,10 +33,7 @@ def run(place):
 
     def run(script: str, *arguments, custom: bool = True) -> subprocess.CompletedProcess:
         given = ["--custom_register_path", EXAMPLE / "my_vlm.py"] if custom else []
-        command = [sys.executable, ROOT / script, *given, *arguments]
-        return subprocess.run(
-            list(map(str, command)), cwd=place, env=_environment(), capture_output=True, text=True, timeout=300
-        )
+        return run_script(ROOT / script, *given, *arguments, folder=place)
 
     return run
 
@@ -64,11 +62,7 @@ def launch(place):
 
 
 def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": "2", "PATH": path}
-    for name in ("LOG_MF_PATH", "OM_MODULES_CACHE"):
-        environment.pop(name, None)
-    return environment
+    return {**own_environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def _record(number: int) -> dict:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from preloaded import run_script
 
 from ms_impl.ovis2_5.thinking import EARLY_STOP
 
@@ -16,8 +17,7 @@ BUDGET = ("--enable_thinking", "--thinking_budget", "4", "--max_new_tokens", "36
 
 
 def chat(*arguments, typed: str = "") -> subprocess.CompletedProcess:
-    command = [sys.executable, CHAT, "--greedy", *map(str, arguments)]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=240)
+    return run_script(CHAT, "--greedy", *arguments, typed=typed)
 
 
 def test_a_conversation_that_thinks(random_checkpoint, ovis_folder, tmp_path):

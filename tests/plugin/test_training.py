@@ -1,4 +1,4 @@
-"""Fine-tuning through MindFormers' Trainer: one process, and two ranks of msrun on the same joint batches."""
+"""Fine-tuning through MindFormers' Trainer: one process, and two ranks of msrun on the same global batches."""
 
 import json
 import os
@@ -199,7 +199,7 @@ def test_a_damaged_image_stops_the_run_with_an_error_that_names_its_record(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_two_ranks_train_as_one_process_on_the_joint_batch(one_process, two_ranks):
+def test_two_ranks_train_as_one_process_on_the_global_batch(one_process, two_ranks):
     """The ranks' answers differ in length, and rank 1 never sees a picture."""
     run, output = two_ranks
     assert run.returncode == 0, run.stderr
@@ -207,6 +207,7 @@ def test_two_ranks_train_as_one_process_on_the_joint_batch(one_process, two_rank
     np.testing.assert_array_equal(losses(output, rank=1), losses(output))
 
 
+@pytest.mark.slow  # tests/train/test_rank_steps.py divides a whole state; test_training_of_all.py resumes
 def test_two_ranks_go_on_from_one_process(one_process, finetune_arguments, tmp_path):
     """The optimizer's state is divided among them (the YAML's enable_parallel_optimizer), and was whole."""
     output = Path(shutil.copytree(one_process[1], tmp_path / "output"))

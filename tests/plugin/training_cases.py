@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from preloaded import own_environment, run_script
 from tiny_checkpoint import around_one, write_checkpoint
 
 sys.path.append(str(Path(__file__).parents[1] / "media"))
@@ -97,23 +98,16 @@ class CaseRuns:
 
     def run(self, output: Path, *options: str, **changes: Any) -> subprocess.CompletedProcess:
         """One process."""
-        return self._started(
-            [sys.executable, f"{ROOT}/run_mindformer.py", *self.arguments(output, *options, **changes)]
-        )
+        return run_script(ROOT / "run_mindformer.py", *self.arguments(output, *options, **changes), folder=self.root)
 
     def launch(self, output: Path, port: int, *options: str, **changes: Any) -> subprocess.CompletedProcess:
         """Two ranks under msrun."""
         words = [f"{ROOT}/run_mindformer.py", *self.arguments(output, *options, use_parallel=True, **changes)]
         task = " ".join(f"'{word}'" if " " in word else word for word in words)
         launcher = ["bash", f"{ROOT}/scripts/msrun_launcher.sh", task, "2", str(port), "logs", "True", "60"]
-        return self._started(launcher)
-
-    def _started(self, command: list[str]) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": "1"}
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-        for name in ("LOG_MF_PATH", "OM_MODULES_CACHE"):
-            environment.pop(name, None)
-        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=400)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**own_environment(), "OMP_NUM_THREADS": "1", "PATH": path}
+        return subprocess.run(launcher, cwd=self.root, env=environment, capture_output=True, text=True, timeout=400)
 
 
 def losses(output: Path, rank: int = 0) -> list[float]:

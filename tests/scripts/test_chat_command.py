@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from preloaded import run_script
 from safetensors.numpy import save_file
 from tiny_checkpoint import first_ranks, small_qwenvl, write_checkpoint
 
@@ -39,8 +40,7 @@ def model(tmp_path_factory, vocabulary_file) -> Path:
 
 
 def chat(*arguments, typed: str = "", greedy: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, CHAT, *["--greedy"][: int(greedy)], *map(str, arguments)]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
+    return run_script(CHAT, *["--greedy"][: int(greedy)], *arguments, typed=typed)
 
 
 def refused(*arguments) -> str:
