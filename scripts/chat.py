@@ -134,6 +134,7 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     """Read the media and the model for a conversation."""
     from ms_impl.cli.arguments import options_of
     from ms_impl.cli.conversation import Conversation, open_medium
+    from ms_impl.data.trained_options import changed
 
     options = dict(options_of(arguments.options))
     media = [open_medium(kind, path) for kind, path in arguments.media]
@@ -144,6 +145,8 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family.name}
     model, template = load(arguments.model, arguments.dtype, **names)
     template = template.with_options(**options) if options else template
+    if shown := changed(template):
+        print(f"template: {shown}", file=sys.stderr, flush=True)
     if arguments.draw and template.boxes is None and set(template.takes) <= {"image"}:
         raise InputError("--draw: this model's answers have no boxes to draw; leave it out")
     gc.freeze()  # nor at each graph that MindSpore compiles, when it collects garbage

@@ -41,6 +41,7 @@ def test_a_conversation_about_media(tiny_omni, tmp_path):
     answers = [lines[0], *(lines[lines.index(kinds[kind]) + 1] for kind in kinds)]
     assert len(set(answers)) == 4
     assert lines.count(f"drawn: {drawn}") == 2 and "(no image, video or audio to draw on)" in lines
+    assert "template: video_min_pixels 1, video_max_pixels 3136, fps 1" in run.stderr
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert (
         len(errors) == 2
