@@ -64,6 +64,13 @@ def test_sft_infer_export(tiny_omni, records, tmp_path):
     assert (options["fps"], options["use_audio_in_video"]) == (1.0, True)
     assert json.loads((checkpoint / "args.json").read_text())["model"] == str(model)
 
+    weights = (checkpoint / "adapter_model.safetensors").read_bytes()
+    resumed = swift(tmp_path, "sft", "--resume_from_checkpoint", run / "checkpoint-2", **LIMITS)
+    assert resumed.returncode == 0 and "2 of 3 steps are done" in resumed.stdout, resumed.stderr[-3000:]
+    assert (checkpoint / "adapter_model.safetensors").read_bytes() == weights
+    other = swift(tmp_path, "sft", "--resume_from_checkpoint", run / "checkpoint-2", **LIMITS | {"FPS": "2"})
+    assert other.returncode == 2 and "template.fps: 1.0 → 2.0" in other.stderr
+
     answered = swift(tmp_path, "infer", "--adapters", checkpoint, "--load_data_args", "true", "--stream", "true",
                      "--max_new_tokens", "4", "--temperature", "0")  # fmt: skip
     assert answered.returncode == 0, answered.stderr[-3000:]
