@@ -7,44 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 from safetensors.numpy import load_file
-from training_cases import CASES, CaseRuns, checkpoint, gradient_norms, losses
+from training_cases import checkpoint, gradient_norms, losses
 
 from ms_impl import families
 from ms_impl.io.checkpoint import open_checkpoint
 
 STEPS = 2
-UNPACKED = "train_dataset.packing=False"
-
-
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
-def runs(request, tmp_path_factory) -> CaseRuns:
-    return request.param.make(tmp_path_factory.mktemp(request.param.family))
-
-
-@pytest.fixture(scope="module")
-def trained(runs) -> Path:
-    """The output of one process: steps of four rows, one group frozen."""
-    frozen = [f"model.model_config.{key}=True" for key in runs.case.frozen]
-    ran = runs.run(runs.root / "whole", UNPACKED, *frozen)
-    assert ran.returncode == 0, ran.stderr
-    return runs.root / "whole"
-
-
-def packed_lora(runs: CaseRuns, output: Path, **changes):
-    lora = f"{{r: 2, lora_alpha: 4, lora_dropout: 0.1, target_modules: {runs.case.lora_targets}}}"
-    one = "runner_config.gradient_accumulation_steps=1"
-    options = ["train_dataset.packing=True", "recompute_config.recompute=True", f"model.model_config.lora={lora}", one]
-    return runs.run(output, *options, config=runs.case.lora_yaml or runs.case.yaml, batch_size=1, epochs=2, **changes)
-
-
-@pytest.fixture(scope="module")
-def adapted(runs) -> Path:
-    """The output of the released size's YAML: LoRA everywhere, towers too, on packed rows, with layers recomputed."""
-    ran = packed_lora(runs, runs.root / "lora")
-    assert ran.returncode == 0, ran.stderr
-    return runs.root / "lora"
 
 
 def last(output: Path) -> Path:
@@ -71,7 +40,7 @@ def test_ranks_and_micro_batches_of_text_alone_and_of_media_are_one_batch(runs, 
     output = runs.root / "ranks"
     frozen = [f"model.model_config.{key}=True" for key in runs.case.frozen]
     accumulation = "runner_config.gradient_accumulation_steps=2"
-    ran = runs.launch(output, 8241, UNPACKED, accumulation, *frozen, batch_size=1)
+    ran = runs.launch(output, 8241, "train_dataset.packing=False", accumulation, *frozen, batch_size=1)
     assert ran.returncode == 0, ran.stderr + ran.stdout[-3000:]
     np.testing.assert_allclose(losses(output), losses(trained), rtol=1e-5)
     np.testing.assert_allclose(gradient_norms(output), gradient_norms(trained), rtol=1e-4)
@@ -88,7 +57,7 @@ def test_every_factor_has_a_gradient(adapted):
 def test_a_resumed_run_goes_on_bit_for_bit(runs, adapted):
     output = Path(shutil.copytree(adapted, runs.root / "resumed"))
     shutil.rmtree(last(output))
-    ran = packed_lora(runs, output, resume_training=True)
+    ran = runs.packed_lora(output, resume_training=True)
     assert ran.returncode == 0, ran.stderr
     assert losses(output) == losses(adapted)
     written = [last(of) / "adapter_model.safetensors" for of in (output, adapted)]

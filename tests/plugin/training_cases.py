@@ -100,6 +100,17 @@ class CaseRuns:
         """One process."""
         return run_script(ROOT / "run_mindformer.py", *self.arguments(output, *options, **changes), folder=self.root)
 
+    def packed_lora(self, output: Path, **changes: Any) -> subprocess.CompletedProcess:
+        """One process with the YAML of the released size: LoRA on packed rows, layers recomputed."""
+        lora = f"{{r: 2, lora_alpha: 4, lora_dropout: 0.1, target_modules: {self.case.lora_targets}}}"
+        options = [
+            "train_dataset.packing=True", "recompute_config.recompute=True", f"model.model_config.lora={lora}",
+            "runner_config.gradient_accumulation_steps=1",
+        ]  # fmt: skip
+        return self.run(
+            output, *options, config=self.case.lora_yaml or self.case.yaml, batch_size=1, epochs=2, **changes
+        )
+
     def launch(self, output: Path, port: int, *options: str, **changes: Any) -> subprocess.CompletedProcess:
         """Two ranks under msrun."""
         words = [f"{ROOT}/run_mindformer.py", *self.arguments(output, *options, use_parallel=True, **changes)]
