@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,12 +66,54 @@ class Features:
         return values, columns
 
 
+class KeptFeatures:
+    """The features of units that were encoded lately, by what they were computed from. The weights must not change.
+
+    Args:
+        room: bytes of features; those not used for longest give way.
+    """
+
+    def __init__(self, room: int):
+        self.room = room
+        self.used = self.hits = 0
+        self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()
+
+    def get(self, name: bytes) -> np.ndarray | None:
+        """Features [F, D] by a name of ``unit_name``."""
+        if (found := self._kept.get(name)) is not None:
+            self._kept.move_to_end(name)
+            self.hits += 1
+        return found
+
+    def put(self, name: bytes, features: np.ndarray) -> None:
+        """Keep features [F, D]."""
+        if name in self._kept:
+            return
+        self._kept[name] = np.array(features)  # a copy: a view would hold all of its batch
+        self.used += features.nbytes
+        while self.used > self.room:
+            self.used -= self._kept.popitem(last=False)[1].nbytes
+
+
+def unit_name(encode: str, arrays: Sequence[np.ndarray]) -> bytes:
+    """A digest of the arrays of one unit, and of the method that encodes them."""
+    digest = hashlib.blake2b(digest_size=20)
+    for array in arrays:
+        digest.update(f"{encode} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.digest()
+
+
 class FeatureEncoder:
-    """Encodes the media of batches; only what is present, in few batch sizes."""
+    """Encodes the media of batches; only what is present, in few batch sizes.
+
+    ``kept``: where features are looked for before they are computed, and then one unit at a time; None: nowhere.
+    """
 
     def __init__(self, model: nn.Cell):
         self.model = model
         self.graphs: dict[str, EncoderGraph] = {}
+        self.kept: KeptFeatures | None = None
 
     def __call__(self, batch: Batch, kinds: Sequence[MediaKind], length: int) -> Features | None:
         """The features of a batch of rows of ``length`` columns; None where it has no media.
@@ -95,9 +139,28 @@ class FeatureEncoder:
         present = np.flatnonzero((places < length).any(-1))
         arrays = [batch[array.name] for array in kind.arrays]
         arrays = [each.reshape(-1, *each.shape[2:])[present] for each in arrays]
-        values = self._encode(kind.encode, arrays, units_at_once(columns.shape[-1]))
+        values = self._found_or_encoded(kind.encode, arrays, units_at_once(columns.shape[-1]))
         unit, feature = np.nonzero(places[present] < length)
         return Features(values[unit, feature], present[unit] // columns.shape[1], places[present[unit], feature])
+
+    def _found_or_encoded(self, encode: str, arrays: Sequence[np.ndarray], at_once: int) -> np.ndarray:
+        """The features of units [N, F, D]: of those that are kept as they are.
+
+        The others are then encoded one by one: the bits of features depend on how many are encoded together, and must
+        not depend on what was asked before.
+        """
+        if self.kept is None:
+            return self._encode(encode, arrays, at_once)
+        names = [unit_name(encode, unit) for unit in zip(*arrays)]
+        found: dict[bytes, np.ndarray] = {}
+        for place, name in enumerate(names):
+            if name in found:
+                continue
+            if (features := self.kept.get(name)) is None:
+                (features,) = self._encode(encode, [array[place : place + 1] for array in arrays], 1)
+                self.kept.put(name, features)
+            found[name] = features
+        return np.stack([found[name] for name in names])
 
     def _encode(self, encode: str, arrays: Sequence[np.ndarray], at_once: int) -> np.ndarray:
         """Arrays [N, …] → features [N, F, D], ``at_once`` units at a time."""

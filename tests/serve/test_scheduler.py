@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import threading
@@ -9,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ms_impl.errors import InputError
 from ms_impl.generate import row_batch
+from ms_impl.generate.features import KeptFeatures, unit_name
 from ms_impl.serve.choice import STOP, StopCutter
 from ms_impl.serve.preparation import Question, job_for
 from ms_impl.serve.scheduler import QueueFull, Scheduler, ShuttingDown, TimeLimit
@@ -141,6 +144,40 @@ def test_negative_control_a_column_that_is_not_copied(scheduler, tiny_chat, dire
     copy = row_batch.copy_columns
     monkeypatch.setattr(row_batch, "copy_columns", lambda *given: copy(*given[:-1], given[-1] - 1))
     assert told(answered(scheduler, template, asked)) != right
+
+
+def test_kept_features_are_those_that_would_be_computed(scheduler, tiny_chat, directory):
+    model, template = tiny_chat
+    other = Image.open(directory / "image1").rotate(90)
+    other.save(directory / "image2", "PNG")
+    query = [{"image": "image1"}, {"image": "image2"}, {"text": QUESTIONS[2]}]
+    both = question(model, directory, seed=3, top=1, settings={"max_new_tokens": 8})
+    both = dataclasses.replace(both, query=query, names=("image1", "image2"))
+    one = question(model, directory, shown=True, seed=3, top=1)
+    fresh = {}
+    for name, asked in (("both", both), ("one", one)):
+        scheduler.kept._kept.clear()
+        fresh[name] = told(answered(scheduler, template, asked))
+    hits = scheduler.kept.hits  # the one image is kept
+    assert told(answered(scheduler, template, both)) == fresh["both"] and scheduler.kept.hits == hits + 1
+    assert told(answered(scheduler, template, both)) == fresh["both"] and scheduler.kept.hits == hits + 3
+    for features in scheduler.kept._kept.values():  # negative control: what is kept is what is used
+        features += 1
+    assert told(answered(scheduler, template, one)) != fresh["one"]
+    scheduler.kept._kept.clear()
+
+
+def test_kept_features_are_bounded_and_told_apart_by_all_that_they_come_from():
+    kept, features = KeptFeatures(2 * 24), np.ones((2, 3), np.float32)
+    for name in (b"a", b"b"):
+        kept.put(name, features)
+    assert kept.get(b"a") is not None
+    kept.put(b"c", features)
+    assert kept.get(b"b") is None and kept.get(b"a") is not None and kept.used == 48
+    pixels, marks = np.zeros((2, 4), np.float32), np.zeros(2, np.int32)
+    names = {unit_name("a", (pixels, marks)), unit_name("b", (pixels, marks)), unit_name("a", (pixels, marks + 1)),
+             unit_name("a", (pixels.reshape(4, 2), marks)), unit_name("a", (pixels + 1e-30, marks))}  # fmt: skip
+    assert len(names) == 5
 
 
 def test_log_probabilities_are_those_of_the_logits(scheduler, tiny_chat, directory):
