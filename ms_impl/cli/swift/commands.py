@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def sft(words: Sequence[str]) -> int:
     if given.resume_from_checkpoint:
         return _resume(given)
     family, config = _model(given.values)
+    given = _absolute(given)
     ranks, device = ranks_of(os.environ), given.device_target or _device()
     run = runs.new_run(Path(given.output_dir), given.add_version)
     try:
@@ -95,6 +97,14 @@ def infer(words: Sequence[str]) -> int:
     target = given.result_path or beside / "infer_result" / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     answer_files(given, values, adapter, files, Path(target))
     return 0
+
+
+def _absolute(given: Given) -> Given:
+    """The same with whole paths, which mean the same wherever the run is resumed or its adapter used."""
+    values = {name: os.path.abspath(given.values[name]) for name in ("model", "output_dir")}
+    for name in ("custom_register_path", "adapters"):
+        values[name] = tuple(map(os.path.abspath, given.values[name]))
+    return replace(given, values={**given.values, **values})
 
 
 def ranks_of(environment: Any) -> int:

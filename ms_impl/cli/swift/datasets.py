@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def prepared(names: Sequence[str], validation: Sequence[str], ratio: float, seed
     parts = [_parts(name, shares, generator) for name in names]
     held = [_parts(name, 0.0, generator) for name in validation]
     whole = not shares and not any(sampled for *_, sampled in parts)
-    train = tuple(file.path for file, *_ in parts) if whole else (str(directory / TRAIN),)
+    train = tuple(os.path.abspath(file.path) for file, *_ in parts) if whole else (str(directory / TRAIN),)
     if not whole:
         _write(directory / TRAIN, ((file, train) for file, train, _, _ in parts))
     aside = [(file, taken) for file, taken, _, _ in held] or [(file, rest) for file, _, rest, _ in parts]
