@@ -80,11 +80,11 @@ def legend(coloured: bool) -> str:
 
 
 def dialogue(sample: Sample, decode: Callable[[Sequence[int]], str], coloured: bool) -> str:
-    """A sample as text: what is trained in green or, without colour, between ⟦ and ⟧."""
+    """A sample as text, alike tokens of a medium once; what is trained in green or, without colour, between ⟦ and ⟧."""
     begin, end = (_GREEN, _PLAIN) if coloured else _MARKS
     trained = sample.trained
     pieces = []
-    for is_trained, group in groupby(range(len(trained)), key=trained.__getitem__):
+    for is_trained, group in groupby(sample.told_columns.tolist(), key=trained.__getitem__):
         text = printable(decode(sample.input_ids[list(group)].tolist()))
         pieces.append(f"{begin}{text}{end}" if is_trained else text)
     return f"{sample.record}: {len(trained):,} tokens, {trained.sum():,} trained\n{''.join(pieces)}"

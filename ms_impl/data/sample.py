@@ -110,6 +110,14 @@ class Sample:
         return np.zeros(len(self), bool) if self.labels is None else self.labels != IGNORED
 
     @property
+    def told_columns(self) -> np.ndarray:
+        """int64: the columns of a sample as it is shown to people: of a medium whose tokens are all alike, the first."""
+        told = np.ones(len(self), bool)
+        for columns in (medium.columns.reshape(-1) for medium in self.media):
+            told[columns[1:]] &= len(np.unique(self.input_ids[columns])) > 1
+        return np.flatnonzero(told)
+
+    @property
     def outline(self) -> Outline:
         return Outline(len(self), tuple((each.kind, each.geometry) for each in self.media))
 

@@ -98,7 +98,7 @@ def answered(
         batch = turns[start : start + batch_size]
         for (query, turn), tokens in zip(batch, model.generate(template, [t for _, t in batch], generation, seed=seed)):
             prompt_ids, answer_ids = (tuple(map(int, ids)) for ids in (turn.input_ids, tokens))
-            text = decode([*_without_repeats(turn), *answer_ids])
+            text = decode([*turn.input_ids[turn.told_columns].tolist(), *answer_ids])
             thinking, answer = split_thinking(answer_text(answer_ids, stops, decode), template.think_end)
             yield Answered(query, thinking, answer, text, prompt_ids, answer_ids)
 
@@ -109,15 +109,6 @@ def save_answers(answers: Sequence[Answered], path: Path) -> None:
     keys = ("prompt", "thinking", "answer", "prompt_ids", "answer_ids")
     lines = ({key: getattr(each, key) for key in keys if key != "thinking" or each.thinking} for each in answers)
     save_lines(({"id": number, **line} for number, line in enumerate(lines)), path)
-
-
-def _without_repeats(turn: Sample) -> list[int]:
-    """A prompt's tokens, those of a medium once where they are all alike, however many features they stand for."""
-    left_out: set[int] = set()
-    for columns in (medium.columns.reshape(-1) for medium in turn.media):
-        if len(set(turn.input_ids[columns].tolist())) == 1:
-            left_out |= set(columns[1:].tolist())
-    return [token for column, token in enumerate(turn.input_ids.tolist()) if column not in left_out]
 
 
 def _turn(template: Any, prompt: Query, generation: GenerationConfig, name: str) -> tuple[str, Sample]:

@@ -14,6 +14,7 @@ from formulas import check_pixels, image
 from omni_arrays import arrays_of, conversation, sizes_of
 from PIL import Image
 
+from ms_impl.data import check_report
 from ms_impl.data.batch import collate
 from ms_impl.data.packing import pack
 from ms_impl.data.records import parse_record
@@ -150,6 +151,15 @@ def test_o15_media_are_never_cut(make_template, files, strategy):
     fresh = replace(cut, labels=None)
     assert (np.diff(fresh.position_ids.max(0)) >= -84).all() and cut.next_position == cut.position_ids.max() + 1
     assert template.cut(cut, 60) is cut
+
+
+def test_people_are_shown_each_medium_once(make_template, files):
+    """As ``--check`` and predictions show a sample."""
+    template = make_template()
+    sample = template.sample(long_record(files))
+    shown = check_report.dialogue(sample, template.tokenizer.decode, coloured=False)
+    assert shown.count("<|IMAGE|>") == shown.count("<|AUDIO|>") == 1 and "⟦answer<|im_end|>⟧" in shown
+    assert len(sample.told_columns) == len(sample) - sum(medium.columns.size - 1 for medium in sample.media)
 
 
 def test_o15_delete_names_the_record(make_template, files):
