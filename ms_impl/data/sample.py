@@ -111,7 +111,7 @@ class Sample:
 
     @property
     def told_columns(self) -> np.ndarray:
-        """int64: the columns of a sample as it is shown to people: of a medium whose tokens are all alike, the first."""
+        """int64: the columns of a sample as people are shown it: of a medium whose tokens are all alike, the first."""
         told = np.ones(len(self), bool)
         for columns in (medium.columns.reshape(-1) for medium in self.media):
             told[columns[1:]] &= len(np.unique(self.input_ids[columns])) > 1
