@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from training_cases import CASES
 
 from ms_impl.launch.supervisor import newest_step
 from ms_impl.train.loss_log import read_losses
@@ -32,11 +33,17 @@ PATIENCE = 240  # seconds for whatever a busy machine may take
 MARK = "KILL_TEST"  # an environment variable that all processes of a run have
 
 
-@pytest.fixture(scope="module")
-def task(finetune_arguments):
-    """The 60 steps that write to ``output`` of the working directory, as one word."""
-    arguments = [*finetune_arguments, "--epochs", "20", "--batch_size", "1", "--use_parallel", "True"]
-    return shlex.join([f"{ROOT}/run_mindformer.py", *arguments, "--output_dir", "output", "--options", CALLBACKS])
+@pytest.fixture(scope="module", params=["qwenvl", *(pytest.param(family, marks=pytest.mark.slow) for family in CASES)])
+def task(request, finetune_arguments, tmp_path_factory):
+    """The 60 steps that write to ``output`` of the working directory, as one word; of other families when slow."""
+    if request.param == "qwenvl":
+        arguments = [*finetune_arguments, "--epochs", "20", "--batch_size", "1", "--use_parallel", "True"]
+        arguments += ["--output_dir", "output", "--options", CALLBACKS]
+    else:  # eight records, a row each, two rows a step
+        runs = CASES[request.param].make(tmp_path_factory.mktemp(request.param))
+        given = {"epochs": 15, "batch_size": 1, "use_parallel": True}
+        arguments = runs.arguments(Path("output"), "train_dataset.packing=False", CALLBACKS, **given)
+    return shlex.join([f"{ROOT}/run_mindformer.py", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +161,7 @@ def strike(run: Run, victim: str, draw: random.Random) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["qwenvl"], indirect=True)
 @pytest.mark.parametrize("number", range(10))
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(undisturbed, start, task, tmp_path, number):
     draw = random.Random(number)
