@@ -13,6 +13,7 @@ fi
 STEPS=$(realpath "$STEPS")
 source "$(dirname "$0")/env.sh"
 export GLOG_v=3 PYTHONUNBUFFERED=1
+export MS_NODE_TIMEOUT=${MS_NODE_TIMEOUT:-300} # seconds that a worker waits for one that compiles; by default 30
 
 OUT=build/quickstart${1:+/$1}
 mkdir -p "$OUT"
