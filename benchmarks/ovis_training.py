@@ -217,10 +217,20 @@ def run_head(side: str, quick: bool) -> None:
         (scores.softmax(-1) @ t).sum().backward()
         return
     ms.set_context(mode=ms.GRAPH_MODE)
-    mix = MixOverChunks(1e-5)
-    gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(mix)
-    found = gradient(*map(ms.Tensor, given), ms.ops.ones((tokens, HEAD_WIDTH), ms.float32))
-    found[0].asnumpy()
+    names = ("features", "weight", "gain", "shift", "table")
+    parameters = [ms.Parameter(ms.Tensor(array), name=name) for name, array in zip(names, given)]
+
+    class Head(ms.nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.mix = MixOverChunks(1e-5)
+            self.features, self.weight, self.gain, self.shift, self.table = parameters
+
+        def construct(self):
+            return self.mix(self.features, self.weight, self.gain, self.shift, self.table).sum()
+
+    value, _ = ms.value_and_grad(Head(), None, ms.ParameterTuple(parameters))()
+    value.asnumpy()
 
 
 if __name__ == "__main__":
