@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 from training_cases import checkpoint, gradient_norms, losses
 
+from convert.convert_weight import main as convert_weight
 from ms_impl import families
 from ms_impl.io.checkpoint import open_checkpoint
 
@@ -33,6 +34,20 @@ def test_what_is_frozen_stays_and_all_else_moves(runs, trained):
 def test_a_checkpoint_has_all_files_of_its_model(runs, trained):
     names = {file.name for file in (runs.root / "model").iterdir()}
     assert names < {file.name for file in checkpoint(trained, STEPS).iterdir()}
+
+
+def test_what_is_trained_goes_out_in_hugging_faces_layout(runs, trained):
+    """Names, files beside the weights, and config.json are those of the model that was given; the weights the trained."""
+    arguments = ["--model", runs.case.family, "--reverse", "--input_path", str(checkpoint(trained, STEPS))]
+    assert convert_weight([*arguments, "--output_path", f"{runs.root}/exported/"]) == 0
+    given, out = (runs.root / name for name in ("model", "exported"))
+    # what the run adds tells how it was trained
+    assert {file.name for file in given.iterdir()} <= {file.name for file in out.iterdir()}
+    assert json.loads((out / "config.json").read_text()) == json.loads((given / "config.json").read_text())
+    before, after, saved = (open_checkpoint(path).tensors for path in (given, out, checkpoint(trained, STEPS)))
+    assert list(after) == list(before)
+    for name, tensor in after.items():
+        np.testing.assert_array_equal(tensor.array(), saved[name].array())
 
 
 def test_ranks_and_micro_batches_of_text_alone_and_of_media_are_one_batch(runs, trained):

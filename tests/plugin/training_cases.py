@@ -27,6 +27,7 @@ from clips import write_clip
 from ms_impl import families
 from ms_impl.data.bpe import read_ranks
 from ms_impl.data.vocabulary_files import vocabulary_files
+from ms_impl.ovis2_5 import tokenizer as ovis
 from ms_impl.qwen2_5_omni import tokenizer as omni
 from ms_impl.train.loss_log import read_losses
 
@@ -212,7 +213,77 @@ def omni_records(root: Path) -> list[Record]:
     ]
 
 
+OVIS_CONFIG = {
+    "architectures": ["Ovis2_5"], "model_type": "ovis2_5", "hidden_size": 64, "visual_vocab_size": 40,
+    "auto_map": {
+        "AutoConfig": "configuration_ovis2_5.Ovis2_5_Config", "AutoModelForCausalLM": "modeling_ovis2_5.Ovis2_5",
+    },
+    "conversation_formatter_class": "Qwen3ConversationFormatter",
+    "llm_config": {
+        "model_type": "qwen3", "vocab_size": RANKS + len(ovis.SPECIAL_TOKENS), "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+    },
+    "vit_config": {
+        "model_type": "siglip2_navit", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
+    },
+}  # fmt: skip
+
+
+def write_ovis(directory: Path) -> Path:
+    """A model with a tied head, and what else lies beside a released one's weights."""
+    ranks = dict(list(read_ranks(VOCABULARY).items())[:RANKS])
+    files = {name.replace(".", "__"): content for name, content in vocabulary_files(ranks, ovis.SPECIAL_TOKENS).items()}
+    return write_checkpoint(
+        directory, families.get("ovis2_5"), OVIS_CONFIG, around_one("norm", 0.1),
+        generation_config__json={"eos_token_id": [RANKS + 2, RANKS], "max_new_tokens": 16},
+        preprocessor_config__json={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2},
+        modeling_ovis2_5__py=b"# the code that Hugging Face would run\n", **files,
+    )  # fmt: skip
+
+
+def ovis_talk(number: int, text: str, **media: Any) -> Record:
+    """A record in the original's own layout."""
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "It is" + " so" * number}]
+    return {"id": f"record_{number}", **media, "conversations": turns}
+
+
+def ovis_records(root: Path) -> list[Record]:
+    """Text, an image, several of them, a video as a file and as its frames."""
+    for name, size in {"wide": (96, 32), "small": (20, 30), "frame0": (40, 40), "frame1": (50, 30)}.items():
+        write_image(root / f"{name}.png", *size)
+    write_clip(root / "clip.mp4", frames=8, rate=4, size=(48, 64))
+    return [
+        ovis_talk(0, "What?"),
+        ovis_talk(1, "<image>\nWhat is shown?", image="wide.png"),
+        ovis_talk(2, "<image> or <image>?", image=["small.png", "wide.png"]),
+        ovis_talk(3, "<video>\nWhen?", video="clip.mp4"),
+        ovis_talk(4, "And now?"),
+        ovis_talk(5, "And then?"),
+        ovis_talk(6, "<video>\nWhich?", video=["frame0.png", "frame1.png"]),
+        ovis_talk(7, "<image><image><image>\nAll?", image=["small.png", "small.png", "wide.png"]),
+    ]
+
+
 CASES = {
+    "ovis2_5": TrainingCase(
+        family="ovis2_5",
+        yaml="configs/ovis2_5/finetune_tiny.yaml",
+        write_model=write_ovis,
+        records=ovis_records,
+        lora_targets="[q_proj, out_proj, down_proj, fc1, visual_tokenizer.head.0]",
+        frozen={"freeze_vision_tower": "vision_tower"},
+        max_length=160,
+        lora_yaml="configs/ovis2_5/finetune_ovis2_5_9b_lora.yaml",
+        template={
+            "single_image_min_pixels": 1024,
+            "multiple_image_min_pixels": 1024,
+            "video_min_pixels": 1024,
+            "min_frames": 2,
+            "max_frames": 2,
+        },
+    ),
     "qwen2_5_omni": TrainingCase(
         family="qwen2_5_omni",
         yaml="configs/qwen2_5_omni/finetune_tiny.yaml",
