@@ -41,11 +41,11 @@ def test_what_is_trained_goes_out_in_hugging_faces_layout(runs, trained):
     arguments = ["--model", runs.case.family, "--reverse", "--input_path", str(checkpoint(trained, STEPS))]
     assert convert_weight([*arguments, "--output_path", f"{runs.root}/exported/"]) == 0
     given, out = (runs.root / name for name in ("model", "exported"))
-    # what the run adds tells how it was trained
+    # A run adds what tells how it was trained.
     assert {file.name for file in given.iterdir()} <= {file.name for file in out.iterdir()}
     assert json.loads((out / "config.json").read_text()) == json.loads((given / "config.json").read_text())
     before, after, saved = (open_checkpoint(path).tensors for path in (given, out, checkpoint(trained, STEPS)))
-    assert list(after) == list(before)
+    assert after.keys() == before.keys()
     for name, tensor in after.items():
         np.testing.assert_array_equal(tensor.array(), saved[name].array())
 
