@@ -18,7 +18,7 @@ python scripts/pretrain_vision.py --model "$WORK/looking" --output_path "$WORK/s
 python run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml --run_mode finetune \
     --load_checkpoint "$WORK/seeing" --output_dir "$WORK/training" \
     --train_dataset.data_loader.annotation_file "$WORK/data/train.json" --train_dataset_dir "$WORK/data/images"
-last=$(find "$WORK/training/checkpoint" -name 'step_*' | sort | tail -1)
+last=$(find "$WORK/training/checkpoint" -type d -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model qwenvl --reverse --dtype fp16 --config "$WORK/fresh" \
     --input_path "$last" --output_path "$WORK/model/"
 python run_mindformer.py --config configs/qwenvl/eval_tiny_easyvqa.yaml \

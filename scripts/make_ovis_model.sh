@@ -19,7 +19,7 @@ python scripts/train_ovis_language.py --model "$WORK/seeing" --data "$WORK/data"
 python run_mindformer.py --config configs/ovis2_5/finetune_tiny_easyvqa.yaml --run_mode finetune \
     --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" \
     --train_dataset.data_loader.annotation_file "$WORK/data/train.json" --train_dataset_dir "$WORK/data"
-last=$(find "$WORK/training/checkpoint" -name 'step_*' | sort | tail -1)
+last=$(find "$WORK/training/checkpoint" -type d -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model ovis2_5 --reverse --dtype fp16 --config "$WORK/fresh" \
     --input_path "$last" --output_path "$WORK/model/"
 options=()

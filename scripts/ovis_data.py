@@ -17,7 +17,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,16 +95,25 @@ def scene_shapes(chance: random.Random) -> list[Shape]:
 
 def scene(chance: random.Random) -> tuple[np.ndarray, list[Shape]]:
     """An image uint8 [H, W, 3] of some shapes, and the shapes."""
-    width, height = chance.choice(SIDES), chance.choice(SIDES)
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
+    size = chance.choice(SIDES), chance.choice(SIDES)
     shapes = scene_shapes(chance)
+    return draw_scene(shapes, size, lambda: chance.uniform(0.08, 0.25)), shapes
+
+
+def draw_scene(shapes: Sequence[Shape], size: tuple[int, int], margin: Callable[[], float]) -> np.ndarray:
+    """Shapes in their quarters of a white image, uint8 [H, W, 3], of ``size`` (width, height).
+
+    ``margin`` gives, for each shape across and down, the part of the quarter that stays free on either side.
+    """
+    width, height = size
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
     for shape in shapes:
         left, top = (shape.place % 2) * width // 2, (shape.place // 2) * height // 2
-        inset = [chance.uniform(0.08, 0.25) * side / 2 for side in (width, height)]
+        inset = [margin() * side / 2 for side in size]
         box = (left + inset[0], top + inset[1], left + width / 2 - inset[0], top + height / 2 - inset[1])
         draw_shape(draw, box, shape)
-    return np.asarray(image), shapes
+    return np.asarray(image)
 
 
 def draw_shape(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], shape: Shape) -> None:

@@ -39,16 +39,20 @@ ARRAYS = ("patches", "patch_segments", "patch_places", "patch_taps")
 
 
 class SceneHeads(nn.Module):
-    """What is in each quarter of a scene, from the mean of its visual tokens."""
+    """What is in an image, from the mean of its visual tokens, whose differences are small before they are scaled."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.single = Heads(width)
+        self.norm = nn.BatchNorm1d(width)
+        self.shape = Heads(width)
         self.quarters = nn.Linear(width, len(PLACES) * CONTENTS)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, D] → logits [N, quarters, contents]."""
-        return self.quarters(features).unflatten(1, (len(PLACES), CONTENTS))
+    def losses(self, features: Tensor, shapes: Tensor, scenes: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross entropies of single shapes, the first of features [N, D], and of scenes, the others."""
+        x = self.norm(features)
+        of_shapes = loss(self.shape, x[: len(shapes), None], shapes)
+        quarters = self.quarters(x[len(shapes) :]).unflatten(1, (len(PLACES), CONTENTS))
+        return of_shapes, F.cross_entropy(quarters.flatten(0, 1), scenes.flatten())
 
 
 def single_shape(image: ShapeImage, edges: list[int], chance: random.Random) -> tuple[Image.Image, list[int]]:
@@ -107,6 +111,7 @@ def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace
     parameters = [*model.visual_tokenizer.parameters(), *model.vte.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     half = options.batch_size // 2
+    means: list[float] = []
     progress = trange(1, options.steps + 1, desc="vision", mininterval=5, disable=None)
     for step in progress:
         for group in optimizer.param_groups:
@@ -114,18 +119,17 @@ def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace
         single = [single_shape(*chance.choice(images), chance) for _ in range(half)]
         scenes = [several_shapes(chance) for _ in range(half)]
         features = mean_token(model, rows([image for image, _ in [*single, *scenes]], template))
-        told = torch.tensor([wanted for _, wanted in single]), torch.tensor([wanted for _, wanted in scenes])
+        targets = [torch.tensor([wanted for _, wanted in shown]) for shown in (single, scenes)]
         optimizer.zero_grad()
-        of_single = loss(heads.single, features[:half, None], told[0])
-        of_scenes = F.cross_entropy(heads(features[half:]).flatten(0, 1), told[1].flatten())
-        (of_single + 2 * of_scenes).backward()
+        losses = heads.losses(features, *targets)
+        (losses[0] + 2 * losses[1]).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if step % 100 == 0:
-            told_losses = f"one shape {of_single.item():.3f}, scenes {of_scenes.item():.3f}"
-            progress.set_postfix_str(told_losses, refresh=False)
-            if progress.disable:
-                print(f"step {step}: {told_losses}", flush=True)
+        values = [each.item() for each in losses]
+        means = [0.98 * mean + 0.02 * value for mean, value in zip(means or values, values)]
+        progress.set_postfix_str("one shape {:.3f}, scenes {:.3f}".format(*means), refresh=False)
+        if progress.disable and step % 100 == 0:
+            print("step {}: one shape {:.3f}, scenes {:.3f}".format(step, *means), flush=True)
 
 
 def save(model: Ovis2_5, origin: Path, output: Path) -> None:
@@ -143,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Teach a small Ovis's vision tower to see")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model = Ovis2_5.from_pretrained(options.model)

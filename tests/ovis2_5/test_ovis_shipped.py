@@ -1,0 +1,94 @@
+"""The shipped small model: it answers, boxes and counts, and a budget is seen to cut its thinking."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import easy_vqa
+import pytest
+from PIL import Image
+
+from ms_impl.data.thinking import split_thinking
+from ms_impl.ovis2_5.thinking import EARLY_STOP, THINK_END
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "assets/ovis2_5_tiny"
+IMAGES = Path(easy_vqa.__file__).parent / "data/test/images"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from easyvqa_data import shape_box, shape_mask  # noqa: E402
+from ovis_data import BOX_REQUEST, Shape, count_question, draw_scene, thought  # noqa: E402
+
+QUESTIONS = [
+    ("0.png", (64, 64), "what color is the shape?", "red"),
+    ("7.png", (128, 96), "what shape is present?", "circle"),
+    ("7.png", (96, 64), "is there a triangle in this image?", "no"),
+    ("12.png", (64, 128), "is there a circle?", "yes"),
+]
+SCENE = [Shape(0, "red", "circle"), Shape(1, "blue", "triangle"), Shape(3, "red", "rectangle")]
+HALF = 12  # tokens; the chain of thought of the scene has more than twice as many
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Model and template."""
+    from ms_impl import load
+
+    return load(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def ask(shipped):
+    """Ask about an image; returns the thinking, if any, and the answer."""
+    model, template = shipped
+
+    def ask(image, question, **settings):
+        answer, _ = model.chat(template, [{"image": image}, {"text": question}], **settings)
+        return split_thinking(answer, THINK_END)
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Image.fromarray(draw_scene(SCENE, (128, 96), lambda: 0.15))
+
+
+def test_questions_are_answered_at_several_sizes(ask):
+    for name, size, question, right in QUESTIONS:
+        image = Image.open(IMAGES / name).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        assert ask(image, question) == ("", right), (name, size)
+
+
+def test_a_box_is_found(ask):
+    import numpy as np
+
+    image = Image.open(IMAGES / "7.png").convert("RGB")
+    _, answer = ask(image.resize((96, 128), Image.Resampling.BICUBIC), BOX_REQUEST.format(kind="circle"))
+    assert re.fullmatch(r"<ref>the \w+ circle</ref><box>\((0\.\d+),(0\.\d+)\),\((0\.\d+),(0\.\d+)\)</box>", answer)
+    right = np.array(shape_box(shape_mask(np.asarray(image)))) / 1000
+    assert np.abs(np.array(re.findall(r"0\.\d+", answer), float) - right).max() < 0.1
+
+
+def test_a_count_is_thought_over(ask, scene):
+    chain, count = thought(SCENE, "red")
+    assert ask(scene, count_question("red"), enable_thinking=True) == (f"<think>\n{chain}\n{THINK_END}", count)
+
+
+def test_half_the_budget_cuts_the_thinking_and_the_answer_is_well_formed(ask, scene, shipped):
+    budget = {"enable_thinking": True, "enable_thinking_budget": True, "thinking_budget": HALF}
+    thinking, answer = ask(scene, count_question("red"), **budget)
+    chain, count = thought(SCENE, "red")
+    begun = thinking.removesuffix(EARLY_STOP.rstrip())
+    assert begun != thinking and f"<think>\n{chain}".startswith(begun)
+    assert len(shipped[1].tokenizer.encode(begun)) == HALF
+    assert answer == count
+
+
+def test_the_vocabulary_is_the_scripts(tmp_path):
+    made = tmp_path / "vocabulary"
+    command = [sys.executable, str(ROOT / "scripts/ovis_vocabulary.py"), "--output_path", str(made)]
+    assert subprocess.run(command).returncode == 0
+    for file in made.iterdir():
+        assert file.read_bytes() == (SHIPPED / file.name).read_bytes()
