@@ -10,7 +10,7 @@ export GLOG_v=3
 [[ -e $WORK ]] && { echo "error: $WORK already exists; remove it or give another folder" >&2; exit 2; }
 mkdir -p "$WORK"
 
-python scripts/ovis_data.py --output_path "$WORK/data"
+python scripts/ovis_data.py --output_path "$WORK/data" --mixed
 python scripts/ovis_vocabulary.py --output_path "$WORK/vocabulary"
 python scripts/make_tiny.py --model ovis2_5 --config configs/ovis2_5/tiny_easyvqa --vocabulary "$WORK/vocabulary" \
     --output_path "$WORK/fresh"

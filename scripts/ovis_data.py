@@ -6,7 +6,7 @@ writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several siz
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,
 beside the folder ``images``. Boxes are in parts of the image's sides, [0, 1).
 
-``train.json`` is what the shipped model is trained on: conversations of several turns about mirrored images and about
+With ``--mixed`` there is ``train.json``, too, which the shipped model is trained on: conversations of several turns about mirrored images and about
 scenes, in which answers are thought over, or not, or their thinking is ended before its time, as a budget does.
 """
 
@@ -209,8 +209,11 @@ def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -
     return records
 
 
-def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: int) -> dict[str, int]:
-    """Write the data set, so many images and scenes to train on and to test. Returns the records by file."""
+def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: int, mixed: bool) -> dict[str, int]:
+    """Write the data set, so many images and scenes to train on and to test. Returns the records by file.
+
+    ``mixed``: ``train.json``, too.
+    """
     if output.exists():
         raise InputError(f"{output} already exists; remove it or give another --output_path")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +223,8 @@ def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: i
             chance = random.Random(f"{seed}/{split}")
             made[f"{split}_questions"], made[f"{split}_boxes"] = easy_records(partial, split, images_of, chance)
             made[f"{split}_counts"] = count_records(partial, split, scenes_of, chance)
-        made["train"] = mixed_records(partial, images[0], scenes[0], random.Random(f"{seed}/mixed"))
+        if mixed:
+            made["train"] = mixed_records(partial, images[0], scenes[0], random.Random(f"{seed}/mixed"))
         for name, records in made.items():
             text = json.dumps(records, ensure_ascii=False, indent=1)
             (partial / f"{name}.json").write_text(text, encoding="utf-8")
@@ -235,9 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for kind, most in (("images", (4000, 300)), ("scenes", (6000, 300))):
         help = f"{kind} to train on and to test"
         parser.add_argument(f"--{kind}", type=int, nargs=2, default=most, metavar=("TRAIN", "TEST"), help=help)
+    parser.add_argument("--mixed", action="store_true", help="write train.json, too: what the shipped model learns")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    made = make(options.output_path, tuple(options.images), tuple(options.scenes), options.seed)
+    made = make(options.output_path, tuple(options.images), tuple(options.scenes), options.seed, options.mixed)
     print(f"{options.output_path}: " + ", ".join(f"{name} {count:,}" for name, count in made.items()))
     return 0
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 
 SCRIPT = Path(__file__).parents[2] / "scripts/ovis_data.py"
-COUNTS = ["--images", "12", "4", "--scenes", "20", "5"]
+COUNTS = ["--images", "12", "4", "--scenes", "20", "5", "--mixed"]
 
 
 def make(folder: Path) -> subprocess.CompletedProcess:
