@@ -6,8 +6,9 @@ writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several siz
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,
 beside the folder ``images``. Boxes are in parts of the image's sides, [0, 1).
 
-With ``--mixed`` there is ``train.json``, too, which the shipped model is trained on: conversations of several turns about mirrored images and about
-scenes, in which answers are thought over, or not, or their thinking is ended before its time, as a budget does.
+With ``--mixed`` there is ``train.json``, too, which the shipped model is trained on: conversations of several turns
+about mirrored images and about scenes, in which answers are thought over, or not, or their thinking is ended before its
+time, as a budget does.
 """
 
 from __future__ import annotations
