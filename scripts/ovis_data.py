@@ -194,7 +194,7 @@ def scene_turns(shapes: Sequence[Shape], chance: random.Random) -> Turns:
 
 
 def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -> list[Record]:
-    """What the shipped model is trained on: every mirror of so many images, and twice so many scenes."""
+    """What the shipped model is trained on: every mirror of so many images, and so many scenes."""
     mirrored = [image.mirrored(name) for image in read_split("train")[:images] for name in MIRRORS]
     records = []
     for image in mirrored:
@@ -203,7 +203,7 @@ def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -
         records.append(record(path, path, *shape_turns(image, chance)))
     folder = Path("images/mixed/scenes")
     (root / folder).mkdir(parents=True)
-    for number in range(2 * scenes):
+    for number in range(scenes):
         path, shapes = save_scene(root, folder, number, chance)
         records.append(record(path, path, *scene_turns(shapes, chance)))
     chance.shuffle(records)

@@ -1,5 +1,6 @@
 """The shipped small model: it answers, boxes and counts, and a budget is seen to cut its thinking."""
 
+import json
 import re
 import subprocess
 import sys
@@ -92,3 +93,25 @@ def test_the_vocabulary_is_the_scripts(tmp_path):
     assert subprocess.run(command).returncode == 0
     for file in made.iterdir():
         assert file.read_bytes() == (SHIPPED / file.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_readme(tmp_path):
+    data, output = tmp_path / "data", tmp_path / "evaluation"
+    make = [sys.executable, str(ROOT / "scripts/ovis_data.py"), "--output_path", str(data)]
+    assert subprocess.run([*make, "--images", "1", "300", "--scenes", "1", "300"]).returncode == 0
+    changes = []
+    for name in ("questions", "boxes", "counts", "counts_half_budget"):
+        changes.append(f"eval_dataset.{name}.dataset_dir={data}")
+        file = f"{data}/test_{name.removesuffix('_half_budget')}.json"
+        changes.append(f"eval_dataset.{name}.data_loader.annotation_file={file}")
+    config = ["--config", "configs/ovis2_5/eval_tiny.yaml", "--output_dir", str(output)]
+    command = [sys.executable, "run_mindformer.py", *config, "--options", *changes]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    scores = json.loads((output / "eval/scores.json").read_text())
+    for file in ("README.md", "README.zh-CN.md", "assets/ovis2_5_tiny/README.md"):
+        told = (ROOT / file).read_text(encoding="utf-8")
+        for name, result in scores.items():
+            figures = {key: value for key, value in result.items() if isinstance(value, float)}
+            line = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
+            assert re.search(rf"^{name} .* {result['records']:,}  {re.escape(line)}$", told, re.MULTILINE), (file, line)

@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_picture_and_of_the_thought(data):
 
 def test_what_is_trained_thinks_or_not_or_is_cut_short_and_is_right(data):
     records = json.loads((data / "train.json").read_text())
-    assert len(records) == 12 * 4 + 2 * 20
+    assert len(records) == 12 * 4 + 20
     forms = {"whole": 0, "cut": 0, "none": 0}
     for each in records:
         turns = [turn["value"] for turn in each["conversations"]]
@@ -63,7 +63,7 @@ def test_what_is_trained_thinks_or_not_or_is_cut_short_and_is_right(data):
             near = np.abs(pixels.astype(int) - ImageColor.getrgb(asked[1])).sum(-1) < 30
             assert near.reshape(2, pixels.shape[0] // 2, 2, -1).any((1, 3)).sum() == int(answer.rsplit("\n", 1)[-1])
             forms["cut" if "Considering" in answer else "whole" if "<think>" in answer else "none"] += 1
-    assert min(forms.values()) == max(forms.values()) == 40
+    assert min(forms.values()) == max(forms.values()) == 20
 
 
 def test_pictures_have_several_sizes_and_a_seed_makes_them_again(data, tmp_path):
