@@ -6,9 +6,9 @@ writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several siz
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,
 beside the folder ``images``. Boxes are in parts of the image's sides, [0, 1).
 
-With ``--mixed`` there is ``train.json``, too, which the shipped model is trained on: conversations of several turns
-about mirrored images and about scenes, in which answers are thought over, or not, or their thinking is ended before its
-time, as a budget does.
+With ``--mixed`` there is ``train.json``, too, which the shipped model is trained on: conversations
+about mirrored images, and questions about scenes, whose answers are thought over, or not, or their thinking is ended
+before its time, as a budget does.
 """
 
 from __future__ import annotations
@@ -133,11 +133,15 @@ def count_question(colour: str) -> str:
 
 
 def thought(shapes: Sequence[Shape], asked: str) -> tuple[str, str]:
-    """The chain of thought over how many shapes have the colour asked for, and the answer."""
+    """The chain of thought over how many shapes have the colour asked for, and the answer.
+
+    A line tells what is seen, recalls the colour, says whether it is that one, and counts: each a small step.
+    """
     count, lines = 0, []
     for shape in shapes:
         count += shape.colour == asked
-        lines.append(f"{PLACES[shape.place]}: {shape.colour} {shape.kind}, {count}")
+        verdict = "yes" if shape.colour == asked else "no"
+        lines.append(f"{PLACES[shape.place]}: {shape.colour} {shape.kind}, {asked} {verdict}, {count}")
     return "\n".join(lines), str(count)
 
 
@@ -184,13 +188,11 @@ def shape_turns(image: ShapeImage, chance: random.Random) -> Turns:
 
 
 def scene_turns(shapes: Sequence[Shape], chance: random.Random) -> Turns:
-    """Questions about three colours: one answer is thought over, one not, of one the thinking is cut short."""
-    colours = chance.sample(SCENE_COLOURS, 3)
+    """Three questions: one answer is thought over, one not, of one the thinking is cut short."""
+    colours = [chance.choice([*SCENE_COLOURS, *(shape.colour for shape in shapes)]) for _ in range(3)]
     chains = [thought(shapes, colour) for colour in colours]
     answers = [with_thought(*chains[0]), chains[1][1], cut_short(*chains[2], chance)]
-    turns = [(count_question(colour), answer) for colour, answer in zip(colours, answers)]
-    chance.shuffle(turns)
-    return turns
+    return [(count_question(colour), answer) for colour, answer in zip(colours, answers)]
 
 
 def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -> list[Record]:
@@ -205,7 +207,8 @@ def mixed_records(root: Path, images: int, scenes: int, chance: random.Random) -
     (root / folder).mkdir(parents=True)
     for number in range(scenes):
         path, shapes = save_scene(root, folder, number, chance)
-        records.append(record(path, path, *scene_turns(shapes, chance)))
+        # Each alone: where several colours are asked for, whose count a line goes on with is hard to learn.
+        records += [record(f"{path}#{n}", path, turn) for n, turn in enumerate(scene_turns(shapes, chance))]
     chance.shuffle(records)
     return records
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import easy_vqa
-from ovis_data import BOX_REQUEST, KINDS, count_question, scene_shapes, thought
+from ovis_data import BOX_REQUEST, KINDS, PLACES, count_question, scene_shapes
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from ms_impl.cli.main import command
@@ -34,8 +34,9 @@ def texts(chance: random.Random) -> Iterator[str]:
     yield from easy_vqa.get_train_questions()[0][::4]
     for number in range(SCENES):
         shapes = scene_shapes(chance)
-        chain, answer = thought(shapes, shapes[0].colour)
-        yield f"{count_question(shapes[0].colour)}\n{chain}\n\n{answer}"
+        counts = [sum(each.colour == shapes[0].colour for each in shapes[: end + 1]) for end in range(len(shapes))]
+        seen = [f"{PLACES[shape.place]}: {shape.colour} {shape.kind}, {n}" for shape, n in zip(shapes, counts)]
+        yield "\n".join([count_question(shapes[0].colour), *seen, "", str(counts[-1])])
         request = BOX_REQUEST.format(kind=chance.choice(KINDS))
         yield f"{request} <ref>the {shapes[0].colour} shape</ref><box>(0.1),(0.2)</box>"
         if number % 4 == 0:

@@ -2,8 +2,8 @@
 
     python scripts/train_ovis_language.py --model build/seeing --data data/ovis --output_path build/telling
 
-In torch_ref, with scripts/ovis_data.py's ``train.json``: language model and visual table are trained, tower and visual
-head stay as scripts/pretrain_ovis.py left them unless ``--whole`` is given.
+In torch_ref, with scripts/ovis_data.py's ``train.json``. Tower and visual head, which scripts/pretrain_ovis.py has
+taught to see, are trained on with a part of the learning rate.
 """
 
 from __future__ import annotations
@@ -55,19 +55,20 @@ def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace
     """Train in place."""
     torch.manual_seed(options.seed)
     records = json.loads((options.data / "train.json").read_text(encoding="utf-8"))
-    model.visual_tokenizer.requires_grad_(options.whole)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    seeing = list(model.visual_tokenizer.parameters())
+    telling = [*model.llm.parameters(), *model.vte.parameters()]
+    groups = [{"params": seeing, "part": options.tower_part}, {"params": telling, "part": 1.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     stream = batches(template, records, options.batch_size, random.Random(options.seed))
     mean = None
     progress = trange(1, options.steps + 1, desc="language", mininterval=5, disable=None)
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.learning_rate)
+            group["lr"] = group["part"] * learning_rate(step, options.steps, options.learning_rate)
         optimizer.zero_grad()
         value = model(**next(stream))
         value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_([*seeing, *telling], 1.0)
         optimizer.step()
         mean = value.item() if mean is None else 0.95 * mean + 0.05 * value.item()
         progress.set_postfix(loss=f"{mean:.3f}", refresh=False)
@@ -82,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
     parser.add_argument("--data", type=Path, required=True, help="directory that scripts/ovis_data.py made")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--whole", action="store_true", help="train tower and visual head, too")
+    parser.add_argument("--tower_part", type=float, default=0.3, help="of the learning rate, for tower and head")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model = Ovis2_5.from_pretrained(options.model).train()

@@ -28,7 +28,7 @@ QUESTIONS = [
     ("12.png", (64, 128), "is there a circle?", "yes"),
 ]
 SCENE = [Shape(0, "red", "circle"), Shape(1, "blue", "triangle"), Shape(3, "red", "rectangle")]
-HALF = 12  # tokens; the chain of thought of the scene has more than twice as many
+HALF = 16  # tokens; the chain of thought of the scene has more than twice as many
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_picture_and_of_the_thought(data):
 
 def test_what_is_trained_thinks_or_not_or_is_cut_short_and_is_right(data):
     records = json.loads((data / "train.json").read_text())
-    assert len(records) == 12 * 4 + 20
+    assert len(records) == 12 * 4 + 3 * 20
     forms = {"whole": 0, "cut": 0, "none": 0}
     for each in records:
         turns = [turn["value"] for turn in each["conversations"]]
