@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import make_tiny
+import ovis_vocabulary
 
 from ms_impl import families
 from ms_impl.generate.config import GenerationConfig
@@ -44,3 +45,14 @@ def test_a_configuration_without_room_for_the_bytes_is_refused(tmp_path, capsys)
     given = ["--model", "ovis2_5", "--config", str(tmp_path), "--output_path", str(tmp_path / "made")]
     assert make_tiny.main(given) == 2
     assert "room for 174 ranks" in capsys.readouterr().err
+
+
+def test_a_vocabulary_may_be_given(tmp_path):
+    vocabulary, made = tmp_path / "vocabulary", tmp_path / "made"
+    assert ovis_vocabulary.main(["--output_path", str(vocabulary)]) == 0
+    config = make_tiny.CONFIGURATIONS / "ovis2_5/tiny_easyvqa"
+    given = ["--model", "ovis2_5", "--config", str(config), "--vocabulary", str(vocabulary)]
+    assert make_tiny.main([*given, "--output_path", str(made)]) == 0
+    template = families.get("ovis2_5").make_template(made)
+    words = template.tokenizer.encode("top left: blue circle, red no, 0\n")
+    assert template.tokenizer.vocab_size == template.config.vocab_size == 480 and len(words) == 12

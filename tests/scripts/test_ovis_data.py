@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
+from safetensors.numpy import load_file
 
 SCRIPT = Path(__file__).parents[2] / "scripts/ovis_data.py"
 COUNTS = ["--images", "12", "4", "--scenes", "20", "5", "--mixed"]
@@ -76,3 +77,23 @@ def test_pictures_have_several_sizes_and_a_seed_makes_them_again(data, tmp_path)
 def test_a_directory_that_exists_is_kept(data):
     again = make(data)
     assert again.returncode == 2 and "already exists" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_stages_of_the_shipped_models_training_follow_each_other(data, tmp_path):
+    def run(script: str, output: str, *arguments: str) -> None:
+        command = [sys.executable, str(SCRIPT.with_name(script)), "--output_path", str(tmp_path / output), *arguments]
+        assert subprocess.run(command).returncode == 0
+
+    tiny = SCRIPT.parents[1] / "configs/ovis2_5/tiny_easyvqa"
+    few = ["--steps", "2", "--batch_size", "4"]
+    run("ovis_vocabulary.py", "vocabulary")
+    words = str(tmp_path / "vocabulary")
+    run("make_tiny.py", "fresh", "--model", "ovis2_5", "--config", str(tiny), "--vocabulary", words)
+    run("pretrain_ovis.py", "seeing", "--model", str(tmp_path / "fresh"), *few)
+    run("train_ovis_language.py", "telling", "--model", str(tmp_path / "seeing"), "--data", str(data), *few)
+    stages = [load_file(tmp_path / stage / "model.safetensors") for stage in ("fresh", "seeing", "telling")]
+    for before, after in zip(stages, stages[1:]):
+        changed = {name for name, values in after.items() if not np.array_equal(values, before[name])}
+        assert any(name.startswith("visual_tokenizer.vit") for name in changed) and "vte.weight" in changed
+        assert any(name.startswith("llm") for name in changed) == (after is stages[-1])
