@@ -25,7 +25,7 @@ QUESTIONS = [
     ("0.png", (64, 64), "what color is the shape?", "red"),
     ("7.png", (128, 96), "what shape is present?", "circle"),
     ("7.png", (96, 64), "is there a triangle in this image?", "no"),
-    ("12.png", (64, 128), "is there a circle?", "yes"),
+    ("3.png", (64, 128), "is a yellow shape present?", "yes"),
 ]
 SCENE = [Shape(0, "red", "circle"), Shape(1, "blue", "triangle"), Shape(3, "red", "rectangle")]
 HALF = 16  # tokens; the chain of thought of the scene has more than twice as many
