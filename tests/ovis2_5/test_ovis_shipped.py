@@ -10,7 +10,11 @@ import easy_vqa
 import pytest
 from PIL import Image
 
+from ms_impl.data.batch import collate
 from ms_impl.data.thinking import split_thinking
+from ms_impl.errors import InputError
+from ms_impl.evaluate.data_set import DataSet
+from ms_impl.evaluate.evaluation import Evaluation, run
 from ms_impl.ovis2_5.thinking import EARLY_STOP, THINK_END
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +23,7 @@ IMAGES = Path(easy_vqa.__file__).parent / "data/test/images"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from easyvqa_data import shape_box, shape_mask  # noqa: E402
-from ovis_data import BOX_REQUEST, Shape, count_question, draw_scene, thought  # noqa: E402
+from ovis_data import BOX_REQUEST, Shape, count_question, draw_scene, thought, with_thought  # noqa: E402
 
 QUESTIONS = [
     ("0.png", (64, 64), "what color is the shape?", "red"),
@@ -85,6 +89,57 @@ def test_half_the_budget_cuts_the_thinking_and_the_answer_is_well_formed(ask, sc
     assert begun != thinking and f"<think>\n{chain}".startswith(begun)
     assert len(shipped[1].tokenizer.encode(begun)) == HALF
     assert answer == count
+
+
+@pytest.fixture
+def asked(scene, tmp_path):
+    """A data set of one count, with generation settings of its own."""
+
+    def asked(**generation):
+        scene.save(tmp_path / "scene.png")
+        turns = (("human", f"<image>\n{count_question('red')}"), ("gpt", with_thought(*thought(SCENE, "red"))))
+        said = [{"from": role, "value": text} for role, text in turns]
+        records = [{"id": "k", "image": "scene.png", "conversations": said}]
+        (tmp_path / "records.json").write_text(json.dumps(records))
+        options = {"dataset_dir": str(tmp_path)}
+        return DataSet("counts", tmp_path / "records.json", "exact_match", 1, 64, None, options, generation)
+
+    return asked
+
+
+def test_a_data_set_says_whether_and_how_long_its_answers_think(shipped, asked, tmp_path):
+    model, template = shipped
+    budget = {"enable_thinking_budget": True, "thinking_budget": HALF}
+    figures = {}
+    for name, generation in (("none", {}), ("all", {}), ("half", budget)):
+        data = asked(**generation, enable_thinking=name != "none")
+        (result,) = run([Evaluation(data, template, model.generation)], model, name, tmp_path / name)
+        (line,) = map(json.loads, (tmp_path / name / "counts.jsonl").read_text().splitlines())
+        assert line["references"] == ["2"] and ("Considering" in line.get("thinking", "")) == (name == "half")
+        figures[name] = result.scores
+    assert figures["all"] == figures["half"] == {"accuracy": 1.0, "majority": 1.0, "well_formed": 1.0}
+    assert "well_formed" not in figures["none"]
+
+
+def test_a_budget_that_leaves_no_answer_is_refused_before_the_model_runs(shipped, asked):
+    data = asked(enable_thinking=True, enable_thinking_budget=True, thinking_budget=64)
+    with pytest.raises(InputError, match=r"record 0 \(id 'k'\).*thinking_budget 64 leaves nothing of max_new_tokens 64"):
+        Evaluation(data, shipped[1], shipped[0].generation)
+
+
+def test_the_answer_is_torchs_token_by_token(shipped, scene):
+    import torch
+
+    from torch_ref.ovis2_5.model import Ovis2_5
+
+    model, template = shipped
+    settings = model.generation.changed(enable_thinking=True, max_new_tokens=48)
+    turn = template.encode_turn([{"image": scene}, {"text": count_question("red")}], None, None, settings)
+    (found,) = model.generate(template, [turn], settings)
+    arrays = {name: torch.from_numpy(array) for name, array in collate([turn], template).items()}
+    visuals = [arrays[spec.name] for kind in template.kinds for spec in kind.all_arrays]
+    tokens, _ = Ovis2_5.from_pretrained(SHIPPED).greedy(arrays["input_ids"], len(found), *visuals)
+    assert list(found) == tokens[0].tolist() and len(found) > 3 * 12
 
 
 def test_the_vocabulary_is_the_scripts(tmp_path):
