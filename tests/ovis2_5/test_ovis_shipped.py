@@ -123,7 +123,9 @@ def test_a_data_set_says_whether_and_how_long_its_answers_think(shipped, asked, 
 
 def test_a_budget_that_leaves_no_answer_is_refused_before_the_model_runs(shipped, asked):
     data = asked(enable_thinking=True, enable_thinking_budget=True, thinking_budget=64)
-    with pytest.raises(InputError, match=r"record 0 \(id 'k'\).*thinking_budget 64 leaves nothing of max_new_tokens 64"):
+    with pytest.raises(
+        InputError, match=r"record 0 \(id 'k'\).*thinking_budget 64 leaves nothing of max_new_tokens 64"
+    ):
         Evaluation(data, shipped[1], shipped[0].generation)
 
 
