@@ -1,6 +1,6 @@
 """What the server makes of a model: tokens a second at 1, 4 and 16 clients, short answers beside long ones, overhead.
 
-    OMP_NUM_THREADS=2 python benchmarks/serve.py [--quick] [--model DIR] [--threads 2]
+    OMP_NUM_THREADS=2 python benchmarks/serve.py [--quick] [--model DIR]
 
 A server in a process of its own, and clients in threads of this one. Anchors are the same requests sent one at a time,
 and model.chat in this process; each in the same run. Every answer has the same length, drawn from random tokens.
@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,10 +26,15 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np
 from harness import Row, arguments, report
+from safetensors.numpy import save_file
 
-from ms_impl import load
+from ms_impl import families, load
+from ms_impl.io.rules import HUGGING_FACE
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "assets/qwenvl_tiny_easyvqa"
+WIDER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 6, "kv_channels": 128,
+         "intermediate_size": 4096}  # fmt: skip
 NAME, CLIENTS = "measured", 16
 DRAWN = {"temperature": 50.0, "top_k": 0, "top_p": 1.0}  # random tokens, which hardly ever end an answer
 THROUGHPUT, BESIDE_LONG, OVERHEAD = 4.0, 2.0, 10.0  # the goals: times, times, milliseconds
@@ -60,8 +66,14 @@ class Client:
 def main() -> None:
     """Print the table."""
     parser = arguments("serve", __doc__)
-    parser.add_argument("--model", type=Path, default=ROOT / "assets/qwenvl_tiny_easyvqa", help="checkpoint directory")
+    parser.add_argument("--model", type=Path, help="checkpoint directory (one of 100 million random parameters)")
     parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        parsed.model = parsed.model or random_model(Path(directory))
+        measured(parsed)
+
+
+def measured(parsed: argparse.Namespace) -> None:
     process = started(parsed.model)
     try:
         assert process.stdout
@@ -71,6 +83,21 @@ def main() -> None:
         process.terminate()
         process.wait(60)
     report("serve", rows, parsed)
+
+
+def random_model(directory: Path) -> Path:
+    """A checkpoint with the shipped model's vocabulary and tower, and a decoder that a step has to read from memory."""
+    for file in SHIPPED.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, directory)
+    changed = json.loads((SHIPPED / "config.json").read_text()) | WIDER
+    changed["visual"]["output_dim"] = WIDER["hidden_size"]
+    (directory / "config.json").write_text(json.dumps(changed))
+    family, rng = families.for_config(changed, "config.json"), np.random.default_rng(0)
+    shapes = family.resolve("weights").shapes(family.resolve("config").from_file(directory), HUGGING_FACE)
+    weights = {name: rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(weights, directory / "model.safetensors")
+    return directory
 
 
 def started(model: Path) -> subprocess.Popen[str]:
@@ -83,7 +110,7 @@ def started(model: Path) -> subprocess.Popen[str]:
 
 def throughput(client: Client, parsed: argparse.Namespace) -> list[Row]:
     """Tokens a second of several clients, against one request after another."""
-    tokens, count = (64, 16) if parsed.quick else (256, 64)
+    tokens, count = (32, 16) if parsed.quick else (256, 64)
     speeds = {}
     for clients in (1, 4, CLIENTS, 1, 4, CLIENTS):  # the first round of each warms up
         began = time.perf_counter()

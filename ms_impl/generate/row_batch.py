@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from itertools import groupby
 
 import numpy as np
 from mindspore import Parameter, nn
@@ -85,14 +86,17 @@ class RowBatch:
         self.columns[row] = self.positions[row] = self.lengths[row] = 0
 
     def _rotary(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Of one column of each row: each after a prompt of its own length. Rows that are free have the first's."""
-        found = {
-            row: self.model.rotary(self.positions[row : row + 1, None], int(self.lengths[row])) for row in self.taken
-        }
-        any_row = next(iter(found.values()))
-        each = [found.get(row, any_row) for row in range(self.rows)]
-        cos, sin = (np.concatenate([turn[part] for turn in each]) for part in (0, 1))
-        return cos, sin, None if any_row[2] is None else np.concatenate([turn[2] for turn in each])
+        """Of one column of each row, after a prompt of its own length: those of a length in one call.
+
+        Rows that are free have what comes first.
+        """
+        order = sorted(self.taken, key=lambda row: int(self.lengths[row]))
+        groups = [list(rows) for _, rows in groupby(order, key=lambda row: int(self.lengths[row]))]
+        turns = [self.model.rotary(self.positions[rows][:, None], int(self.lengths[rows[0]])) for rows in groups]
+        source = np.zeros(self.rows, np.int64)
+        source[order] = np.arange(len(order))
+        cos, sin = (np.concatenate([turn[part] for turn in turns])[source] for part in (0, 1))
+        return cos, sin, None if turns[0][2] is None else np.concatenate([turn[2] for turn in turns])[source]
 
     def _checked(self, row: int, logits: np.ndarray) -> np.ndarray | InputError:
         if np.isfinite(logits).all():

@@ -57,7 +57,7 @@ class RunningServer:
         }
         asked = urllib.request.Request(self.url.removesuffix("/v1") + path, data, told)
         try:
-            with urllib.request.urlopen(asked, timeout=60) as response:
+            with urllib.request.urlopen(asked, timeout=300) as response:
                 return response.status, dict(response.headers), response.read()
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read()
