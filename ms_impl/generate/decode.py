@@ -183,19 +183,18 @@ class Decoder:
         Args:
             tokens: int [B].
         """
-        ids = np.zeros((self.rows, 1), dtype=np.int32)
-        ids[: self.batch_rows, 0] = tokens
-        columns = (self.ends + self.added)[:, None]
-        own = np.arange(self.batch_rows)
-        self.segments[own, columns[own, 0]] = self.segments[own, self.ends[own] - 1]
-        rotary = self.model.rotary((self.next_positions + self.added)[:, None], self.length)
-        self.added += 1
-        return self._checked(self.token_step(ids, self.segments, columns, *rotary)[: self.batch_rows])
+        self.tokens[: self.batch_rows, 0] = tokens
+        self.segments[self.own, self.columns[: self.batch_rows, 0]] = self.own_segments
+        rotary = self.model.rotary(self.positions, self.length)
+        logits = self.token_step(self.tokens, self.segments, self.columns, *rotary)
+        self.columns += 1
+        self.positions += 1
+        return self._checked(logits[: self.batch_rows])
 
     def rewind(self) -> None:
         """Forget all that follows the prompts, so that another answer can."""
         self.segments[np.arange(self.capacity) >= self.ends[:, None]] = 0
-        self.added = 0
+        self._go_back()
 
     def begin(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> None:
         """Take the shape of a batch, and where its rows end and go on."""
@@ -209,7 +208,14 @@ class Decoder:
         self.next_positions = self.ends.copy()
         if batch.get("next_positions") is not None:
             self.next_positions[: self.batch_rows] = batch["next_positions"]
-        self.added = 0  # tokens to each row since
+        self.tokens = np.zeros((self.rows, 1), np.int32)
+        self.own = np.arange(self.batch_rows)
+        self.own_segments = self.segments[self.own, self.ends[self.own] - 1]
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """To where the prompts end: the column and the position of each row's next token, int32 [rows, 1]."""
+        self.columns, self.positions = self.ends[:, None].copy(), self.next_positions[:, None].copy()
 
     def _checked(self, logits: np.ndarray) -> np.ndarray:
         if not np.isfinite(logits).all():

@@ -77,6 +77,16 @@ class FusedTokenStep:
             width=parts.embedding.shape[1], inner=parts.layers[0].down.weight.shape[1],
             vocabulary=parts.head.shape[0], layer=self.layers, epsilon=parts.eps,
         )  # fmt: skip
+        self.given = {
+            "tokens": np.zeros((batch, 1), np.int32), "column": np.zeros((batch, 1), np.int32),
+            "cos": np.zeros((batch, 1, 1, parts.head_dim), np.float32),
+            "sin": np.zeros((batch, 1, 1, parts.head_dim), np.float32),
+            "q_scale": np.zeros((batch, 1, 1, 1), np.float32),
+        }  # fmt: skip
+        self.places = {name: array.ctypes.data for name, array in self.given.items()}
+        for name, place in self.places.items():
+            setattr(self.step, name, place)
+        self.segments: np.ndarray | None = None  # those whose place the kernel has
         self.arrays: dict[int, tuple[Parameter, list[tuple[_Array, int]]]] = {}
         self.addresses: list[int] = []
         for name in ("embedding", "norm", "head"):
@@ -115,14 +125,18 @@ class FusedTokenStep:
         """int32 tokens [B, 1], segments [B, length] and columns [B, 1]; rotary float32 of one column of each row."""
         step = self.step
         self._find_parameters()
+        given = self.given
+        given["tokens"][...], given["column"][...] = tokens, columns
+        given["cos"][...], given["sin"][...] = cos, sin
+        if q_scale is None:
+            step.q_scale = None
+        else:
+            given["q_scale"][...], step.q_scale = q_scale, self.places["q_scale"]
+        if segment_ids is not self.segments:
+            self.segments = np.ascontiguousarray(segment_ids, np.int32)
+            step.segments = self.segments.ctypes.data
         logits = np.zeros((step.batch, step.vocabulary), np.float32)
-        whole = {"tokens": tokens, "segments": segment_ids, "column": columns}
-        real = {"cos": cos, "sin": sin} | ({} if q_scale is None else {"q_scale": q_scale})
-        held = {name: np.ascontiguousarray(array, np.int32) for name, array in whole.items()}
-        held |= {name: np.ascontiguousarray(array, np.float32) for name, array in real.items()}
-        step.q_scale = None
-        for name, array in (held | {"logits": logits}).items():
-            setattr(step, name, array.ctypes.data)
+        step.logits = logits.ctypes.data
         if self.kernel(ctypes.byref(step)):
             raise RuntimeError(f"{KERNEL}.cc and {__name__} describe a decoder by different structures")
         return logits

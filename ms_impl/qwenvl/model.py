@@ -134,6 +134,8 @@ class QwenVL(GenerationMixin, nn.Cell):
         if not self.config.use_logn_attn:
             return None
         factors = np.ones((len(position_ids), 1, position_ids.shape[1], 1), np.float32)
+        if position_ids.max() < self.config.seq_length:
+            return factors
         for row in np.flatnonzero((position_ids >= self.config.seq_length).any(1)):
             # By itself: rows must not depend on each other.
             own = position_ids[row : row + 1]

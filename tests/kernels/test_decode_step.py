@@ -87,7 +87,7 @@ def steps_with(token_step: FusedTokenStep | TokenStep, decoder: Decoder, count: 
 
 def steps(decoder: Decoder, count: int) -> np.ndarray:
     rows = np.arange(decoder.batch_rows)
-    return np.stack([decoder.step(((decoder.length + decoder.added) * 31 + rows * 7) % 200) for _ in range(count)])
+    return np.stack([decoder.step((decoder.columns[rows, 0] * 31 + rows * 7) % 200) for _ in range(count)])
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
