@@ -102,13 +102,19 @@ void embed(const Thread &thread, const Step &m, State &s) {
 }
 
 void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, const float *x, State &s) {
-  const auto into = [&](std::vector<float> &y, int64_t rows) {
-    return [to = y.data(), rows](int64_t o, int64_t b, float value) { to[b * rows + o] = value; };
+  const auto project = [&](const Array &weight, const Array &bias, int64_t rows, float *y) {
+    const auto store = [=](int64_t o, int64_t b, float value) { y[b * rows + o] = value; };
+    share(thread, m, weight, Array{}, rows, m.width, x, store);
+    if (!bias.data) return;
+    visit(bias, [&](auto *added) {  // all at once: asking for the type of each takes a hundredth of the step
+      for (int64_t b = 0; b < m.batch; ++b)
+        for (int64_t o = thread.first(rows); o < thread.last(rows); ++o) y[b * rows + o] += widen(added[o]);
+    });
   };
-  const int64_t queries = m.heads * m.dim, keys = m.kv_heads * m.dim;
-  share(thread, m, layer.q, layer.q_b, queries, m.width, x, into(s.q, queries));
-  share(thread, m, layer.k, layer.k_b, keys, m.width, x, into(s.k, keys));
-  share(thread, m, layer.v, layer.v_b, keys, m.width, x, into(s.v, keys));
+  const int64_t keys = m.kv_heads * m.dim;
+  project(layer.q, layer.q_b, m.heads * m.dim, s.q.data());
+  project(layer.k, layer.k_b, keys, s.k.data());
+  project(layer.v, layer.v_b, keys, s.v.data());
 }
 
 // Normalises, rotates and scales a head [dim] of row b in place; `room` for as many numbers.
