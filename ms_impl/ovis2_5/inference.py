@@ -78,8 +78,8 @@ class Ovis25Inference:
     Every method takes these settings, too:
 
     - ``enable_thinking`` (False), ``enable_thinking_budget`` (False), ``thinking_budget`` (2048 tokens),
-      ``max_new_tokens`` (1024). With a budget that leaves no token of ``max_new_tokens``, this becomes the budget and
-      min(1024, ``max_new_tokens``).
+      ``max_new_tokens`` (1024; of a model with few positions, half of them). Where a budget leaves no token of
+      ``max_new_tokens``, this becomes the budget and min(1024, ``max_new_tokens``).
     - ``temperature`` (0.6), ``do_sample`` (True); temperature 0 samples nothing, either. ``seed`` makes sampling
       repeatable.
     - ``history``: earlier turns, of an ``Answer`` or of ``model.chat``; ``system``: the system message.
@@ -213,7 +213,7 @@ class Ovis25Inference:
         enable_thinking: bool = False,
         enable_thinking_budget: bool = False,
         thinking_budget: int = 2048,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int | None = None,
         temperature: float = 0.6,
         do_sample: bool = True,
         history: Sequence[Turn] | None = None,
@@ -222,6 +222,8 @@ class Ovis25Inference:
         **changes: Any,
     ) -> Stream:
         """The pieces of the answer to a query; what is wrong with it is raised now."""
+        if max_new_tokens is None:
+            max_new_tokens = min(1024, self.model.config.max_position_embeddings // 2)
         if enable_thinking and enable_thinking_budget:
             max_new_tokens = with_room(max_new_tokens, thinking_budget)
         settings: dict[str, Any] = {
