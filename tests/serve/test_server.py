@@ -271,8 +271,9 @@ def test_the_log_tells_of_requests_and_not_what_was_said(server):
     assert QUESTION not in log and "Traceback" not in log
 
 
-def test_told_to_end_it_finishes_what_it_answers(tmp_path):
+def test_told_to_end_it_finishes_what_it_answers(tmp_path, request):
     running = RunningServer(tmp_path, "--max_length", "512", key=None)
+    request.addfinalizer(running.process.kill)
     assert running.request("/health", Host="evil.example")[0] == 421
     assert running.request("/health", Host="localhost:1")[0] == 200
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
