@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How assets/qwen2_5_omni_tiny is made: images, spoken words and timed clips, random weights, towers taught to see and to
 # hear (torch), a language model taught to tell what and when (torch, then MindFormers' Trainer), back to Hugging Face's
-# layout, the test.
+# layout, the mean of the weights before and after the last stage, the test.
 #   bash scripts/make_omni_model.sh [FOLDER]      works in FOLDER (build/omni_model), which must not exist
 set -euo pipefail
 WORK=${1:-build/omni_model}
@@ -16,13 +16,14 @@ python scripts/pretrain_towers.py vision --model "$WORK/fresh" --output_path "$W
 python scripts/pretrain_towers.py audio --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/hearing" \
     --steps 1000
 python scripts/pretrain_language.py --model "$WORK/hearing" --data "$WORK/data" --output_path "$WORK/telling" \
-    --steps 2500 --questions 10000
+    --steps 2100 --questions 10000
 files=train_dataset.data_loader.annotation_file
 python run_mindformer.py --config configs/qwen2_5_omni/finetune_small.yaml --run_mode finetune \
     --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" --train_dataset_dir "$WORK/data" \
     --num_samples 1500 --options \
     "$files=[$WORK/data/train_questions.jsonl,$WORK/data/train_words.jsonl,$WORK/data/train_clips.jsonl]"
-last=$(find "$WORK/training/checkpoint" -name 'step_*' | sort | tail -1)
+last=$(find "$WORK/training/checkpoint" -maxdepth 1 -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model qwen2_5_omni --reverse --dtype fp16 --config "$WORK/fresh" \
-    --input_path "$last" --output_path "$WORK/model/"
+    --input_path "$last" --output_path "$WORK/trained/"
+python scripts/average_weights.py --input_path "$WORK/telling" "$WORK/trained" --output_path "$WORK/model"
 bash scripts/evaluate_omni.sh "$WORK/model" "$WORK/data" "$WORK/evaluation"

@@ -35,6 +35,9 @@ step ask "A question about a test image" \
 step box "Its shape, framed" \
     python scripts/chat.py --model "$OUT/tiny.ckpt" --config "$MODEL" --image "$IMAGES/test/7.png" --greedy \
     --draw "$OUT/boxed.png" "Frame the shape in the picture."
+step when "Another family, a clip with sound: when does a tone sound?" \
+    python scripts/chat.py --model assets/qwen2_5_omni_tiny --video assets/demo.mp4 --greedy \
+    "At which second does a tone sound?"
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --output_path "$OUT/fresh"
 step finetune "It is trained for 30 steps on two workers, two dialogues a row" fine_tune
