@@ -22,7 +22,7 @@ python run_mindformer.py --config configs/qwen2_5_omni/finetune_small.yaml --run
     --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" --train_dataset_dir "$WORK/data" \
     --num_samples 1500 --options \
     "$files=[$WORK/data/train_questions.jsonl,$WORK/data/train_words.jsonl,$WORK/data/train_clips.jsonl]"
-last=$(find "$WORK/training/checkpoint" -maxdepth 1 -name 'step_*' | sort | tail -1)
+last=$(find "$WORK/training/checkpoint" -type d -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model qwen2_5_omni --reverse --dtype fp16 --config "$WORK/fresh" \
     --input_path "$last" --output_path "$WORK/trained/"
 python scripts/average_weights.py --input_path "$WORK/telling" "$WORK/trained" --output_path "$WORK/model"
