@@ -13,7 +13,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.m
 COMMAND = re.compile(r"\b(?:python|bash) ([\w./]+\.(?:py|sh))")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 NO_HELP = (
-    "scripts/test.sh", "scripts/quickstart.sh", "scripts/make_easyvqa_model.sh", "benchmarks/run_all.sh",
+    "scripts/test.sh", "scripts/quickstart.sh", "benchmarks/run_all.sh",
+    *(f"scripts/{making.name}" for making in ROOT.glob("scripts/make_*_model.sh")),
     *(f"scripts/quickstart/{steps.name}" for steps in ROOT.glob("scripts/quickstart/*.sh")),
 )  # fmt: skip
 

@@ -117,7 +117,7 @@ def test_the_figures_of_the_readme(tmp_path):
     wrong = found["long_clips_without_true_time"]["median_error"]
     assert wrong >= 2 * found["long_clips"]["median_error"] and wrong > 1.5
     readme = (SHIPPED / "README.md").read_text(encoding="utf-8")
-    printed = dict(re.findall(r"^(\w+) +(?:exact_match|seconds) +\d+ +(.*)$", readme, re.MULTILINE))
+    printed = dict(re.findall(r"^(\w+) +(?:exact_match|seconds) +[\d,]+ +(.*)$", readme, re.MULTILINE))
     for name, scores in found.items():
         for figure in re.findall(r"(\w+) ([\d.]+)", printed[name]):
             assert scores[figure[0]] == pytest.approx(float(figure[1]), abs=0.01 + 0.1 * (name[-5:] == "clips"))
