@@ -189,7 +189,7 @@ def _report_assets(job: Job) -> None:
 def read_config(family: Family, path: Path) -> Config:
     """A config.json. Raises InputError where it is damaged or describes a model of another family."""
     raw = read_json(path)
-    if not family.matches(raw):
+    if family.model_types and not family.matches(raw):  # one without is found by its name alone
         found = families.for_config(raw, str(path))
         raise InputError(f"{path}: describes a model of family '{found.name}', not '{family.name}'")
     return family.resolve("config").from_dict(raw, str(path))
