@@ -5,12 +5,14 @@ from __future__ import annotations
 import mindspore as ms
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindformers.wrapper import MFTrainOneStepCell
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
 from ms_impl.train.feed import AFTER_MEDIA
-from ms_impl.train.grad_accumulation import Columns, GlobalBatchLoss, data_parallel_ranks, gradients_are_averaged
+from ms_impl.train.grad_accumulation import (
+    Columns, GlobalBatchLoss, data_parallel_ranks, gradients_are_averaged, sums_in_order,
+)  # fmt: skip
 from ms_impl.train.gradient_norm import ClipByGlobalNorm, any_overflow
 
 _LABELS, _LOSS_WEIGHTS = (AFTER_MEDIA.index(name) - len(AFTER_MEDIA) for name in ("labels", "loss_weights"))
@@ -23,7 +25,7 @@ def weight_of(columns: Columns) -> Tensor:
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER, alias="MFTrainOneStepCell")
 class TrainStep(MFTrainOneStepCell):
-    """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in three places.
+    """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in four places.
 
     ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labels;
     weighted equally, they would train on another loss than one process with all of the batch. Gradient accumulation
@@ -33,6 +35,9 @@ class TrainStep(MFTrainOneStepCell):
     ``get_overflow_status`` (MindSpore 2.9.0, nn/wrap/loss_scale.py:550, called at wrapper/wrapper.py:333): on CPU it
     stops with "Unsupported op [NPUGetFloatStatusV2]". The reduced gradients are the same on every rank, so looking at
     them is enough.
+
+    ``grad_reducer`` (MindSpore 2.9.0, nn/wrap/grad_reducer.py): on CPU its sums over the ranks come in no fixed order
+    (``SumInOrder``).
 
     ``clip_grad_norm`` (core/clip_grad.py): on CPU its sums take a twelfth of a step. Ours shares them with the look for
     overflows.
@@ -45,14 +50,16 @@ class TrainStep(MFTrainOneStepCell):
         super().__init__(network, optimizer, max_grad_norm=max_grad_norm, **kwargs)
         self.learning_rate = optimizer.learning_rate  # a copy would have MindSpore rename every parameter
         self.global_batch = GlobalBatchLoss(self.network, self.weights, weight_of, accumulation)
+        if sums_in_order():
+            self.grad_reducer = nn.Identity()
         # What MindSpore does to the sum over the ranks.
-        self.divided_by = data_parallel_ranks() if gradients_are_averaged() else 1
+        self.divided_by = data_parallel_ranks() if gradients_are_averaged() and not sums_in_order() else 1
         self.on_ascend = on_ascend()
         if not self.on_ascend:
             self.clip_grad_norm = ClipByGlobalNorm(max_grad_norm)
 
     def grads_for_legacy(self, scaling_sens: Tensor, *inputs: Tensor):
-        """Loss of the global batch, gradients of this rank's share of it, and the divisor of gradients (1)."""
+        """What ``GlobalBatchLoss`` gives, and the divisor of gradients (1)."""
         scale = ops.cast(scaling_sens, ms.float32).reshape(()) * self.divided_by
         loss, gradients = self.global_batch(scale, *inputs)
         return loss, gradients, self.grad_scale_factor

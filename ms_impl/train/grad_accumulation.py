@@ -12,6 +12,7 @@ import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.communication import get_group_size
 
+from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import share
 
 Columns = tuple[Tensor, ...]
@@ -32,8 +33,13 @@ def gradients_are_averaged() -> bool:
     return ms.get_auto_parallel_context("gradients_mean")
 
 
+def sums_in_order() -> bool:
+    """Whether ``GlobalBatchLoss`` adds up the ranks' gradients. On Ascend MindSpore does, beside the backward pass."""
+    return data_parallel_ranks() > 1 and not on_ascend()
+
+
 class GlobalBatchLoss(nn.Cell):
-    """The loss of all ranks' batches together, and what this rank adds to its gradients.
+    """The loss of all ranks' batches together, and its gradients; on Ascend what this rank adds to them.
 
     This rank's batch is cut along its first axis into micro-batches. They run in a loop, which is compiled once and
     holds the activations of one micro-batch at a time; their gradients are added in fp32.
@@ -54,12 +60,16 @@ class GlobalBatchLoss(nn.Cell):
         self.weigh = weigh
         self.micro_batches = micro_batches
         self.sum_over_ranks = ops.AllReduce() if data_parallel_ranks() > 1 else None
+        self.sum_in_order = SumInOrder() if sums_in_order() else None
         self.value_and_grad = ms.value_and_grad(_ScaledLoss(network), None, weights, has_aux=True)
         self.map_tensors = ops.HyperMap()
         self.first = Tensor(0, ms.int32)
 
     def construct(self, scale: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The global loss, fp32, the same on every rank; this rank's part of the gradients of scale · global loss."""
+        """The global loss, fp32, and the gradients of scale · global loss, the same on every rank.
+
+        Where ``sums_in_order`` is false, the gradients are this rank's part of them.
+        """
         if self.micro_batches == 1 and self.sum_over_ranks is None:
             return self.backward(scale, columns)
         weight = self.weigh(columns)
@@ -70,6 +80,8 @@ class GlobalBatchLoss(nn.Cell):
             loss = loss * part
         else:
             loss, gradients = self.accumulate(scale, total, columns)
+        if self.sum_in_order is not None:
+            return self.sum_in_order(loss, gradients)
         return loss if self.sum_over_ranks is None else self.over_ranks(loss), gradients
 
     def backward(self, scale: Tensor, columns: Columns) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -101,6 +113,28 @@ class GlobalBatchLoss(nn.Cell):
     def over_ranks(self, value: Tensor) -> Tensor:
         """The sum of the ranks' scalars."""
         return self.sum_over_ranks(value.reshape(1)).reshape(())
+
+
+class SumInOrder(nn.Cell):
+    """The sums over the ranks of a loss and of its gradients, one after the other, in fp32.
+
+    MindSpore 2.9.0 cuts a graph at its loops. On CPU it keeps the collectives of each piece in order, but those of two
+    pieces run as they come: the sum of one gradient took in another one from the other rank.
+    """
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.sum_over_ranks = ops.AllReduce()
+        self.after = ops.Depend()
+
+    def construct(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The sums of a scalar and of tensors; each has the dtype of what is added."""
+        last = self.sum_over_ranks(loss.reshape(1))
+        total, sums = last.reshape(()), ()
+        for gradient in gradients:
+            last = self.sum_over_ranks(self.after(gradient.astype(ms.float32), last))
+            sums += (last.astype(gradient.dtype),)
+        return total, sums
 
 
 @_fp32_zeros.register("Tensor")
