@@ -48,18 +48,14 @@ inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
 
 // y [heads, dim] = softmax(keys · queries [heads, dim]) · values over those of `count` columns whose segment is the last
 // one's. The queries come scaled; `scores` is room for heads · count numbers.
-template <class C>
-inline void attend(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
-                   int64_t heads, int64_t dim, float *scores, float *y) {
+template <class C, class Heads>
+inline void attend_all(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
+                       Heads heads, int64_t dim, float *scores, float *y) {
   const int32_t own = segments[count - 1];
   const int64_t first = std::find(segments, segments + count, own) - segments;
-  const auto put = [&](int64_t column, int64_t head, float score) {
+  product(keys, first, count, queries, heads, dim, [&](int64_t column, int64_t head, float score) {
     scores[head * count + column] = segments[column] == own ? score : -std::numeric_limits<float>::infinity();
-  };
-  if (heads == 1)
-    product(keys, first, count, queries, 1, dim, put);  // a number that the compiler knows
-  else
-    product(keys, first, count, queries, heads, dim, put);
+  });
   for (int64_t head = 0; head < heads; ++head) softmax(scores + head * count + first, count - first);
   std::fill_n(y, heads * dim, 0.0f);
   const auto mix_rows = [&](auto rows, int64_t column) {
@@ -69,4 +65,14 @@ inline void attend(const C *keys, const C *values, const int32_t *segments, int6
   int64_t column = first;
   for (; column + 4 <= count; column += 4) mix_rows(std::integral_constant<int, 4>(), column);
   for (; column < count; ++column) mix_rows(std::integral_constant<int, 1>(), column);
+}
+
+// As above. One head is a number that the compiler knows, in code of its own.
+template <class C>
+inline void attend(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
+                   int64_t heads, int64_t dim, float *scores, float *y) {
+  if (heads == 1)
+    attend_all(keys, values, segments, count, queries, std::integral_constant<int64_t, 1>(), dim, scores, y);
+  else
+    attend_all(keys, values, segments, count, queries, heads, dim, scores, y);
 }

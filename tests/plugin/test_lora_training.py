@@ -55,7 +55,6 @@ def test_it_learns_and_saves_an_adapter_alone(trained):
     assert json.loads((last(trained) / "generation_config.json").read_text())["chat_format"] == "chatml"
 
 
-@pytest.mark.slow  # as test_training_of_all.py does it with the other families
 def test_a_resumed_run_draws_the_same_dropout(trained, run_mindformer, arguments, tmp_path):
     output = Path(shutil.copytree(trained, tmp_path / "output"))
     shutil.rmtree(last(output))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 from training_cases import checkpoint, gradient_norms, losses
 
@@ -69,6 +70,7 @@ def test_every_factor_has_a_gradient(adapted):
     assert saved and not still
 
 
+@pytest.mark.slow  # test_lora_training.py does it with the smallest graphs
 def test_a_resumed_run_goes_on_bit_for_bit(runs, adapted):
     output = Path(shutil.copytree(adapted, runs.root / "resumed"))
     shutil.rmtree(last(output))

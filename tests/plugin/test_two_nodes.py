@@ -87,6 +87,7 @@ def losses(folder: Path, rank: int = 0) -> np.ndarray:
     return np.array([step["loss"] for step in read_losses(folder / f"output/losses/rank_{rank}.jsonl")])
 
 
+@pytest.mark.slow  # a node that waits is quick, and two ranks of one node are in test_training.py
 def test_two_nodes_train_as_one_process_on_the_global_batch(nodes, one_process, finetune_arguments, tmp_path):
     arguments = [*finetune_arguments, *training(JOINT_BATCH // 2)]
     launchers = [

@@ -31,7 +31,7 @@ def one(tmp_path_factory) -> dict[str, np.ndarray]:
     return dict(np.load(folder / "rank_0.npz"))
 
 
-@pytest.fixture(scope="module", params=["graph", "pynative"])
+@pytest.fixture(scope="module", params=["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory) -> list[dict[str, np.ndarray]]:
     """What each of two ranks has after the same steps."""
     folder, port = tmp_path_factory.mktemp("two"), {"graph": "8441", "pynative": "8442"}[request.param]
