@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import mindspore as ms
-from mindspore import Tensor, nn, ops
+import ctypes
+from collections.abc import Callable
 
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_impl.cells.device import on_ascend
 from ms_impl.cells.linear import parameter
 
 
@@ -41,3 +46,42 @@ class LayerCache(nn.Cell):
         self.write(self.keys, index, k.reshape(rows, count, -1))
         self.write(self.values, index, v.reshape(rows, count, -1))
         return self.keys.reshape(self.shape), self.values.reshape(self.shape)
+
+    def copy_row(self, row: int, source: LayerCache, columns: int) -> None:
+        """Take the first ``columns`` of the first row of another cache into a row of this one."""
+        heads = self.shape[1]
+        own = slice(row * heads, (row + 1) * heads)
+        for target, other in ((self.keys, source.keys), (self.values, source.values)):
+            taken = _content(other)[:heads, :columns]
+
+            def copy(content: np.ndarray, taken: np.ndarray = taken) -> None:
+                content[own, :columns] = taken
+
+            _change(target, copy)
+
+    def clear_row(self, row: int) -> None:
+        """Zeros in a row: what is hidden by a mask must still be finite."""
+        heads = self.shape[1]
+
+        def clear(content: np.ndarray) -> None:
+            content[row * heads : (row + 1) * heads] = 0
+
+        _change(self.keys, clear)
+        _change(self.values, clear)
+
+
+def _content(source: Parameter) -> np.ndarray:
+    """What a parameter [n, columns, dim] holds: on a CPU its bytes, of any dtype, as a view; on Ascend a copy."""
+    if on_ascend():
+        return source.asnumpy()
+    rows, columns, _ = source.shape
+    data = (ctypes.c_char * source.nbytes).from_address(source.data_ptr())
+    return np.frombuffer(data, np.uint8).reshape(rows, columns, -1)
+
+
+def _change(target: Parameter, change: Callable[[np.ndarray], None]) -> None:
+    """Let something write into ``_content``. On Ascend, where this never ran, it goes through the host."""
+    content = _content(target)
+    change(content)
+    if on_ascend():
+        target.set_data(Tensor(content, target.dtype))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from itertools import groupby
 
 import numpy as np
-from mindspore import Parameter, nn
+from mindspore import nn
 
-from ms_impl.cells.device import on_ascend
 from ms_impl.errors import InputError
 from ms_impl.generate.decode import Decoder, TokenStep
 from ms_impl.kernels.decode_step import fused_token_step
@@ -49,9 +47,7 @@ class RowBatch:
             raise ValueError(f"{prefilled.batch_rows} rows of {length} columns for {self.free} free of {self.capacity}")
         row = min(set(range(self.rows)) - self.taken)
         for own, shared in zip(prefilled.cache, self.cache):
-            heads = own.shape[1]
-            for source, target in ((own.keys, shared.keys), (own.values, shared.values)):
-                copy_columns(source, target, heads, row * heads, length)
+            shared.copy_row(row, own, length)
         self.segments[row] = 0
         self.segments[row, :length] = prefilled.segments[0, :length]
         self.columns[row], self.positions[row] = prefilled.ends[0], prefilled.next_positions[0]
@@ -102,37 +98,5 @@ class RowBatch:
         if np.isfinite(logits).all():
             return logits
         for layer in self.cache:  # or what is hidden there would spoil the next one in this row
-            heads = layer.shape[1]
-            clear_rows(layer.keys, row * heads, heads)
-            clear_rows(layer.values, row * heads, heads)
+            layer.clear_row(row)
         return InputError("the model's logits are not finite: numbers too large for its dtype; load it with another")
-
-
-def copy_columns(source: Parameter, target: Parameter, rows: int, first: int, columns: int) -> None:
-    """The first ``columns`` of the first ``rows`` of source [n, c, d] into the rows of target [m, C, d] from ``first``.
-
-    On a CPU in place. On Ascend through the host, which never ran there.
-    """
-    if on_ascend():
-        values = target.asnumpy()
-        values[first : first + rows, :columns] = source.asnumpy()[:rows, :columns]
-        target.set_data(type(target)(values, name=target.name))
-        return
-    _memory(target)[first : first + rows, :columns] = _memory(source)[:rows, :columns]
-
-
-def clear_rows(parameter: Parameter, first: int, rows: int) -> None:
-    """Zeros in some rows of a parameter [n, c, d]."""
-    if on_ascend():
-        values = parameter.asnumpy()
-        values[first : first + rows] = 0
-        parameter.set_data(type(parameter)(values, name=parameter.name))
-        return
-    _memory(parameter)[first : first + rows] = 0
-
-
-def _memory(parameter: Parameter) -> np.ndarray:
-    """The bytes of a parameter on a CPU, [rows, columns, bytes]: a view, of any dtype."""
-    rows, columns, _ = parameter.shape
-    data = (ctypes.c_char * parameter.nbytes).from_address(parameter.data_ptr())
-    return np.frombuffer(data, np.uint8).reshape(rows, columns, -1)

@@ -11,7 +11,11 @@ from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
 from ms_impl.train.feed import AFTER_MEDIA
 from ms_impl.train.grad_accumulation import (
-    Columns, GlobalBatchLoss, data_parallel_ranks, gradients_are_averaged, sums_in_order,
+    Columns,
+    GlobalBatchLoss,
+    data_parallel_ranks,
+    gradients_are_averaged,
+    sums_in_order,
 )  # fmt: skip
 from ms_impl.train.gradient_norm import ClipByGlobalNorm, any_overflow
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.errors import InputError
-from ms_impl.generate import row_batch
 from ms_impl.generate.features import KeptFeatures, unit_name
 from ms_impl.serve.choice import STOP, StopCutter
 from ms_impl.serve.preparation import Question, job_for
@@ -141,8 +141,8 @@ def test_negative_control_a_column_that_is_not_copied(scheduler, tiny_chat, dire
     asked = question(model, directory, shown=True, seed=5, top=0)
     right = told(answered(scheduler, template, asked))
     answered(scheduler, template, question(model, directory, text=QUESTIONS[2], shown=True))  # where it stood
-    copy = row_batch.copy_columns
-    monkeypatch.setattr(row_batch, "copy_columns", lambda *given: copy(*given[:-1], given[-1] - 1))
+    copy = LayerCache.copy_row
+    monkeypatch.setattr(LayerCache, "copy_row", lambda *given: copy(*given[:-1], given[-1] - 1))
     assert told(answered(scheduler, template, asked)) != right
 
 
