@@ -50,5 +50,12 @@ on_two_workers() {
     bash scripts/msrun_launcher.sh "run_mindformer.py $2 --use_parallel True" 2 "$port" "$1/msrun_log" True 300
 }
 
+# export_trained FAMILY: the last checkpoint of $OUT/finetune, in Hugging Face's layout.
+export_trained() {
+    local last
+    last=$(find "$OUT/finetune/checkpoint" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
+    python convert/convert_weight.py --model "$1" --input_path "$last" --output_path "$OUT/hf" --reverse
+}
+
 # shellcheck disable=SC1090
 source "$STEPS"

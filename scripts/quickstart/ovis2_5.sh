@@ -1,4 +1,4 @@
-# Ovis2.5's steps; sourced by scripts/quickstart.sh, which explains OUT, step, quietly and on_two_workers.
+# Ovis2.5's steps; sourced by scripts/quickstart.sh, which explains OUT, step, quietly, on_two_workers and export_trained.
 MODEL=assets/ovis2_5_tiny
 DATA=$OUT/data
 SCENE=$DATA/images/test/scenes/0.png # several shapes
@@ -13,12 +13,6 @@ fine_tune() {
     NPROC=2 quietly "$log" scripts/ovis2_5/run_training.sh "$OUT/train_config.json" --num_samples 480 || return
     grep '^step ' "$log" | sed -n -e '1p' -e '$p'
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
-}
-
-export_trained() {
-    local last
-    last=$(find "$OUT/finetune/checkpoint" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
-    python convert/convert_weight.py --model ovis2_5 --input_path "$last" --output_path "$OUT/hf" --reverse
 }
 
 evaluate() {
@@ -47,7 +41,7 @@ step budget "The same with twelve tokens to think" \
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --model ovis2_5 --output_path "$OUT/fresh"
 step finetune "It is trained on two workers as a JSON configuration says, several conversations a row" fine_tune
-step export "What was trained, in Hugging Face's layout again" export_trained
+step export "What was trained, in Hugging Face's layout again" export_trained ovis2_5
 step accuracy "The shipped model on test images it has not seen" evaluate
 echo
 echo "Look at $OUT/boxed.png (the box) and $OUT/run.png (the curves of the training)."

@@ -1,4 +1,4 @@
-# Qwen2.5-Omni's steps; sourced by scripts/quickstart.sh, which explains OUT, step, quietly and on_two_workers.
+# Qwen2.5-Omni's steps; sourced by scripts/quickstart.sh, which explains OUT, step, quietly, on_two_workers and export_trained.
 MODEL=assets/qwen2_5_omni_tiny
 DATA=$OUT/data
 LONG=clips/test/8.mp4 # silent, 56 s: the shape changes its colour at second 46
@@ -14,12 +14,6 @@ fine_tune() {
         [$DATA/train_questions.jsonl,$DATA/train_words.jsonl,$DATA/train_clips.jsonl] --num_samples 80 --epochs 1" || return
     grep '^step ' "$log" | sed -n -e '1p' -e '$p'
     python scripts/plot_run.py "$OUT/finetune" --output_path "$OUT/run.png"
-}
-
-export_trained() {
-    local last
-    last=$(find "$OUT/finetune/checkpoint" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
-    python convert/convert_weight.py --model qwen2_5_omni --input_path "$last" --output_path "$OUT/hf" --reverse
 }
 
 evaluate() {
@@ -45,7 +39,7 @@ step untrue "The same without true time: with the clock of Hugging Face's proces
 step fresh "A model with random weights" \
     python scripts/make_tiny.py --model qwen2_5_omni --output_path "$OUT/fresh"
 step finetune "It is trained on two workers, several conversations a row" fine_tune
-step export "What was trained, in Hugging Face's layout again" export_trained
+step export "What was trained, in Hugging Face's layout again" export_trained qwen2_5_omni
 step accuracy "The shipped model on test data it has not seen" evaluate
 echo
 echo "Look at $OUT/tone.png and $OUT/change.png (the timelines) and $OUT/run.png (the curves of the training)."

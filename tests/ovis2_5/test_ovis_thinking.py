@@ -66,19 +66,6 @@ def test_a_budget_must_leave_an_answer():
         check_budget(11, 11)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("<think>\nhm\n</think>\n\nTwo.", ("<think>\nhm\n</think>", "Two.")),
-        ("Two.", ("", "Two.")),
-        ("a</think>b</think>c", ("a</think>", "b</think>c")),
-        ("</think>", ("</think>", "")),
-    ],
-)
-def test_thinking_apart_from_the_answer(text, wanted):
-    assert split_thinking(text, THINK_END) == wanted
-
-
 def test_earlier_answers_are_cut_as_by_the_chat_template():
     assert without_thinking("<think>\nhm\n</think>\n\nTwo.\n") == "Two.\n"
     assert without_thinking("\nTwo") == "\nTwo"
