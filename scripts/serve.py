@@ -51,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--max_waiting", type=whole(1, 100_000), default=64, help="requests that may wait; more get status 429")
     add("--max_length", type=whole(64, 1 << 24), default=4096, help="tokens of prompt and answer together")
     add("--kept_features_mb", type=whole(0, 1 << 20), default=256, help="of media that were encoded, for later turns")
+    add("--kept_prefixes_mb", type=whole(0, 1 << 20), default=1024, help="of prompts' keys and values, for later turns")
     add("--max_images", type=whole(0, 1000), default=8, help="of a request")
     add("--max_clips", type=whole(0, 100), default=2, help="videos and sounds of a request")
     add("--max_pixels", type=whole(1, 1 << 30), default=7680 * 4320, help="of an image or a frame as it is sent")

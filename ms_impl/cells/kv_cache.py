@@ -49,13 +49,20 @@ class LayerCache(nn.Cell):
 
     def copy_row(self, row: int, source: LayerCache, columns: int) -> None:
         """Take the first ``columns`` of the first row of another cache into a row of this one."""
-        heads = self.shape[1]
-        own = slice(row * heads, (row + 1) * heads)
-        for target, other in ((self.keys, source.keys), (self.values, source.values)):
-            taken = _content(other)[:heads, :columns]
+        self.put_columns(row, 0, *source.columns(0, 0, columns))
+
+    def columns(self, row: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of some columns of a row, [heads, stop − start, bytes]; on a CPU views, which change."""
+        own = slice(row * self.shape[1], (row + 1) * self.shape[1])
+        return _content(self.keys)[own, start:stop], _content(self.values)[own, start:stop]
+
+    def put_columns(self, row: int, start: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Write what ``columns`` gave into a row, from column ``start`` on."""
+        own = slice(row * self.shape[1], (row + 1) * self.shape[1])
+        for target, taken in ((self.keys, keys), (self.values, values)):
 
             def copy(content: np.ndarray, taken: np.ndarray = taken) -> None:
-                content[own, :columns] = taken
+                content[own, start : start + taken.shape[1]] = taken
 
             _change(target, copy)
 

@@ -19,11 +19,13 @@ from mindspore import Tensor, nn
 from ms_impl.data.sample import MediaKind
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
-from ms_impl.generate.features import Batch, FeatureEncoder, Features, power_of_two
+from ms_impl.generate.decoder_model import Rotary
+from ms_impl.generate.features import Batch, FeatureEncoder, power_of_two
 from ms_impl.generate.graph_cache import CachedGraph
+from ms_impl.generate.prefixes import KeptPrefixes, PromptPrefix
 from ms_impl.kernels.decode_step import fused_token_step
 
-NARROWEST, WIDEST = 64, 512  # columns of a prefill chunk; wider would need much memory for the attention scores
+NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
 DECODERS_KEPT = 4  # each holds a cache
 
 CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
@@ -32,7 +34,8 @@ CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})
 def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
     """First column and width of the chunks that cover ``length`` columns within the ``capacity`` of the cache.
 
-    A chunk may reach over the end, and where that would pass the capacity, back over the chunk before it.
+    All but the last are of the widest, so that prompts which begin alike have the same chunks as long as they do. A
+    chunk may reach over the end, and where that would pass the capacity, back over the chunk before it.
     """
     start = 0
     while start < length:
@@ -128,6 +131,8 @@ class Decoder:
     ``prefill`` begins with a batch, each ``step`` adds one token to each row, in the column after its last.
     """
 
+    kept: KeptPrefixes | None = None  # where the pool looks for the beginnings of prompts
+
     def __init__(self, model: nn.Cell, encoder: FeatureEncoder, embedder: Embedder, rows: int, capacity: int):
         self.model = model
         self.encoder = encoder
@@ -157,25 +162,38 @@ class Decoder:
     def prefilling(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> Iterator[np.ndarray]:
         """``prefill`` chunk by chunk, so that other rows can be decoded between two of them.
 
-        Yields the logits after each chunk; the last ones are whole.
+        Yields the logits after each chunk that was computed; the last ones are whole.
         """
         self.begin(batch, kinds)
         input_ids, positions = self._widened(batch["input_ids"]), self._positions(batch.get("position_ids"))
         logits = np.zeros((self.batch_rows, self.model.config.vocab_size), np.float32)
         with static_graphs(self.model):
             features = self.encoder(batch, kinds, self.length)
+        prefix = PromptPrefix(self.kept if self.rows == 1 else None, self.cache)
         for start, width in chunks(self.length, self.capacity):
+            here, whole = slice(start, start + width), start + width < self.length
+            ids, last = input_ids[:, here], self.ends - 1 - start
+            media = (features and features.within(start, here.stop, self.rows)) or (None, None)
             with static_graphs(self.model):
-                hidden = self._embed(input_ids[:, start : start + width], features, start)
-                columns = np.tile(np.arange(start, start + width, dtype=np.int32), (self.rows, 1))
-                rotary = self.model.rotary(positions[..., start : start + width], self.length)
-                last = self.ends - 1 - start
-                where = tensors(self.segments, columns, *rotary, np.clip(last, 0, width - 1).astype(np.int32))
-                found = self.prefill_step(hidden, *where)
+                rotary = self.model.rotary(positions[..., here], self.length)
+                if whole and prefix.found(start, (ids, self.segments[:, here], *media, *rotary)):
+                    continue
+                found = self._chunk(ids, media, rotary, start, np.clip(last, 0, width - 1))
                 ending = np.flatnonzero((last >= 0) & (last < width) & (np.arange(self.rows) < self.batch_rows))
                 if len(ending):
                     logits[ending] = found.asnumpy()[ending]
-            yield self._checked(logits)
+            checked = self._checked(logits)
+            if whole:
+                prefix.keep(start, width)
+            yield checked
+
+    def _chunk(
+        self, ids: np.ndarray, media: Sequence[np.ndarray | None], rotary: Rotary, start: int, last: np.ndarray
+    ) -> Tensor:
+        """Logits [rows, vocab] after the columns ``last`` of a chunk that begins at column ``start``."""
+        hidden = self.embedder(*tensors(ids, *media))
+        columns = np.tile(np.arange(start, start + ids.shape[1], dtype=np.int32), (self.rows, 1))
+        return self.prefill_step(hidden, *tensors(self.segments, columns, *rotary, last.astype(np.int32)))
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.
@@ -236,22 +254,20 @@ class Decoder:
             return self._widened(position_ids)
         return np.tile(np.arange(self.capacity, dtype=np.int32), (self.rows, 1))
 
-    def _embed(self, ids: np.ndarray, features: Features | None, start: int) -> Tensor:
-        """Embeddings [rows, width, D] of a chunk that begins at column ``start``."""
-        here = features and features.within(start, start + ids.shape[1], self.rows)
-        return self.embedder(*tensors(ids, *(here or (None, None))))
-
 
 class DecoderPool:
     """The decoders of one model by shape, so that none is compiled twice.
 
     One that is lent out is not in the pool: an answer that is still growing keeps its cache to itself.
+
+    ``kept``: where prompts of one row look for their beginnings before they are computed; None: nowhere.
     """
 
     def __init__(self, model: nn.Cell):
         self.model = model
         self.encoder = FeatureEncoder(model)
         self.embedder = Embedder(model)
+        self.kept: KeptPrefixes | None = None
         self.idle: OrderedDict[tuple[int, int], Decoder] = OrderedDict()
 
     def lend(self, rows: int, columns: int) -> AbstractContextManager[Decoder]:
@@ -268,6 +284,7 @@ class DecoderPool:
     @contextmanager
     def _lend(self, *shape: int) -> Iterator[Decoder]:
         decoder = self.idle.pop(shape, None) or Decoder(self.model, self.encoder, self.embedder, *shape)
+        decoder.kept = self.kept
         try:
             yield decoder
         finally:

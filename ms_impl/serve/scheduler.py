@@ -15,6 +15,7 @@ import numpy as np
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.generate.features import Batch, KeptFeatures
+from ms_impl.generate.prefixes import KeptPrefixes
 from ms_impl.generate.row_batch import RowBatch
 from ms_impl.serve.choice import Choice, Piece
 
@@ -87,11 +88,12 @@ class Scheduler:
         columns: of prompt and answer together; None: as many as the model takes.
         max_waiting: jobs that may be prepared or wait beyond those that are answered.
         kept_bytes: of the features of media, so that a conversation's next turn does not encode them again.
+        prefix_bytes: of keys and values of the beginnings of prompts, so that it does not prefill them again.
     """
 
     def __init__(
         self, model: Any, template: Template, rows: int, max_waiting: int, columns: int | None = None,
-        kept_bytes: int = 256 << 20,
+        kept_bytes: int = 256 << 20, prefix_bytes: int = 1 << 30,
     ):  # fmt: skip
         limit = model.config.max_position_embeddings
         self.model, self.kinds = model, template.kinds
@@ -99,6 +101,7 @@ class Scheduler:
         self.columns = min(columns or limit, limit)
         self.counts = Counts()
         self.kept = model.decoders.encoder.kept = KeptFeatures(kept_bytes)
+        self.prefixes = model.decoders.kept = KeptPrefixes(prefix_bytes)
         self.batch = RowBatch(model, rows, self.columns)
         self.answering: dict[int, tuple[Job, int]] = {}  # row: a job and the number of its choice
         self._queue: deque[Job] = deque()

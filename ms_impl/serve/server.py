@@ -95,7 +95,7 @@ def load_engines(arguments: argparse.Namespace, settings: ServerSettings) -> Map
     for name, adapter in named.items():
         model, template = load(arguments.model, arguments.dtype, arguments.config, adapter, family)
         scheduler = Scheduler(model, template, arguments.max_batch, arguments.max_waiting, arguments.max_length,
-                              arguments.kept_features_mb * MEGABYTE)  # fmt: skip
+                              arguments.kept_features_mb * MEGABYTE, arguments.kept_prefixes_mb * MEGABYTE)  # fmt: skip
         engines[name] = Engine(name, model, template, scheduler, settings)
         engines[name].warm_up()
     return engines

@@ -14,7 +14,9 @@ from PIL import Image
 
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.errors import InputError
+from ms_impl.generate import decode
 from ms_impl.generate.features import KeptFeatures, unit_name
+from ms_impl.generate.prefixes import KeptPrefixes, chunk_name
 from ms_impl.serve.choice import STOP, StopCutter
 from ms_impl.serve.preparation import Question, job_for
 from ms_impl.serve.scheduler import QueueFull, Scheduler, ShuttingDown, TimeLimit
@@ -178,6 +180,56 @@ def test_kept_features_are_bounded_and_told_apart_by_all_that_they_come_from():
     names = {unit_name("a", (pixels, marks)), unit_name("b", (pixels, marks)), unit_name("a", (pixels, marks + 1)),
              unit_name("a", (pixels.reshape(4, 2), marks)), unit_name("a", (pixels + 1e-30, marks))}  # fmt: skip
     assert len(names) == 5
+
+
+def test_kept_prefixes_are_those_that_would_be_computed(scheduler, tiny_chat, directory, monkeypatch):
+    monkeypatch.setattr(decode, "WIDEST", 64)  # so that a short prompt has several chunks
+    model, template = tiny_chat
+    kept, first = scheduler.prefixes, question(model, directory, shown=True, top=1, seed=6)
+    later = dataclasses.replace(
+        first, query=[{"text": QUESTIONS[1]}], history=[(first.query, "It is a red circle.")], seed=7
+    )  # fmt: skip
+
+    def found(asked: Question) -> tuple[tuple, int]:
+        hits = kept.hits
+        return told(answered(scheduler, template, asked)), kept.hits - hits
+
+    kept.clear()
+    alone, hits = found(later)
+    assert hits == 0
+    kept.clear()
+    found(first)
+    assert found(later) == (alone, 1), "the first chunk of the first turn, to the bit"
+    assert found(later)[1] > 1 and found(later)[0] == alone
+    for name, other in (("image1", Image.open(directory / "image1").rotate(90)), ("system", "Be short.")):
+        changed = dataclasses.replace(later, system=other) if name == "system" else later
+        if name == "image1":
+            keep = (directory / name).read_bytes()
+            other.save(directory / name, "PNG")
+        assert found(changed)[1] == 0, f"{name} is another"
+        if name == "image1":
+            (directory / name).write_bytes(keep)
+    for columns in kept._kept.values():  # negative control: what is kept is what is used
+        for keys, _ in columns:
+            keys[:, ::2] = keys[:, 1::2]
+    assert found(later)[0] != alone
+    kept.clear()
+
+
+def test_kept_prefixes_are_bounded_and_told_apart_by_all_that_they_come_from():
+    kept = KeptPrefixes(3 * 48)
+    columns = lambda: [(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))]  # noqa: E731
+    for name in (b"a", b"ab", b"abc"):
+        kept.put(name, columns())
+    kept.touch([b"a", b"ab", b"abc"])
+    kept.put(b"other", columns())
+    assert kept.get(b"abc") is None and kept.get(b"a") and kept.get(b"ab") and kept.used == 3 * 48
+    assert kept.hits == 2
+    ids, angles = np.zeros((1, 4), np.int32), np.zeros((1, 4), np.float32)
+    names = {chunk_name(b"", (ids, None)), chunk_name(b"a", (ids, None)), chunk_name(b"", (ids, angles)),
+             chunk_name(b"", (ids + 1, None)), chunk_name(b"", (ids, angles + 1e-30)), chunk_name(b"", (None, ids)),
+             chunk_name(b"", (ids.reshape(4, 1), None))}  # fmt: skip
+    assert len(names) == 7
 
 
 def test_log_probabilities_are_those_of_the_logits(scheduler, tiny_chat, directory):
