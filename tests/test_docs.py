@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("assets/*/*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("benchmarks/*.md"),
+    *ROOT.glob("assets/*/*.md"),
+    *ROOT.glob("scripts/*/*.md"),
+]
 COMMAND = re.compile(r"\b(?:python|bash) ([\w./]+\.(?:py|sh))")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 NO_HELP = (
     "scripts/test.sh", "scripts/quickstart.sh", "benchmarks/run_all.sh",
-    *(f"scripts/{making.name}" for making in ROOT.glob("scripts/make_*_model.sh")),
+    *(f"scripts/small_models/{making.name}" for making in ROOT.glob("scripts/small_models/*.sh")),
     *(f"scripts/quickstart/{steps.name}" for steps in ROOT.glob("scripts/quickstart/*.sh")),
 )  # fmt: skip
 

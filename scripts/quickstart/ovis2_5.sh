@@ -27,7 +27,7 @@ evaluate() {
 }
 
 step data "Images of shapes at several sizes, with questions, boxes and counts" \
-    python scripts/ovis_data.py --output_path "$DATA" --images 400 100 --scenes 300 100
+    python scripts/small_models/ovis_data.py --output_path "$DATA" --images 400 100 --scenes 300 100
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
     python convert/convert_weight.py --model ovis2_5 --input_path "$MODEL" --output_path "$OUT/converted" --dtype fp32
 step ask "A question about an image" \
@@ -39,7 +39,7 @@ step think "A question that is thought over before it is answered" \
 step budget "The same with twelve tokens to think" \
     ask --image "$SCENE" --enable_thinking --thinking_budget 12 --max_new_tokens 128 "How many shapes are red?"
 step fresh "A model with random weights" \
-    python scripts/make_tiny.py --model ovis2_5 --output_path "$OUT/fresh"
+    python scripts/small_models/make_tiny.py --model ovis2_5 --output_path "$OUT/fresh"
 step finetune "It is trained on two workers as a JSON configuration says, several conversations a row" fine_tune
 step export "What was trained, in Hugging Face's layout again" export_trained ovis2_5
 step accuracy "The shipped model on test images it has not seen" evaluate

@@ -18,12 +18,12 @@ fine_tune() {
 
 evaluate() {
     local log=$OUT/evaluate.txt
-    quietly "$log" bash scripts/evaluate_omni.sh "$MODEL" "$DATA" "$OUT/evaluation" || return
+    quietly "$log" bash scripts/small_models/evaluate_omni.sh "$MODEL" "$DATA" "$OUT/evaluation" || return
     sed -n '/^data set /,$p' "$log"
 }
 
 step data "Images with questions, spoken words, and clips in which something happens" \
-    python scripts/omni_data.py --output_path "$DATA" --questions 400 200 --words 60 100 --clips 80 100
+    python scripts/small_models/omni_data.py --output_path "$DATA" --questions 400 200 --words 60 100 --clips 80 100
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
     python convert/convert_weight.py --model qwen2_5_omni --input_path "$MODEL" --output_path "$OUT/converted" --dtype fp32
 step ask "A question about an image" \
@@ -37,7 +37,7 @@ step change "When does a shape change its colour? 64 frames of 56 seconds" \
 step untrue "The same without true time: with the clock of Hugging Face's processor" \
     ask "At which second does the shape change its colour?" --video "$DATA/$LONG" --options second_per_grid=fixed
 step fresh "A model with random weights" \
-    python scripts/make_tiny.py --model qwen2_5_omni --output_path "$OUT/fresh"
+    python scripts/small_models/make_tiny.py --model qwen2_5_omni --output_path "$OUT/fresh"
 step finetune "It is trained on two workers, several conversations a row" fine_tune
 step export "What was trained, in Hugging Face's layout again" export_trained qwen2_5_omni
 step accuracy "The shipped model on test data it has not seen" evaluate

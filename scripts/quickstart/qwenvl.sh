@@ -26,7 +26,7 @@ evaluate() {
 }
 
 step data "Images and conversations of easy-VQA" \
-    python scripts/easyvqa_data.py --output_path "$OUT/easyvqa"
+    python scripts/small_models/easyvqa_data.py --output_path "$OUT/easyvqa"
 step convert "The shipped model, from Hugging Face's layout to MindSpore's" \
     python convert/convert_weight.py --model qwenvl --input_path "$MODEL" --output_path "$OUT/tiny.ckpt" --dtype fp32
 step ask "A question about a test image" \
@@ -39,7 +39,7 @@ step when "Another family, a clip with sound: when does a tone sound?" \
     python scripts/chat.py --model assets/qwen2_5_omni_tiny --video assets/demo.mp4 --greedy \
     "At which second does a tone sound?"
 step fresh "A model with random weights" \
-    python scripts/make_tiny.py --output_path "$OUT/fresh"
+    python scripts/small_models/make_tiny.py --output_path "$OUT/fresh"
 step finetune "It is trained for 30 steps on two workers, two dialogues a row" fine_tune
 step accuracy "The shipped model on test images it has not seen" evaluate
 echo

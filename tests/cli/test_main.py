@@ -15,7 +15,7 @@ from ms_impl.cli.main import command, save_reports_in
 from ms_impl.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [ROOT / "run_mindformer.py", *(ROOT / "convert").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+COMMANDS = [ROOT / "run_mindformer.py", *(ROOT / "convert").glob("*.py"), *(ROOT / "scripts").rglob("*.py")]
 
 
 @pytest.fixture

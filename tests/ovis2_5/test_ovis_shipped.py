@@ -20,7 +20,7 @@ from ms_impl.ovis2_5.thinking import EARLY_STOP, THINK_END
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "assets/ovis2_5_tiny"
 IMAGES = Path(easy_vqa.__file__).parent / "data/test/images"
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts/small_models"))
 
 from easyvqa_data import shape_box, shape_mask  # noqa: E402
 from ovis_data import BOX_REQUEST, Shape, count_question, draw_scene, thought, with_thought  # noqa: E402
@@ -146,7 +146,7 @@ def test_the_answer_is_torchs_token_by_token(shipped, scene):
 
 def test_the_vocabulary_is_the_scripts(tmp_path):
     made = tmp_path / "vocabulary"
-    command = [sys.executable, str(ROOT / "scripts/ovis_vocabulary.py"), "--output_path", str(made)]
+    command = [sys.executable, str(ROOT / "scripts/small_models/ovis_vocabulary.py"), "--output_path", str(made)]
     assert subprocess.run(command).returncode == 0
     for file in made.iterdir():
         assert file.read_bytes() == (SHIPPED / file.name).read_bytes()
@@ -155,7 +155,7 @@ def test_the_vocabulary_is_the_scripts(tmp_path):
 @pytest.mark.slow
 def test_the_figures_of_the_readme(tmp_path):
     data, output = tmp_path / "data", tmp_path / "evaluation"
-    make = [sys.executable, str(ROOT / "scripts/ovis_data.py"), "--output_path", str(data)]
+    make = [sys.executable, str(ROOT / "scripts/small_models/ovis_data.py"), "--output_path", str(data)]
     assert subprocess.run([*make, "--images", "1", "300", "--scenes", "1", "300"]).returncode == 0
     changes = []
     for name in ("questions", "boxes", "counts", "counts_half_budget"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts/small_models"))
 import omni_data
 
 from ms_impl import load
@@ -104,10 +104,10 @@ def test_transformers_loads_it_and_answers_the_same(shown):
 def test_the_figures_of_the_readme(tmp_path):
     """Some minutes: data are made, and the test split is asked."""
     data, output = tmp_path / "data", tmp_path / "evaluation"
-    make = [sys.executable, "scripts/omni_data.py", "--output_path", str(data)]
+    make = [sys.executable, "scripts/small_models/omni_data.py", "--output_path", str(data)]
     counts = ["--questions", "1", "1000", "--words", "1", "300", "--clips", "1", "300"]
     subprocess.run([*make, *counts], cwd=ROOT, check=True)
-    command = ["bash", "scripts/evaluate_omni.sh", str(SHIPPED), str(data), str(output)]
+    command = ["bash", "scripts/small_models/evaluate_omni.sh", str(SHIPPED), str(data), str(output)]
     subprocess.run(command, cwd=ROOT, check=True)
     (scores,) = output.rglob("scores.json")
     found = json.loads(scores.read_text())

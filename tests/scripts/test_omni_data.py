@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-SCRIPT = Path(__file__).parents[2] / "scripts/omni_data.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/small_models/omni_data.py"
 COUNTS = ["--questions", "8", "4", "--words", "12", "6", "--clips", "6", "4"]
 
 

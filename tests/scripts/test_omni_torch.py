@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts/small_models"))
 import omni_data
 from make_omni_small import CONFIGURATION, make
 from omni_torch import Thinker

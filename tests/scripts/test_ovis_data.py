@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 from safetensors.numpy import load_file
 
-SCRIPT = Path(__file__).parents[2] / "scripts/ovis_data.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/small_models/ovis_data.py"
 COUNTS = ["--images", "12", "4", "--scenes", "20", "5", "--mixed"]
 
 
@@ -85,7 +85,7 @@ def test_the_stages_of_the_shipped_models_training_follow_each_other(data, tmp_p
         command = [sys.executable, str(SCRIPT.with_name(script)), "--output_path", str(tmp_path / output), *arguments]
         assert subprocess.run(command).returncode == 0
 
-    tiny = SCRIPT.parents[1] / "configs/ovis2_5/tiny_easyvqa"
+    tiny = SCRIPT.parents[2] / "configs/ovis2_5/tiny_easyvqa"
     few = ["--steps", "2", "--batch_size", "4"]
     run("ovis_vocabulary.py", "vocabulary")
     words = str(tmp_path / "vocabulary")

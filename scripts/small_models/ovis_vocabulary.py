@@ -1,8 +1,8 @@
 """The vocabulary of the small Ovis, in Hugging Face's files.
 
-    python scripts/ovis_vocabulary.py --output_path build/vocabulary
+    python scripts/small_models/ovis_vocabulary.py --output_path build/vocabulary
 
-Byte pairs are learnt from what the small model reads and writes (easy-VQA's questions, scripts/ovis_data.py's chains of
+Byte pairs are learnt from what the small model reads and writes (easy-VQA's questions, ovis_data.py's chains of
 thought, the text that ends a thinking), so that each of its words is one token. Ovis's special tokens follow.
 """
 

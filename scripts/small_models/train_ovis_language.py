@@ -1,8 +1,8 @@
 """Teach the language model of a small Ovis to tell what its tower sees, before MindFormers' Trainer goes on with it.
 
-    python scripts/train_ovis_language.py --model build/seeing --data data/ovis --output_path build/telling
+    python scripts/small_models/train_ovis_language.py --model build/seeing --data data/ovis --output_path build/telling
 
-In torch_ref, with scripts/ovis_data.py's ``train.json``. Tower and visual head, which scripts/pretrain_ovis.py has
+In torch_ref, with ovis_data.py's ``train.json``. Tower and visual head, which pretrain_ovis.py has
 taught to see, are trained on with a part of the learning rate.
 """
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="Teach a small Ovis's language model to tell what its tower sees")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--data", type=Path, required=True, help="directory that scripts/ovis_data.py made")
+    parser.add_argument("--data", type=Path, required=True, help="directory that ovis_data.py made")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch_size", type=int, default=16)

@@ -2,21 +2,22 @@
 # How assets/qwen2_5_omni_tiny is made: images, spoken words and timed clips, random weights, towers taught to see and to
 # hear (torch), a language model taught to tell what and when (torch, then MindFormers' Trainer), back to Hugging Face's
 # layout, the mean of the weights before and after the last stage, the test.
-#   bash scripts/make_omni_model.sh [FOLDER]      works in FOLDER (build/omni_model), which must not exist
+#   bash scripts/small_models/make_omni_model.sh [FOLDER]
+# works in FOLDER (build/omni_model), which must not exist
 set -euo pipefail
 WORK=${1:-build/omni_model}
-source "$(dirname "$0")/env.sh"
+source "$(dirname "$0")/../env.sh"
 export GLOG_v=3 PYTHONUNBUFFERED=1
 [[ -e $WORK ]] && { echo "error: $WORK already exists; remove it or give another folder" >&2; exit 2; }
 mkdir -p "$WORK"
 
-python scripts/omni_data.py --output_path "$WORK/data"
-python scripts/make_omni_small.py --output_path "$WORK/fresh"
-python scripts/pretrain_towers.py vision --model "$WORK/fresh" --output_path "$WORK/seeing" --steps 1500
-python scripts/pretrain_towers.py audio --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/hearing" \
-    --steps 1000
-python scripts/pretrain_language.py --model "$WORK/hearing" --data "$WORK/data" --output_path "$WORK/telling" \
-    --steps 2100 --questions 10000
+python scripts/small_models/omni_data.py --output_path "$WORK/data"
+python scripts/small_models/make_omni_small.py --output_path "$WORK/fresh"
+python scripts/small_models/pretrain_towers.py vision --model "$WORK/fresh" --output_path "$WORK/seeing" --steps 1500
+python scripts/small_models/pretrain_towers.py audio --model "$WORK/seeing" --data "$WORK/data" \
+    --output_path "$WORK/hearing" --steps 1000
+python scripts/small_models/pretrain_language.py --model "$WORK/hearing" --data "$WORK/data" \
+    --output_path "$WORK/telling" --steps 2100 --questions 10000
 files=train_dataset.data_loader.annotation_file
 python run_mindformer.py --config configs/qwen2_5_omni/finetune_small.yaml --run_mode finetune \
     --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" --train_dataset_dir "$WORK/data" \
@@ -25,5 +26,5 @@ python run_mindformer.py --config configs/qwen2_5_omni/finetune_small.yaml --run
 last=$(find "$WORK/training/checkpoint" -type d -name 'step_*' | sort | tail -1)
 python convert/convert_weight.py --model qwen2_5_omni --reverse --dtype fp16 --config "$WORK/fresh" \
     --input_path "$last" --output_path "$WORK/trained/"
-python scripts/average_weights.py --input_path "$WORK/telling" "$WORK/trained" --output_path "$WORK/model"
-bash scripts/evaluate_omni.sh "$WORK/model" "$WORK/data" "$WORK/evaluation"
+python scripts/small_models/average_weights.py --input_path "$WORK/telling" "$WORK/trained" --output_path "$WORK/model"
+bash scripts/small_models/evaluate_omni.sh "$WORK/model" "$WORK/data" "$WORK/evaluation"

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # How assets/qwenvl_tiny_easyvqa is made: easy-VQA as conversations, random weights, a vision tower taught to see
 # (torch_ref), a language model taught to tell (MindFormers' Trainer), back to Hugging Face's layout, the test.
-#   bash scripts/make_easyvqa_model.sh [FOLDER]      works in FOLDER (build/easyvqa_model), which must not exist
+#   bash scripts/small_models/make_easyvqa_model.sh [FOLDER]
+# works in FOLDER (build/easyvqa_model), which must not exist
 set -euo pipefail
 WORK=${1:-build/easyvqa_model}
-source "$(dirname "$0")/env.sh"
+source "$(dirname "$0")/../env.sh"
 export GLOG_v=3
 [[ -e $WORK ]] && { echo "error: $WORK already exists; remove it or give another folder" >&2; exit 2; }
 mkdir -p "$WORK"
 
-python scripts/easyvqa_data.py --output_path "$WORK/data"
-python scripts/make_tiny.py --output_path "$WORK/fresh"
-python scripts/pretrain_vision.py --model "$WORK/fresh" --output_path "$WORK/looking" \
+python scripts/small_models/easyvqa_data.py --output_path "$WORK/data"
+python scripts/small_models/make_tiny.py --output_path "$WORK/fresh"
+python scripts/small_models/pretrain_vision.py --model "$WORK/fresh" --output_path "$WORK/looking" \
     --steps 3000 --learning_rate 1.5e-3
-python scripts/pretrain_vision.py --model "$WORK/looking" --output_path "$WORK/seeing" \
+python scripts/small_models/pretrain_vision.py --model "$WORK/looking" --output_path "$WORK/seeing" \
     --steps 3500 --learning_rate 1.2e-3
 python run_mindformer.py --config configs/qwenvl/finetune_tiny_easyvqa.yaml --run_mode finetune \
     --load_checkpoint "$WORK/seeing" --output_dir "$WORK/training" \

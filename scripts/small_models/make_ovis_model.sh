@@ -2,20 +2,22 @@
 # How assets/ovis2_5_tiny is made: images of shapes as conversations, random weights, a tower that is taught to see and
 # a language model that begins to tell (torch_ref), the language model to the end (MindFormers' Trainer), back to
 # Hugging Face's layout, the test.
-#   bash scripts/make_ovis_model.sh [FOLDER]      works in FOLDER (build/ovis_model), which must not exist
+#   bash scripts/small_models/make_ovis_model.sh [FOLDER]
+# works in FOLDER (build/ovis_model), which must not exist
 set -euo pipefail
 WORK=${1:-build/ovis_model}
-source "$(dirname "$0")/env.sh"
+source "$(dirname "$0")/../env.sh"
 export GLOG_v=3
 [[ -e $WORK ]] && { echo "error: $WORK already exists; remove it or give another folder" >&2; exit 2; }
 mkdir -p "$WORK"
 
-python scripts/ovis_data.py --output_path "$WORK/data" --mixed
-python scripts/ovis_vocabulary.py --output_path "$WORK/vocabulary"
-python scripts/make_tiny.py --model ovis2_5 --config configs/ovis2_5/tiny_easyvqa --vocabulary "$WORK/vocabulary" \
-    --output_path "$WORK/fresh"
-python scripts/pretrain_ovis.py --model "$WORK/fresh" --output_path "$WORK/seeing"
-python scripts/train_ovis_language.py --model "$WORK/seeing" --data "$WORK/data" --output_path "$WORK/telling"
+python scripts/small_models/ovis_data.py --output_path "$WORK/data" --mixed
+python scripts/small_models/ovis_vocabulary.py --output_path "$WORK/vocabulary"
+python scripts/small_models/make_tiny.py --model ovis2_5 --config configs/ovis2_5/tiny_easyvqa \
+    --vocabulary "$WORK/vocabulary" --output_path "$WORK/fresh"
+python scripts/small_models/pretrain_ovis.py --model "$WORK/fresh" --output_path "$WORK/seeing"
+python scripts/small_models/train_ovis_language.py --model "$WORK/seeing" --data "$WORK/data" \
+    --output_path "$WORK/telling"
 python run_mindformer.py --config configs/ovis2_5/finetune_tiny_easyvqa.yaml --run_mode finetune \
     --load_checkpoint "$WORK/telling" --output_dir "$WORK/training" \
     --train_dataset.data_loader.annotation_file "$WORK/data/train.json" --train_dataset_dir "$WORK/data"

@@ -1,6 +1,6 @@
 """The mean of two checkpoints of one model in Hugging Face's layout: often better on what neither was trained on.
 
-python scripts/average_weights.py --input_path build/before build/after --output_path build/model
+python scripts/small_models/average_weights.py --input_path build/before build/after --output_path build/model
 """
 
 from __future__ import annotations

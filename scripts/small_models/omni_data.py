@@ -1,6 +1,6 @@
 """Images, spoken words and timed clips to train a small omni model on, as ms-swift's records.
 
-    python scripts/omni_data.py --output_path data/omni
+    python scripts/small_models/omni_data.py --output_path data/omni
 
 writes for each of ``questions`` (easy-VQA), ``words`` (which of ten words a voice spoke) and ``clips`` (at which second
 a shape changes its colour, or a tone sounds) a ``train_….jsonl`` and a ``test_….jsonl``, beside the files that they

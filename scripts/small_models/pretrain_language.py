@@ -1,8 +1,8 @@
 """Teach the language model of a small Qwen2.5-Omni to tell what its towers see and hear, and when.
 
-    python scripts/pretrain_language.py --model build/hearing --data build/data --output_path build/telling
+    python scripts/small_models/pretrain_language.py --model build/hearing --data build/data --output_path build/telling
 
-The towers stay as ``scripts/pretrain_towers.py`` left them, so their features are computed once. Two throw-away heads
+The towers stay as ``pretrain_towers.py`` left them, so their features are computed once. Two throw-away heads
 help along the way: the second at which each token of a clip stands, read off the second layer, and, off the last one,
 the second of what has happened before it. Clips without sound are told anew as if they were longer or shorter: their
 frames are the same, their positions and the answer are not, which only true time tells apart.
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
     parser = argparse.ArgumentParser(description="Teach a small Omni's language model to tell what it sees and hears")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--data", type=Path, required=True, help="what scripts/omni_data.py made")
+    parser.add_argument("--data", type=Path, required=True, help="what omni_data.py made")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning_rate", type=float, default=2e-3)

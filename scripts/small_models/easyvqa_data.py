@@ -1,6 +1,6 @@
 """easy-VQA → conversations and images to fine-tune and test on: questions answered, and the shape boxed.
 
-    python scripts/easyvqa_data.py --output_path data/easyvqa
+    python scripts/small_models/easyvqa_data.py --output_path data/easyvqa
 
 writes ``train.json``, ``validation_questions.json``, ``validation_boxes.json``, ``test_questions.json`` and
 ``test_boxes.json`` beside a folder ``images``. Training dialogues ask several questions of one image in random order;

@@ -1,7 +1,7 @@
 """Teach the towers of a small Qwen2.5-Omni to see and to hear, before its language model learns to tell.
 
-    python scripts/pretrain_towers.py vision --model build/fresh --output_path build/seeing
-    python scripts/pretrain_towers.py audio --model build/seeing --data build/data --output_path build/hearing
+    python scripts/small_models/pretrain_towers.py vision --model build/fresh --output_path build/seeing
+    python scripts/small_models/pretrain_towers.py audio --model build/seeing --data data/omni --output_path build/heard
 
 The released model began with towers that were trained elsewhere; a small one has to begin with something, too.
 Throw-away linear heads name what a feature shows: colour and kind of easy-VQA's shape, the colours of a clip's two
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Teach a small Omni's towers to see and to hear")
     parser.add_argument("tower", choices=("vision", "audio"))
     parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--data", type=Path, help="what scripts/omni_data.py made, to hear")
+    parser.add_argument("--data", type=Path, help="what omni_data.py made, to hear")
     parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)

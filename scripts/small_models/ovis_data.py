@@ -1,6 +1,6 @@
 """Images of shapes to train a small Ovis on: questions, boxes, and answers that are thought over first.
 
-    python scripts/ovis_data.py --output_path data/ovis
+    python scripts/small_models/ovis_data.py --output_path data/ovis
 
 writes for each of ``questions`` and ``boxes`` (easy-VQA's images at several sizes) and ``counts`` (scenes of several
 shapes, with a chain of thought that goes through them) a ``train_….json`` and a ``test_….json`` in Ovis's layout,

@@ -1,9 +1,9 @@
 """A small Qwen2.5-Omni with random weights, in Hugging Face's layout: what the shipped model's training begins with.
 
-    python scripts/make_omni_small.py --output_path build/fresh
+    python scripts/small_models/make_omni_small.py --output_path build/fresh
 
 writes a thinker that stands alone: the files of ``configs/qwen2_5_omni/small``, a vocabulary of its own (byte-pair
-merges of the texts that ``scripts/omni_data.py`` asks and answers with, and Qwen2.5-Omni's special tokens), and
+merges of the texts that ``omni_data.py`` asks and answers with, and Qwen2.5-Omni's special tokens), and
 model.safetensors.
 """
 
@@ -34,7 +34,7 @@ from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.tokenizer import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 
-CONFIGURATION = Path(__file__).resolve().parents[1] / "configs/qwen2_5_omni/small"
+CONFIGURATION = Path(__file__).resolve().parents[2] / "configs/qwen2_5_omni/small"
 
 EMBEDDING_SCALE = 0.5
 ROTARY_BIAS = 1.0  # of queries and keys: heads see the distance of tokens before they know what tokens are

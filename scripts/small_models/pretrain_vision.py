@@ -1,6 +1,6 @@
 """Teach the vision tower and the resampler of a small model to see, before the language model learns to tell.
 
-    python scripts/pretrain_vision.py --model build/fresh --output_path build/seeing
+    python scripts/small_models/pretrain_vision.py --model build/fresh --output_path build/seeing
 
 The released Qwen-VL began with a ViT that was trained elsewhere; a small one has to begin with something, too.
 Throw-away linear heads on the mean of an image's features name the shape's colour, its kind and the four edges of its

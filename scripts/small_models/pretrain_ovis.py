@@ -1,6 +1,6 @@
 """Teach the vision tower of a small Ovis to see, before its language model learns to tell.
 
-    python scripts/pretrain_ovis.py --model build/fresh --output_path build/seeing
+    python scripts/small_models/pretrain_ovis.py --model build/fresh --output_path build/seeing
 
 Tower, visual head and visual table are trained in torch_ref with throw-away linear heads on the mean of an image's
 visual tokens: of one shape they name colour, kind and the four edges of its box; of a scene, what is in each quarter.
