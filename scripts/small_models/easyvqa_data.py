@@ -10,7 +10,6 @@ and are not trained on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 import easy_vqa
 import numpy as np
 from PIL import Image, ImageColor
+from stages import maker
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
@@ -204,11 +204,9 @@ def make(output: Path, turns: int, rounds: int, seed: int) -> dict[str, int]:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="easy-VQA → conversations and images")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
+    parser = maker("easy-VQA → conversations and images")
     parser.add_argument("--turns", type=int, default=4, help="questions in a training dialogue, the box included")
     parser.add_argument("--rounds", type=int, default=1, help="dialogues of each mirror of each training image")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     counts = make(options.output_path, options.turns, options.rounds, options.seed)
     print(f"{options.output_path}: " + ", ".join(f"{name} {count:,} dialogues" for name, count in counts.items()))

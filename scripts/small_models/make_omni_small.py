@@ -9,7 +9,6 @@ model.safetensors.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -22,6 +21,7 @@ import easy_vqa
 import numpy as np
 from omni_data import COLOUR_REQUEST, TONE_REQUEST, WORD_REQUEST, WORDS
 from safetensors.numpy import save_file
+from stages import maker
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from convert.qwen2_5_omni import WEIGHTS
@@ -118,10 +118,8 @@ def make(output: Path, configuration: Path, seed: int) -> int:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="A small Qwen2.5-Omni with random weights")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
+    parser = maker("A small Qwen2.5-Omni with random weights")
     parser.add_argument("--config", type=Path, default=CONFIGURATION, help="directory of config.json")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     count = make(options.output_path, options.config, options.seed)
     print(f"{options.output_path}: {count:,} parameters, drawn at random")

@@ -8,7 +8,6 @@ released one, as many as the configuration leaves room for below the special tok
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from stages import maker
 
 from ms_impl import families
 from ms_impl.cli.main import command
@@ -190,12 +190,10 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="A small model with random weights")
+    parser = maker("A small model with random weights")
     parser.add_argument("--model", choices=sorted(RECIPES), default="qwenvl")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
     parser.add_argument("--config", type=Path, help="directory of config.json (configs/MODEL/tiny)")
     parser.add_argument("--vocabulary", type=Path, help="directory with the vocabulary's files (the released one's)")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     configuration = options.config or CONFIGURATIONS / options.model / "tiny"
     count = make(options.output_path, options.model, configuration, options.seed, options.vocabulary)

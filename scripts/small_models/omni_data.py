@@ -11,7 +11,6 @@ minute or more.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -28,6 +27,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 from speech import speak
+from stages import add_counts, maker
 from tqdm import tqdm
 
 from ms_impl.cli.main import command
@@ -203,12 +203,8 @@ def _make_one(one, root: Path, split: str, seed: int, number: int) -> Record:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="images, spoken words and timed clips for a small omni model")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    for kind, most in (("questions", (20000, 1000)), ("words", (6000, 300)), ("clips", (3000, 300))):
-        help = f"{kind} to train on and to test"
-        parser.add_argument(f"--{kind}", type=int, nargs=2, default=most, metavar=("TRAIN", "TEST"), help=help)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = maker("images, spoken words and timed clips for a small omni model")
+    add_counts(parser, questions=(20000, 1000), words=(6000, 300), clips=(3000, 300))
     options = parser.parse_args(arguments)
     counts = {kind: tuple(getattr(options, kind)) for kind in ("questions", "words", "clips")}
     made = make(options.output_path, counts, options.seed)

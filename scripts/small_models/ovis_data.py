@@ -13,7 +13,6 @@ before its time, as a budget does.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from easyvqa_data import KINDS, MIRRORS, ShapeImage, read_split, shape_box, shape_colour, shape_kind, shape_mask
 from PIL import Image, ImageColor, ImageDraw
+from stages import add_counts, maker
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
@@ -238,13 +238,9 @@ def make(output: Path, images: tuple[int, int], scenes: tuple[int, int], seed: i
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="images of shapes to train a small Ovis on")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    for kind, most in (("images", (4000, 300)), ("scenes", (6000, 300))):
-        help = f"{kind} to train on and to test"
-        parser.add_argument(f"--{kind}", type=int, nargs=2, default=most, metavar=("TRAIN", "TEST"), help=help)
+    parser = maker("images of shapes to train a small Ovis on")
+    add_counts(parser, images=(4000, 300), scenes=(6000, 300))
     parser.add_argument("--mixed", action="store_true", help="write train.json, too: what the shipped model learns")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     made = make(options.output_path, tuple(options.images), tuple(options.scenes), options.seed, options.mixed)
     print(f"{options.output_path}: " + ", ".join(f"{name} {count:,}" for name, count in made.items()))

@@ -8,14 +8,13 @@ thought, the text that ends a thinking), so that each of its words is one token.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import easy_vqa
 from ovis_data import BOX_REQUEST, KINDS, PLACES, count_question, scene_shapes
+from stages import maker
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from ms_impl.cli.main import command
@@ -61,10 +60,8 @@ def ranks(size: int, seed: int) -> dict[bytes, int]:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="The vocabulary of the small Ovis")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
+    parser = maker("The vocabulary of the small Ovis")
     parser.add_argument("--size", type=int, default=480, help="tokens, the special ones among them")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     learnt = ranks(options.size - len(SPECIAL_TOKENS), options.seed)
     told = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}

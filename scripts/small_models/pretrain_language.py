@@ -10,7 +10,6 @@ frames are the same, their positions and the answer are not, which only true tim
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from omni_data import LONGEST, SHORTEST, clip_moment
 from omni_torch import Thinker
-from pretrain_towers import CLIP_SIDE, places_of, save, train
+from pretrain_towers import CLIP_SIDE, places_of, train
+from stages import save, trainer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -244,13 +244,10 @@ class Course:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="Teach a small Omni's language model to tell what it sees and hears")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
+    parser = trainer(
+        "Teach a small Omni's language model to tell what it sees and hears", steps=3000, learning_rate=2e-3
+    )
     parser.add_argument("--data", type=Path, required=True, help="what omni_data.py made")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
     for kind in SHORT_ROWS:
         parser.add_argument(f"--{kind}", type=int, help="take the first so many")
     options = parser.parse_args(arguments)

@@ -13,7 +13,6 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,14 +20,12 @@ import torch.nn.functional as F
 from easyvqa_data import KINDS, ShapeImage, read_split
 from ovis_data import PLACES, SCENE_COLOURS, SIDES, scene
 from PIL import Image
-from pretrain_vision import EDGES, Heads, learning_rate, loss, target
-from safetensors.torch import save_file
+from pretrain_vision import EDGES, Heads, loss, target
+from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 
 from ms_impl.cli.main import command
-from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.checkpoint_assets import CONFIG_NAME, collect
 from ms_impl.ovis2_5.patches import MULTIPLE, Visual, fill_rows
 from ms_impl.ovis2_5.preprocessing import patch_grid, to_patches
 from ms_impl.ovis2_5.template import Ovis2_5Template
@@ -132,25 +129,10 @@ def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace
             print("step {}: one shape {:.3f}, scenes {:.3f}".format(step, *means), flush=True)
 
 
-def save(model: Ovis2_5, origin: Path, output: Path) -> None:
-    """Write a checkpoint directory with what else the one has that the model came from."""
-    with atomic_write(output) as folder:
-        folder.mkdir(parents=True)
-        for name, content in collect(origin, origin / CONFIG_NAME).items():
-            (folder / name).write_bytes(content)
-        save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
-
-
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="Teach a small Ovis's vision tower to see")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = trainer("Teach a small Ovis's vision tower to see", steps=1800, learning_rate=2e-3, batch_size=32)
     options = parser.parse_args(arguments)
     model = Ovis2_5.from_pretrained(options.model)
     train(model, Ovis2_5Template.from_pretrained(options.model), options)

@@ -10,10 +10,7 @@ frames, the word that was spoken, and whether a tone sounds just now.
 
 from __future__ import annotations
 
-import argparse
-import math
 import random
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,13 +25,12 @@ from omni_data import COLOURS as CLIP_COLOURS
 from omni_data import WORDS, drawn_shape, tone
 from omni_torch import Thinker
 from PIL import Image
-from safetensors.torch import save_file
+from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 
 from ms_impl.cli.main import command
 from ms_impl.data.files import ConversationFile
-from ms_impl.io.atomic_write import atomic_write
 from ms_impl.media.mel import RATE, log_mel
 from ms_impl.media.resize import resize_in_float
 from ms_impl.qwen2_5_omni.patch_rows import unit_order
@@ -45,7 +41,6 @@ NAMES = (*KINDS, "shape")  # what a shape may be called
 PAIRS = 20_000  # of frames, drawn
 TONES = 1500  # sounds of two seconds, made
 CHUNK = 200  # mel frames
-WARM_UP = 100
 NOISE = 4.0  # levels, on clips' frames, which a codec has blurred
 
 
@@ -161,11 +156,6 @@ def audio_loss(tower: nn.Module, data: Path, seed: int) -> tuple[nn.Module, Call
     return heads, loss
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to nearly nothing."""
-    return peak * min(step / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
-
-
 def train(parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int, peak: float, name: str) -> None:
     """AdamW under a cosine, products in bfloat16."""
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
@@ -185,27 +175,12 @@ def train(parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps:
             print(f"{name} step {step} loss {mean:.4f}", flush=True)
 
 
-def save(model: Thinker, source: Path, output: Path) -> None:
-    """A checkpoint directory like ``source`` with the model's weights."""
-    with atomic_write(output) as folder:
-        folder.mkdir(parents=True)
-        for file in source.iterdir():
-            if file.suffix in (".json", ".txt"):
-                shutil.copy(file, folder / file.name)
-        save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
-
-
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="Teach a small Omni's towers to see and to hear")
+    parser = trainer("Teach a small Omni's towers to see and to hear", steps=3000, learning_rate=1.5e-3)
     parser.add_argument("tower", choices=("vision", "audio"))
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
     parser.add_argument("--data", type=Path, help="what omni_data.py made, to hear")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
     model = Thinker.from_pretrained(options.model)

@@ -11,10 +11,8 @@ validation part, mirrored at random.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,19 +30,16 @@ from easyvqa_data import (
     shape_mask,
 )
 from PIL import Image
-from safetensors.torch import save_file
+from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 
 from ms_impl.cli.main import command
 from ms_impl.data.images import to_pixels
-from ms_impl.io.atomic_write import atomic_write
-from ms_impl.io.checkpoint_assets import CONFIG_NAME, collect
 from torch_ref.qwenvl.model import QwenVL
 
 NAMES = (*KINDS, "shape")  # what a shape may be called
 EDGES = 65  # places of an edge: pixels of easy-VQA's images, both ends included
-WARM_UP = 100
 
 
 class Heads(nn.Module):
@@ -94,11 +89,6 @@ def loss(heads: Heads, features: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to nearly nothing."""
-    return peak * min(step / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
-
-
 def train(tower: nn.Module, images: Sequence[ShapeImage], size: int, options: argparse.Namespace) -> None:
     """Train the tower in place."""
     torch.manual_seed(options.seed)
@@ -126,22 +116,12 @@ def train(tower: nn.Module, images: Sequence[ShapeImage], size: int, options: ar
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="Teach a small model's vision tower to see")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = trainer("Teach a small model's vision tower to see", steps=3000, learning_rate=1.5e-3, batch_size=32)
     options = parser.parse_args(arguments)
     model = QwenVL.from_pretrained(options.model)
     images = read_split("train")[:-VALIDATION_IMAGES]
     train(model.transformer.visual, images, model.config.visual.image_size, options)
-    with atomic_write(options.output_path) as folder:
-        folder.mkdir(parents=True)
-        for name, content in collect(options.model, options.model / CONFIG_NAME).items():
-            (folder / name).write_bytes(content)
-        save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    save(model, options.model, options.output_path)
     return 0
 
 

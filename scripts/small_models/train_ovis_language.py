@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from pretrain_ovis import save
-from pretrain_vision import learning_rate
+from stages import learning_rate, save, trainer
 from torch import nn
 from tqdm import trange
 
@@ -79,15 +78,11 @@ def train(model: Ovis2_5, template: Ovis2_5Template, options: argparse.Namespace
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit status."""
-    parser = argparse.ArgumentParser(description="Teach a small Ovis's language model to tell what its tower sees")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint in Hugging Face's layout to begin with")
+    parser = trainer(
+        "Teach a small Ovis's language model to tell what its tower sees", steps=1400, learning_rate=2e-3, batch_size=16
+    )
     parser.add_argument("--data", type=Path, required=True, help="directory that ovis_data.py made")
-    parser.add_argument("--output_path", type=Path, required=True, help="directory to make")
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--tower_part", type=float, default=0.3, help="of the learning rate, for tower and head")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model = Ovis2_5.from_pretrained(options.model).train()
     train(model, Ovis2_5Template.from_pretrained(options.model, dataset_dir=str(options.data)), options)
