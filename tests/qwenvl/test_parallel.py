@@ -22,10 +22,10 @@ from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.parallel import ParallelPlan, strategies
 
 ROOT = Path(__file__).parents[2]
-SEMI_AUTO = Path(__file__).with_name("semi_auto.py")
-NOT_POSSIBLE = 77  # as in semi_auto.py
+NOT_POSSIBLE = 77  # as in cut_graph.py
 
-CONFIG = QwenVLConfig.from_file(ROOT / "configs/qwenvl/qwenvl_9.6b")
+CONFIG_FILE = ROOT / "configs/qwenvl/qwenvl_9.6b/config.json"
+CONFIG = QwenVLConfig.from_file(CONFIG_FILE)
 EIGHT = ParallelPlan(data_parallel=2, model_parallel=4, pipeline_stage=1, micro_batch_num=1, vocab_emb_dp=False)
 PARAMETERS = {"matmul": ("weight", 1), "bias_add": ("bias", 1), "gather": ("weight", 0)}  # and which input it is
 PLANS = list(itertools.product((1, 2, 8), (1, 2, 4, 8, 16, 32), (True, False)))
@@ -89,10 +89,18 @@ def test_nothing_is_cut_where_mindspore_does_not_cut(config):
 
 def cut(folder: Path, plan: ParallelPlan, ranks: int = 8, **settings) -> subprocess.CompletedProcess:
     """Compile a model for Ascend as one rank of several would."""
-    values = {"batch": 8, "layers": 2, "vision_layers": 1, "param_dtype": "float32", **vars(plan), **settings}
+    values = {
+        "config_file": str(CONFIG_FILE),
+        "batch": 8,
+        "layers": 2,
+        "vision_layers": 1,
+        "param_dtype": "float32",
+        **vars(plan),
+        **settings,
+    }
     environment = {**os.environ, "MS_SIMULATION_LEVEL": "0", "RANK_SIZE": str(ranks), "GLOG_v": "3"}
     folder.mkdir()
-    command = [sys.executable, SEMI_AUTO, folder, json.dumps(values)]
+    command = [sys.executable, "-m", "ms_impl.qwenvl.cut_graph", folder, json.dumps(values)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     if done.returncode == NOT_POSSIBLE:
         pytest.skip("this MindSpore cannot be told that its device is Ascend")

@@ -1,6 +1,6 @@
 """MindSpore's semi-automatic parallelism, up to the cut graph, on a machine without Ascend. Started as a process.
 
-    MS_SIMULATION_LEVEL=0 RANK_SIZE=8 python semi_auto.py FOLDER '{"data_parallel": 2, "model_parallel": 4, …}'
+    MS_SIMULATION_LEVEL=0 RANK_SIZE=8 python -m ms_impl.qwenvl.cut_graph FOLDER '{"data_parallel": 2, …}'
 
 builds a QwenVL of full width and few layers for Ascend, without values, sets its strategies, compiles its loss (with
 "gradients" also those) as one rank of RANK_SIZE would, and prints as JSON what each parameter is cut to and
@@ -37,7 +37,6 @@ from ms_impl.qwenvl.model import QwenVL
 NOT_POSSIBLE = 77  # the exit status where this MindSpore's context is not as expected
 USER_ERROR = 2
 
-ROOT = Path(__file__).parents[2]
 LENGTH, SLOTS = 512, 1
 COMMUNICATION = re.compile(r"^ +%\d+\([^)]*\) = (AllGather|AllReduce|ReduceScatter|AlltoAll\w*|Send|Receive)\(", re.M)
 WORD = ctypes.sizeof(ctypes.c_void_p)
@@ -123,7 +122,7 @@ def network_of(model: QwenVL, settings: dict) -> nn.Cell:
 
 
 def build(settings: dict) -> QwenVL:
-    raw = json.loads((ROOT / "configs/qwenvl/qwenvl_9.6b/config.json").read_text())
+    raw = json.loads(Path(settings["config_file"]).read_text())
     raw["num_hidden_layers"], raw["visual"]["layers"] = settings["layers"], settings["vision_layers"]
     with no_init_parameters():
         model = QwenVL(QwenVLConfig.from_dict(raw), ms.bfloat16, getattr(ms, settings.get("param_dtype", "bfloat16")))
