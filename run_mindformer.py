@@ -4,8 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from ms_impl.cli.arguments import read_settings, settings_to_check
-from ms_impl.cli.judge import judge
+from ms_impl.cli.arguments import judged, read_settings
 from ms_impl.cli.main import command, save_reports_in
 from ms_impl.launch.rank_environment import settle_ranks
 
@@ -13,8 +12,8 @@ from ms_impl.launch.rank_environment import settle_ranks
 @command
 def main() -> int:
     os.environ.setdefault("GLOG_v", "3")  # of MindSpore's own log errors alone; it is read at the import
-    if (settings := settings_to_check()) is not None:
-        return judge(settings)
+    if (status := judged()) is not None:
+        return status
     settings = read_settings()
     save_reports_in(Path(settings.get("output_dir") or "output") / "log")
     for line in settle_ranks(bool(settings.get("use_parallel"))):

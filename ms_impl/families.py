@@ -66,6 +66,7 @@ class Family:
         saved_files: patterns of further files that belong beside the weights.
         generation: settings of generation where the checkpoint's generation_config.json is silent.
         estimate: the module that describes the model on paper (``parts`` and ``check``). "": none.
+        cut_graph: the module that, started as a process, has MindSpore cut the model over devices. "": it is not cut.
         requires: what to ``pip install`` for the template, by the name of the module that it imports.
     """
 
@@ -93,6 +94,7 @@ class Family:
     saved_files: tuple[str, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=dict)
     estimate: str = ""
+    cut_graph: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, field: str) -> Any:

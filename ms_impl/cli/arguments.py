@@ -9,6 +9,8 @@ from typing import Any
 
 from ms_impl.cli import schema
 from ms_impl.cli.custom import add_custom_arguments, choose_family, load_customs
+from ms_impl.cli.dry_run import dry_run, scale
+from ms_impl.cli.judge import judge
 from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.kinds import Section, dotted_keys, find, suggest
 from ms_impl.cli.prompts import Prompt, check_media, queries
@@ -95,16 +97,34 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     return settings
 
 
-def settings_to_check(argv: Sequence[str] | None = None) -> Settings | None:
-    """With ``--check`` the settings, whose keys and values are right; the rest is ``check``'s. Without it None."""
+def judged(argv: Sequence[str] | None = None) -> int | None:
+    """With ``--check`` or ``--dry_run`` the exit status of that, and without them None.
+
+    Keys and values are judged here; what follows them in ``judge`` and ``dry_run``.
+    """
     arguments, rest = _parser().parse_known_args(argv)
-    if not arguments.check:
+    if arguments.ranks is not None and not arguments.dry_run:
+        raise InputError("--ranks: belongs to --dry_run; msrun starts the ranks of a run")
+    if not arguments.check and not arguments.dry_run:
         return None
     load_customs(argv)
+    settings = _settings_to_judge(arguments, rest)
+    if arguments.check:
+        return judge(settings)
+    try:
+        return dry_run(settings)
+    except InputError as error:
+        raise InputError(f"{settings['config_path']}: {error}") from error
+
+
+def _settings_to_judge(arguments: argparse.Namespace, rest: Sequence[str]) -> Settings:
     config, register_path = locate(arguments.config), locate(arguments.register_path)
     settings = read_yaml(config)
     try:
         _check(settings, arguments, rest, register_path)
+        if arguments.ranks is not None:
+            scale(settings, arguments.ranks)
+            schema.check_settings(settings)
         if arguments.predict_data:
             _prompts(arguments, settings)
     except InputError as error:
@@ -124,7 +144,7 @@ def _prompts(arguments: argparse.Namespace, settings: Settings) -> list[Prompt]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_mindformer.py",
-        usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--check] [--SETTING VALUE …]",
+        usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--check|--dry_run] [--SETTING VALUE …]",
         description="Train and use this project's models through MindFormers.",
         epilog="Any setting of the YAML can be changed by its dotted name: --lr_schedule.learning_rate 1e-4",
         allow_abbrev=False,
@@ -136,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="judge settings, checkpoint and data without a device, and stop"
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what the run would take, without weights, data or a device"
+    )
+    parser.add_argument("--ranks", type=_whole, metavar="N", help="of a dry run, in place of the YAML's: 8, 16, …")
     parser.add_argument("--predict_data", nargs="+", help="files of media and texts of the prompt or prompts")
     parser.add_argument(
         "--modal_type",

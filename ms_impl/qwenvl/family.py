@@ -36,4 +36,5 @@ FAMILY = Family(
         "max_window_size": 6144,
     },
     estimate="ms_impl.qwenvl.estimate",
+    cut_graph="ms_impl.qwenvl.cut_graph",
 )
