@@ -18,6 +18,7 @@ from pathlib import Path
 from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
+from ms_impl.serve.arguments import add_limits, whole
 
 NEEDED = ("fastapi", "uvicorn")
 
@@ -47,34 +48,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--port", type=whole(0, 65535), default=8000, help="0: any that is free")
     add("--api_key", help="what requests must bear; better in the environment as VLM_API_KEY, which ps does not show")
     add("--allowed_media_dir", type=Path, help="file:// URLs may name files below it")
-    add("--max_batch", type=whole(1, 512), default=8, help="answers at once")
-    add("--max_waiting", type=whole(1, 100_000), default=64, help="requests that may wait; more get status 429")
-    add("--max_length", type=whole(64, 1 << 24), default=4096, help="tokens of prompt and answer together")
-    add("--kept_features_mb", type=whole(0, 1 << 20), default=256, help="of media that were encoded, for later turns")
-    add("--kept_prefixes_mb", type=whole(0, 1 << 20), default=1024, help="of prompts' keys and values, for later turns")
-    add("--max_images", type=whole(0, 1000), default=8, help="of a request")
-    add("--max_clips", type=whole(0, 100), default=2, help="videos and sounds of a request")
-    add("--max_pixels", type=whole(1, 1 << 30), default=7680 * 4320, help="of an image or a frame as it is sent")
-    add("--max_frames", type=whole(1, 1 << 22), default=20_000, help="of a video as it is sent")
-    add("--max_seconds", type=float, default=600.0, help="of a video or a sound")
-    add("--max_body_mb", type=whole(1, 4096), default=32, help="of a request")
-    add("--request_seconds", type=float, default=600.0, help="that a request may take")
+    add_limits(parser)
     add("--drain_seconds", type=float, default=30.0, help="for what is being answered when the server is to end")
     add("--log_prompts", action="store_true", help="log what is said; media are left out")
     add_custom_arguments(parser)
     load_customs()
     return parser.parse_args()
-
-
-def whole(least: int, most: int):
-    """A type of arguments: whole numbers from ``least`` to ``most``."""
-
-    def read(text: str) -> int:
-        if not least <= (number := int(text)) <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {number}")
-        return number
-
-    return read
 
 
 if __name__ == "__main__":

@@ -16,15 +16,13 @@ from PIL import Image
 
 from ms_impl.cli.answer_printer import AnswerPrinter
 from ms_impl.cli.interrupts import Interrupts
-from ms_impl.data.box_drawing import draw_boxes
+from ms_impl.data.box_drawing import draw_boxes, enlarged
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.media_sources import IMAGE
 from ms_impl.data.thinking import split_thinking
 from ms_impl.errors import InputError, quote
 from ms_impl.generate.chat_session import ChatSession
 from ms_impl.io.atomic_write import atomic_write
-
-READABLE = 448  # pixels along the shorter side of a drawn image
 
 _COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?")
 
@@ -201,14 +199,6 @@ def _timeline(path: str, answer: str, font: Path | None) -> Image.Image:
     from ms_impl.media.timeline import answer_marks, clip_seconds, draw_timeline
 
     return draw_timeline(path, answer_marks(answer, clip_seconds(path)), font)
-
-
-def enlarged(image: Image.Image) -> Image.Image:
-    """A small image made larger, so that labels on it can be read."""
-    factor = max(1, READABLE // min(image.size))
-    longest = max(image.size)
-    factor = max(1, min(factor, 4 * READABLE // longest))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def save_image(image: Image.Image | None, target: Path) -> None:

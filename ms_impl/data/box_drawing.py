@@ -14,6 +14,7 @@ from ms_impl.data.tags import shorten
 _GOLDEN_RATIO = 0.618033988749895  # hues this far apart stay distinct, however many there are
 _QUAD_REACH = 4  # sides of the image beyond it that a quad is drawn to: what is further costs time and is not seen
 _LONGEST_LABEL = 80  # characters
+_READABLE = 448  # pixels along the shorter side of an enlarged image
 
 Colour = tuple[int, int, int]
 
@@ -48,6 +49,14 @@ def draw_boxes(
         if label := _label(region.ref):
             _write(canvas, label, around(corners), drawn.size, colour, font_for(label, letters, font))
     return drawn
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """A small image made larger, so that labels on it can be read."""
+    factor = max(1, _READABLE // min(image.size))
+    longest = max(image.size)
+    factor = max(1, min(factor, 4 * _READABLE // longest))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def _colour(number: int) -> Colour:

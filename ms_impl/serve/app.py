@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,22 +16,17 @@ from starlette.exceptions import HTTPException
 
 from ms_impl.serve.answers import Completion, Usage
 from ms_impl.serve.bodies import Bodies
-from ms_impl.serve.choice import Piece
-from ms_impl.serve.engine import Asked, Engine, parsed
+from ms_impl.serve.engine import Engine, parsed
+from ms_impl.serve.exchange import Exchange, Left
 from ms_impl.serve.metrics import Metrics
+from ms_impl.serve.own_machine import is_local, same_secret
 from ms_impl.serve.problems import DENIED, Refusal, refusal_of
 from ms_impl.serve.schema import ChatRequest
 from ms_impl.serve.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 CLIENT_GONE = 499
-_PORT = re.compile(r":\d+$", re.ASCII)
-
-
-class _Gone(Exception):
-    """Nobody waits for the answer."""
 
 
 def make_app(engines: Mapping[str, Engine], settings: ServerSettings) -> FastAPI:
@@ -77,60 +70,40 @@ def make_app(engines: Mapping[str, Engine], settings: ServerSettings) -> FastAPI
             asked = await asyncio.to_thread(parsed, body)
         finally:
             bodies.done(len(body))
-        return await Exchange(request, asked, _engine(engines, asked.model), metrics).response()
+        return await Reply(request, asked, _engine(engines, asked.model), metrics).response()
 
     return app
 
 
-class Exchange:
+class Reply:
     """A request and its answer."""
 
     def __init__(self, request: Request, asked: ChatRequest, engine: Engine, metrics: Metrics):
         self.request, self.asked, self.engine, self.metrics = request, asked, engine, metrics
-        self.began = time.monotonic()
-        self.first: float | None = None
-        self.events: asyncio.Queue[tuple[int | None, Any]] = asyncio.Queue()
-        self.answering: Asked | None = None
+        self.exchange = Exchange(engine, asked)
 
     async def response(self) -> Response:
         """The whole answer, or the stream of its chunks. Raises Refusal."""
         watching = asyncio.create_task(self._watch())
         try:
-            await self._begin()
+            _log_question(self.asked, self.engine.settings)
+            await self.exchange.begin()
             if self.asked.stream:
                 return StreamingResponse(self._chunks(), media_type="text/event-stream",
                                          headers={"Cache-Control": "no-cache"})  # fmt: skip
             completion = self._completion()
-            async for number, piece in self._pieces():
+            async for number, piece in self.exchange.pieces():
                 completion.add(number, piece)
             self._done(200)
             return JSONResponse(completion.whole(self._usage()))
-        except _Gone:
+        except Left:
             self._done(CLIENT_GONE)
             return Response(status_code=CLIENT_GONE)
         except asyncio.CancelledError:
-            self._cancel()
+            self.exchange.cancel()
             raise
         finally:
             watching.cancel()
-
-    async def _begin(self) -> None:
-        """Have it prepared and queued."""
-        loop = asyncio.get_running_loop()
-
-        def report(number: int | None, what: Any) -> None:
-            loop.call_soon_threadsafe(self.events.put_nowait, (number, what))
-
-        _log_question(self.asked, self.engine.settings)
-        try:
-            future = self.engine.ask(self.asked, report)
-            try:
-                self.answering = await asyncio.wrap_future(future)
-            except asyncio.CancelledError:
-                future.add_done_callback(_cancel_prepared)
-                raise
-        except Exception as problem:
-            raise refusal_of(problem) from problem
 
     async def _watch(self) -> None:
         """Notice a client that goes away while it waits for a whole answer."""
@@ -138,20 +111,7 @@ class Exchange:
             return  # its response notices
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
-        self.events.put_nowait((None, _Gone()))
-
-    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """The pieces of all answers as they come. Raises Refusal, and _Gone."""
-        while True:
-            number, what = await self.events.get()
-            if number is not None:
-                self.first = self.first or time.monotonic()
-                yield number, what
-            elif what is None:
-                return
-            else:
-                self._cancel()
-                raise what if isinstance(what, _Gone) else refusal_of(what, begun=True)
+        self.exchange.leave()
 
     async def _chunks(self) -> AsyncIterator[str]:
         completion = self._completion()
@@ -159,7 +119,7 @@ class Exchange:
         try:
             for chunk in completion.beginning():
                 yield _event(chunk)
-            async for number, piece in self._pieces():
+            async for number, piece in self.exchange.pieces():
                 for chunk in completion.add(number, piece):
                     yield _event(chunk)
             if self.asked.stream_options and self.asked.stream_options.include_usage:
@@ -170,54 +130,45 @@ class Exchange:
             status = refusal.status
             yield _event(refusal.json())
         finally:
-            self._cancel()
+            self.exchange.cancel()
             self._done(status)
 
     def _completion(self) -> Completion:
-        assert self.answering
-        end = self.engine.template.think_end if self.answering.thinks else None
+        answering = self.exchange.answering
+        assert answering
+        end = self.engine.template.think_end if answering.thinks else None
         return Completion(self.engine.name, self.asked.n or 1, end, bool(self.asked.logprobs))
 
     def _usage(self) -> Usage:
-        assert self.answering
-        job = self.answering.job
-        return Usage(job.length, sum(len(choice.answer.tokens) for choice in job.choices))
-
-    def _cancel(self) -> None:
-        if self.answering:
-            self.answering.job.cancel()
+        answering = self.exchange.answering
+        assert answering
+        return Usage(answering.job.length, sum(len(choice.answer.tokens) for choice in answering.job.choices))
 
     def _done(self, status: int) -> None:
         """Count it, and tell the log."""
         usage, now = self._usage(), time.monotonic()
+        began, first = self.exchange.began, self.exchange.first
         self.metrics.answered(status, usage.prompt, usage.completion)
         if status == 200:
-            self.metrics.whole.add(now - self.began)
-            if self.first:
-                self.metrics.first_token.add(self.first - self.began)
+            self.metrics.whole.add(now - began)
+            if first:
+                self.metrics.first_token.add(first - began)
                 if usage.completion > 1:
-                    self.metrics.per_token.add((now - self.first) / (usage.completion - 1))
+                    self.metrics.per_token.add((now - first) / (usage.completion - 1))
         logger.info("%s: status %d, %d tokens in, %d out, %.3f s", self.engine.name, status, usage.prompt,
-                    usage.completion, now - self.began)  # fmt: skip
-
-
-def _cancel_prepared(future: Any) -> None:
-    if not future.cancelled() and not future.exception():
-        future.result().job.cancel()
+                    usage.completion, now - began)  # fmt: skip
 
 
 def _guard(settings: ServerSettings) -> Any:
     """What every request must bear."""
 
     async def guard(request: Request) -> None:
-        host = _PORT.sub("", request.headers.get("host", "")).lower()
-        if settings.local_hosts_only and host not in LOCAL_HOSTS:
+        if settings.local_hosts_only and not is_local(request.headers.get("host", "")):
             raise Refusal(421, "this server answers to names of its own machine alone", DENIED)
         if settings.api_key is None or request.url.path == "/health":
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), settings.api_key.encode())
-        if scheme.lower() != "bearer" or not right:
+        if scheme.lower() != "bearer" or not same_secret(given.strip(), settings.api_key):
             raise Refusal(401, "this server asks for its key: Authorization: Bearer …", DENIED, "invalid_api_key")
 
     return guard

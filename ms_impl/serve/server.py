@@ -13,18 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from ms_impl.cli.custom import family_name
 from ms_impl.errors import InputError
 from ms_impl.generate.load import load
 from ms_impl.serve.app import make_app
 from ms_impl.serve.engine import Engine
+from ms_impl.serve.own_machine import LOOPBACK
 from ms_impl.serve.scheduler import Scheduler
 from ms_impl.serve.settings import MediaLimits, ServerSettings
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_VARIABLE = "VLM_API_KEY"
 MEGABYTE = 1 << 20
 BACKLOG = 1024  # connections that wait to be taken
@@ -49,18 +50,27 @@ def serve(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     listening = bound(arguments.host, arguments.port)
     engines = load_engines(arguments, settings)
-    app = make_app(engines, settings)
+    where = address(listening)
+    logger.info("serving %s at %s/v1", ", ".join(engines), where)
+    print(f"{where}/v1", flush=True)
+    run(make_app(engines, settings), listening, settings.drain_seconds)
+    return 0
+
+
+def run(app: FastAPI, listening: socket.socket, seconds: float) -> None:
+    """Answer requests until a signal comes, and finish those of then within some seconds."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-        lifespan="on", server_header=False, date_header=False, ws="none", h11_max_incomplete_event_size=1 << 16,
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=int(seconds) + 1, lifespan="on",
+        server_header=False, date_header=False, ws="none", h11_max_incomplete_event_size=1 << 16,
     )  # fmt: skip
+    asyncio.run(Server(config).serve(sockets=[listening]))
+
+
+def address(listening: socket.socket) -> str:
+    """The beginning of URLs of a bound socket, which listens from now on."""
     listening.listen(BACKLOG)
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    logger.info("serving %s at http://%s:%d/v1", ", ".join(engines), shown, port)
-    print(f"http://{shown}:{port}/v1", flush=True)
-    asyncio.run(Server(config).serve(sockets=[listening]))
-    return 0
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:
@@ -91,14 +101,18 @@ def load_engines(arguments: argparse.Namespace, settings: ServerSettings) -> Map
         if not (name and found and directory) or name in named:
             raise InputError(f"--adapter {told}: expected NAME=DIR, each name once")
         named[name] = directory
-    engines, family = {}, family_name(arguments, arguments.model, arguments.config)
-    for name, adapter in named.items():
-        model, template = load(arguments.model, arguments.dtype, arguments.config, adapter, family)
-        scheduler = Scheduler(model, template, arguments.max_batch, arguments.max_waiting, arguments.max_length,
-                              arguments.kept_features_mb * MEGABYTE, arguments.kept_prefixes_mb * MEGABYTE)  # fmt: skip
-        engines[name] = Engine(name, model, template, scheduler, settings)
-        engines[name].warm_up()
-    return engines
+    return {name: load_engine(arguments, settings, name, adapter) for name, adapter in named.items()}
+
+
+def load_engine(arguments: argparse.Namespace, settings: ServerSettings, name: str, adapter: str | None) -> Engine:
+    """A model that answers, its first graphs compiled."""
+    family = family_name(arguments, arguments.model, arguments.config)
+    model, template = load(arguments.model, arguments.dtype, arguments.config, adapter, family)
+    scheduler = Scheduler(model, template, arguments.max_batch, arguments.max_waiting, arguments.max_length,
+                          arguments.kept_features_mb * MEGABYTE, arguments.kept_prefixes_mb * MEGABYTE)  # fmt: skip
+    engine = Engine(name, model, template, scheduler, settings)
+    engine.warm_up()
+    return engine
 
 
 def bound(host: str, port: int) -> socket.socket:

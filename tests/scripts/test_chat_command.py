@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 from tiny_checkpoint import first_ranks, small_qwenvl, write_checkpoint
 
 from ms_impl import families
-from ms_impl.cli.conversation import enlarged, save_image
+from ms_impl.cli.conversation import save_image
+from ms_impl.data.box_drawing import enlarged
 from ms_impl.errors import InputError
 
 CHAT = Path(__file__).parents[2] / "scripts/chat.py"
