@@ -26,7 +26,9 @@ Resize = Callable[[Image.Image, np.ndarray, np.ndarray], None]
 logger = logging.getLogger(__name__)
 
 # Widths and heights on both sides of where Pillow's ways of ordering the axes part, for results of _SIDE × _SIDE.
-_SIDE, _PROBES = 8, ((5, 3), (5, 9), (10, 12), (10, 13), (20, 32), (20, 33), (33, 20), (3, 400))
+_SIDE, _PROBES = 8, (
+    (5, 3), (5, 9), (10, 12), (10, 13), (20, 32), (20, 33), (33, 20), (3, 300), (3, 301), (3, 400),
+)  # fmt: skip
 _Array = np.ctypeslib.ndpointer
 
 
@@ -45,7 +47,7 @@ def resize_kernel() -> Resize | None:
     integer = ctypes.c_int64
     function.argtypes = (ctypes.c_void_p, integer, integer, table, out, integer, integer, ctypes.c_bool)
     function.restype = ctypes.c_bool
-    for columns_first in (_tall_by_columns, _never):
+    for columns_first in _ORDERS:
         resize = partial(_resize, function, columns_first)
         if _agrees_with_pillow(resize):
             return resize
@@ -59,9 +61,18 @@ def _tall_by_columns(before: Size, after: Size) -> bool:
     return lost_height > max(0, 2 * lost_width)
 
 
+def _very_tall_by_columns(before: Size, after: Size) -> bool:
+    """Pillow 12.2 and 12.3 do so with an image over a hundred times as high as wide that becomes lower."""
+    (width, height), (_, lower) = before, after
+    return height > max(100 * width, lower)
+
+
 def _never(before: Size, after: Size) -> bool:
-    """Pillow before 13 always resizes rows first."""
+    """Pillow before 12.2 always resizes rows first."""
     return False
+
+
+_ORDERS = (_tall_by_columns, _very_tall_by_columns, _never)
 
 
 def _resize(
