@@ -18,11 +18,10 @@ NAME = "tiny"
 KEY = "a key"
 
 
-class RunningServer:
-    """``url`` ends in /v1. Every file that the process opens and every address that it connects to is in ``audit``."""
+class RunningCommand:
+    """A command that prints its address. Every file that it opens and every address it connects to is in ``audit``."""
 
-    def __init__(self, directory: Path, *arguments: str, key: str | None = KEY):
-        self.key = key
+    def __init__(self, directory: Path, script: str, *arguments: str, **environment: str):
         self.audit, self.log = directory / "audit", directory / "log"
         hook = directory / "sitecustomize.py"  # Python imports it first
         hook.write_text(
@@ -33,21 +32,30 @@ class RunningServer:
             "        print(event, arguments[-1] if event == 'socket.connect' else arguments[0], file=_log)\n"
             "sys.addaudithook(hook)\n"
         )
-        environment = os.environ | {
-            "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
-            "VLM_API_KEY": key or "",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, ROOT / "scripts/serve.py", "--model", TINY, "--name", NAME, "--port", "0", *arguments]  # fmt: skip
+        paths = {"PYTHONPATH": f"{directory}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [str(each) for each in command],
-            env=environment,
+            [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)],
+            env=os.environ | paths | environment,
             stdout=subprocess.PIPE,
             stderr=self.log.open("w"),
             text=True,
         )
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.log.read_text()
+
+    def end(self) -> int:
+        """Tell it to end; its exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+class RunningServer(RunningCommand):
+    """``url`` ends in /v1."""
+
+    def __init__(self, directory: Path, *arguments: str, key: str | None = KEY):
+        self.key = key
+        own = ["--model", TINY, "--name", NAME, "--port", "0"]
+        super().__init__(directory, "serve.py", *own, *arguments, VLM_API_KEY=key or "")
 
     def request(self, path: str, body: bytes | dict | None = None, **headers: str) -> tuple[int, dict, bytes]:
         """Status, headers and body of a raw request; POST if there is a ``body``."""
@@ -71,11 +79,6 @@ class RunningServer:
     def metric(self, name: str) -> float:
         lines = self.request("/metrics")[2].decode().splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
-
-    def end(self) -> int:
-        """Tell it to end; its exit status."""
-        self.process.terminate()
-        return self.process.wait(60)
 
 
 def data_url(file: Path, kind: str = "image/png") -> str:
