@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Lint, types and the test suite. `bash scripts/test.sh --slow` also runs what takes longer; other arguments go to pytest.
+# Lint, types and the test suite, on two cores. `bash scripts/test.sh --slow` also runs what takes longer; other arguments
+# go to pytest: `-n 0` is one process.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export GLOG_v=3 PYTHONUNBUFFERED=1
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

@@ -11,6 +11,7 @@ from golden_folder import golden_folder
 from tiny_checkpoint import convert_weight, in_memory, snapshot, tiny  # noqa: F401
 from tiny_omni import tiny_omni  # noqa: F401
 from tiny_workspace import finetune_arguments, run_mindformer, workspace  # noqa: F401
+from work_units import arrange
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -23,19 +24,23 @@ def pytest_addoption(parser):
     parser.addoption("--golden", type=Path, help="folder of golden vectors to prove against, of any family")
 
 
-def pytest_configure():
+def pytest_configure(config):
+    config.said = {}  # what is printed when the tests are over: titles, and functions that return the lines
     # Under nohup it is ignored, by all processes that are started here as well; some tests send it to them.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the units
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="slow: run with --slow")
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+    if hasattr(config, "workerinput"):
+        arrange(items)
 
 
 _seconds: Counter[str] = Counter()  # by folder: fixtures, tests, and what comes after
@@ -46,11 +51,23 @@ def pytest_runtest_logreport(report):
     _seconds[folder] += report.duration
 
 
-def pytest_terminal_summary(terminalreporter):
-    terminalreporter.section("minutes by folder")
-    for folder, seconds in _seconds.most_common():
-        if seconds >= 1:
-            terminalreporter.write_line(f"{seconds / 60:6.1f}  {folder}")
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["said"] = {title: lines() for title, lines in session.config.said.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for title, lines in getattr(node, "workeroutput", {}).get("said", {}).items():
+        node.config.said[title] = lambda lines=lines: lines
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    minutes = [f"{seconds / 60:6.1f}  {folder}" for folder, seconds in _seconds.most_common() if seconds >= 1]
+    for title, lines in {**config.said, "minutes by folder": lambda: minutes}.items():
+        terminalreporter.section(title)
+        for line in lines():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

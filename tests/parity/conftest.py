@@ -46,12 +46,6 @@ def floors(golden, reference, rounded_reference) -> Floors:
 @pytest.fixture(scope="session")
 def table(request) -> Table:
     """Where every row of the session is checked."""
-    request.config.parity_table = Table(0.0 if is_own(request.config) else TIMES_FLOOR)
-    return request.config.parity_table
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if table := getattr(config, "parity_table", None):
-        terminalreporter.section("parity: of every stage the row that came closest to what is allowed")
-        for line in table.lines():
-            terminalreporter.write_line(line)
+    table = Table(0.0 if is_own(request.config) else TIMES_FLOOR)
+    request.config.said["parity: of every stage the row that came closest to what is allowed"] = table.lines
+    return table
