@@ -20,8 +20,8 @@ from pathlib import Path
 
 import easy_vqa
 import numpy as np
+from making import maker
 from PIL import Image, ImageColor
-from stages import maker
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError

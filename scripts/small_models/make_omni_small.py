@@ -19,9 +19,9 @@ from pathlib import Path
 
 import easy_vqa
 import numpy as np
+from making import maker
 from omni_data import COLOUR_REQUEST, TONE_REQUEST, WORD_REQUEST, WORDS
 from safetensors.numpy import save_file
-from stages import maker
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from convert.qwen2_5_omni import WEIGHTS

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from making import maker
 from safetensors.numpy import save_file
-from stages import maker
 
 from ms_impl import families
 from ms_impl.cli.main import command

@@ -25,9 +25,9 @@ import av
 import easy_vqa
 import numpy as np
 import soundfile
+from making import add_counts, maker
 from PIL import Image, ImageDraw
 from speech import speak
-from stages import add_counts, maker
 from tqdm import tqdm
 
 from ms_impl.cli.main import command

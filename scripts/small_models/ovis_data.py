@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 from easyvqa_data import KINDS, MIRRORS, ShapeImage, read_split, shape_box, shape_colour, shape_kind, shape_mask
+from making import add_counts, maker
 from PIL import Image, ImageColor, ImageDraw
-from stages import add_counts, maker
 
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import easy_vqa
+from making import maker
 from ovis_data import BOX_REQUEST, KINDS, PLACES, count_question, scene_shapes
-from stages import maker
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from ms_impl.cli.main import command

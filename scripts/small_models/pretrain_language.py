@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from making import save, trainer
 from omni_data import LONGEST, SHORTEST, clip_moment
 from omni_torch import Thinker
 from pretrain_towers import CLIP_SIDE, places_of, train
-from stages import save, trainer
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from easyvqa_data import KINDS, ShapeImage, read_split
+from making import learning_rate, save, trainer
 from ovis_data import PLACES, SCENE_COLOURS, SIDES, scene
 from PIL import Image
 from pretrain_vision import EDGES, Heads, loss, target
-from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 

@@ -21,11 +21,11 @@ import soxr
 import torch
 import torch.nn.functional as F
 from easyvqa_data import COLOURS, KINDS, read_split, shape_colour, shape_kind, shape_mask
+from making import learning_rate, save, trainer
 from omni_data import COLOURS as CLIP_COLOURS
 from omni_data import WORDS, drawn_shape, tone
 from omni_torch import Thinker
 from PIL import Image
-from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 

@@ -29,8 +29,8 @@ from easyvqa_data import (
     shape_kind,
     shape_mask,
 )
+from making import learning_rate, save, trainer
 from PIL import Image
-from stages import learning_rate, save, trainer
 from torch import Tensor, nn
 from tqdm import trange
 

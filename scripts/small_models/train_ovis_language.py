@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from stages import learning_rate, save, trainer
+from making import learning_rate, save, trainer
 from torch import nn
 from tqdm import trange
 
