@@ -48,7 +48,7 @@ def run_script(
 
 def own_environment() -> dict[str, str]:
     """Of a command that a test runs: MindFormers writes where the command has it, not where the tests do."""
-    environment = {**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": "2"}
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "GLOG_v": "3"}
     for name in ("LOG_MF_PATH", "OM_MODULES_CACHE"):
         environment.pop(name, None)
     return environment
