@@ -74,7 +74,9 @@ class Answer:
 
 def ends_with(tokens: Sequence[int], end: Sequence[int]) -> bool:
     """Whether the last tokens are those of ``end``."""
-    return len(tokens) >= len(end) and list(tokens[len(tokens) - len(end) :]) == list(end)
+    if len(tokens) < len(end) or end and tokens[-1] != end[-1]:  # as nearly always
+        return False
+    return list(tokens[len(tokens) - len(end) :]) == list(end)
 
 
 def without_stop(tokens: Sequence[int], stops: StopWords) -> list[int]:

@@ -8,6 +8,8 @@ import numpy as np
 
 from ms_impl.generate.config import GenerationConfig
 
+BLOCK, FEW = 256, 1024
+
 
 def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) -> np.ndarray:
     """Make the tokens ``ids`` less likely: logits [vocab] above 0 divided by ``penalty``, others multiplied."""
@@ -17,17 +19,27 @@ def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) 
     return scores
 
 
+def kth_largest(numbers: np.ndarray, k: int) -> float:
+    """The k-th largest of [n] numbers; few of them are sorted."""
+    blocks = numbers[: numbers.size // BLOCK * BLOCK].reshape(-1, BLOCK)
+    if k < len(blocks):  # k blocks have a number that is not below the k-th of their largest, and so no other counts
+        numbers = numbers[numbers >= np.partition(blocks.max(-1), -k)[-k]]
+    return np.partition(numbers, -k)[-k]
+
+
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
     """−∞ for all logits [vocab] below the k-th largest."""
-    k = min(k, logits.size)
-    return np.where(logits < np.partition(logits, -k)[-k], -np.inf, logits)
+    return np.where(logits < kth_largest(logits, min(k, logits.size)), -np.inf, logits)
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     """−∞ for all logits [vocab] but the fewest largest whose probabilities add up to ``p``; one at least stays."""
     weights = probabilities(logits)
     # Tokens rarer than this are not worth sorting: all of them together stay below 1 − p.
-    common = np.flatnonzero(weights > (1 - p) / (2 * weights.size))
+    least = (1 - p) / (2 * weights.size)
+    if weights.size > FEW and weights[weights >= (few := kth_largest(weights, FEW))].sum() > p:
+        least = max(least, np.nextafter(few, 0))
+    common = np.flatnonzero(weights > least)
     ascending = common[np.argsort(weights[common], kind="stable")]
     up_to = 1 - weights[common].sum() + np.cumsum(weights[ascending])
     first = min(np.count_nonzero(up_to <= 1 - p), ascending.size - 1)
@@ -57,14 +69,22 @@ class Sampler:
     def pick(self, logits: np.ndarray, ids: Sequence[int]) -> int:
         """The next token, given logits [vocab] and all tokens before it, prompt and answer."""
         config = self.config
+        if not config.do_sample and config.repetition_penalty == 1:
+            return int(logits.argmax())
         scores = logits.astype(np.float64)
         if config.repetition_penalty != 1:
             scores = penalise_repetition(scores, ids, config.repetition_penalty)
         if not config.do_sample:
             return int(scores.argmax())
         scores = scores / config.temperature
+        left = np.arange(scores.size)
         if config.top_k:
-            scores = keep_top_k(scores, config.top_k)
+            left = np.flatnonzero(scores >= kth_largest(scores, min(config.top_k, scores.size)))
         if config.top_p < 1:
-            scores = keep_top_p(scores, config.top_p)
-        return int(self.generator.choice(scores.size, p=probabilities(scores)))
+            left = left[np.flatnonzero(keep_top_p(scores[left], config.top_p) > -np.inf)]
+        return int(left[self._drawn(probabilities(scores[left]))])
+
+    def _drawn(self, weights: np.ndarray) -> int:
+        """A place by its probability, as ``Generator.choice`` draws it, without its checks of each."""
+        up_to = weights.cumsum()
+        return int((up_to / up_to[-1]).searchsorted(self.generator.random(), side="right"))
