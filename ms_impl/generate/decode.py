@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from threading import RLock
 from typing import Literal
 
 import mindspore as ms
@@ -27,6 +28,8 @@ from ms_impl.kernels.decode_step import fused_token_step
 
 NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
 DECODERS_KEPT = 4  # each holds a cache
+
+_one_thread = RLock()
 
 CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
 
@@ -295,18 +298,19 @@ class DecoderPool:
 
 @contextmanager
 def static_graphs(model: nn.Cell) -> Iterator[None]:
-    """GRAPH_MODE, and the model in eval mode, for the time being.
+    """GRAPH_MODE, and the model in eval mode, for the time being; one thread after another, for the mode is everyone's.
 
     ``ms.jit`` will not do: in PyNative mode its graphs go on using the weights of the day they were compiled, whatever
     a training step or ``set_data`` has done to them since (MindSpore 2.9, CPU).
     """
-    mode, training = ms.get_context("mode"), model.training
-    ms.set_context(mode=ms.GRAPH_MODE)
-    if training:
-        model.set_train(False)
-    try:
-        yield
-    finally:
-        ms.set_context(mode=mode)
+    with _one_thread:
+        mode, training = ms.get_context("mode"), model.training
+        ms.set_context(mode=ms.GRAPH_MODE)
         if training:
-            model.set_train(True)
+            model.set_train(False)
+        try:
+            yield
+        finally:
+            ms.set_context(mode=mode)
+            if training:
+                model.set_train(True)

@@ -30,6 +30,7 @@ KEPT = (
     "fps_max_frames", "nframes", "frames", "size", "use_audio_in_video", "second_per_grid", "chunks",
     "add_vision_id_and_audio_id", "bbox_format", "norm_bbox",
 )  # fmt: skip
+FRAME_OPTIONS = frozenset({"fps", "fps_min_frames", "fps_max_frames", "nframes"})  # how many frames to take
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _MOST_PIXELS = 1 << 30
 _MOST_FRAMES = 1 << 16

@@ -44,7 +44,7 @@ from ms_impl.qwen2_5_omni.encoding import (
     cut_sample,
 )
 from ms_impl.qwen2_5_omni.media import TAKES, Prober, SoundSource, VisionSource
-from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, KEPT, LEFT, OmniOptions, read_options
+from ms_impl.qwen2_5_omni.options import DELETE, FRAME_EXACT, FRAME_OPTIONS, KEPT, LEFT, OmniOptions, read_options
 from ms_impl.qwen2_5_omni.positions import Clock
 from ms_impl.qwen2_5_omni.preprocessing import PATCH, PATCH_FEATURES, Normalisation, image_size, patches_of
 from ms_impl.qwen2_5_omni.tokenizer import Qwen2_5OmniTokenizer
@@ -136,8 +136,13 @@ class Qwen2_5OmniTemplate:
         return cls(Qwen2_5OmniTokenizer.from_pretrained(path), config, max_length, read, Normalisation(**colours))
 
     def with_options(self, **options: Any) -> Self:
-        """The same with some options changed; images in memory are shared."""
+        """The same with some options changed; images in memory are shared.
+
+        What tells how many frames to take takes the place of ``frames``, which leaves no choice.
+        """
         own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
+        if FRAME_OPTIONS & options.keys():
+            own["frames"] = 0
         read = read_options({**own, **options}, {}, {})
         changed = type(self)(self.tokenizer, self.config, self.max_length, read, self.normalisation)
         changed.memory = self.memory

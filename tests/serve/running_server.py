@@ -52,9 +52,9 @@ class RunningCommand:
 class RunningServer(RunningCommand):
     """``url`` ends in /v1."""
 
-    def __init__(self, directory: Path, *arguments: str, key: str | None = KEY):
+    def __init__(self, directory: Path, *arguments: str, key: str | None = KEY, model: Path = TINY):
         self.key = key
-        own = ["--model", TINY, "--name", NAME, "--port", "0"]
+        own = ["--model", model, "--name", NAME, "--port", "0"]
         super().__init__(directory, "serve.py", *own, *arguments, VLM_API_KEY=key or "")
 
     def request(self, path: str, body: bytes | dict | None = None, **headers: str) -> tuple[int, dict, bytes]:
