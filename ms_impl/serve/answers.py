@@ -53,13 +53,18 @@ class Completion:
         """The first chunk of each answer."""
         return [self._chunk(number, {"role": "assistant", "content": ""}) for number in range(self.count)]
 
-    def add(self, number: int, piece: Piece) -> list[JSON]:
-        """Take a piece of an answer; the chunks that tell of it."""
+    def take(self, number: int, piece: Piece) -> tuple[str, str]:
+        """Take a piece of an answer: what it adds to the thinking, and to what is said."""
         thought, said = self._reasonings[number].add(piece.text, last=piece.reason is not None)
         self._thought[number] += thought
         self._said[number] += said
         self._worths[number] += piece.worths
         self._reasons[number] = piece.reason
+        return thought, said
+
+    def add(self, number: int, piece: Piece) -> list[JSON]:
+        """Take a piece of an answer; the chunks that tell of it."""
+        thought, said = self.take(number, piece)
         chunks = []
         delta = {name: text for name, text in (("reasoning_content", thought), ("content", said)) if text}
         if delta or piece.worths:

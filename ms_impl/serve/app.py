@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ms_impl.serve.answers import Completion, Usage
 from ms_impl.serve.bodies import Bodies
@@ -43,6 +44,7 @@ def make_app(engines: Mapping[str, Engine], settings: ServerSettings) -> FastAPI
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(HTTPException, _unknown)
     app.add_exception_handler(Refusal, _refused(metrics))
+    app.add_exception_handler(ClientDisconnect, _left(metrics))
 
     @app.get("/health")
     async def health() -> Response:
@@ -80,7 +82,7 @@ class Reply:
 
     def __init__(self, request: Request, asked: ChatRequest, engine: Engine, metrics: Metrics):
         self.request, self.asked, self.engine, self.metrics = request, asked, engine, metrics
-        self.exchange = Exchange(engine, asked)
+        self.exchange = Exchange(engine, asked, whole=not asked.stream)
 
     async def response(self) -> Response:
         """The whole answer, or the stream of its chunks. Raises Refusal."""
@@ -93,7 +95,7 @@ class Reply:
                                          headers={"Cache-Control": "no-cache"})  # fmt: skip
             completion = self._completion()
             async for number, piece in self.exchange.pieces():
-                completion.add(number, piece)
+                completion.take(number, piece)
             self._done(200)
             return JSONResponse(completion.whole(self._usage()))
         except Left:
@@ -117,11 +119,10 @@ class Reply:
         completion = self._completion()
         status = CLIENT_GONE
         try:
-            for chunk in completion.beginning():
-                yield _event(chunk)
+            yield "".join(map(_event, completion.beginning()))
             async for number, piece in self.exchange.pieces():
-                for chunk in completion.add(number, piece):
-                    yield _event(chunk)
+                if chunks := completion.add(number, piece):
+                    yield "".join(map(_event, chunks))
             if self.asked.stream_options and self.asked.stream_options.include_usage:
                 yield _event(completion.usage_chunk(self._usage()))
             yield "data: [DONE]\n\n"
@@ -209,6 +210,15 @@ def _refused(metrics: Metrics) -> Any:
         return refusal.response()
 
     return refused
+
+
+def _left(metrics: Metrics) -> Any:
+    async def left(_: Request, error: Exception) -> Response:
+        """The client went away before its request had arrived."""
+        metrics.answered(CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
+
+    return left
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
 from ms_impl.serve.choice import Piece
+from ms_impl.serve.outbox import Outbox
 from ms_impl.serve.preparation import Question, job_for
 from ms_impl.serve.problems import Refusal
 from ms_impl.serve.questions import question_of
@@ -44,6 +45,8 @@ class Engine:
         self.scheduler = scheduler
         self.settings = settings
         self.created = int(time.time())
+        self.outbox = Outbox()
+        scheduler.flush = self.outbox.flush
         self._preparing = ThreadPoolExecutor(2, f"prepare {name}")
 
     def ask(self, request: ChatRequest, report: Report) -> Future[Asked]:

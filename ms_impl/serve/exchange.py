@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,24 +19,25 @@ class Left(Exception):
 
 
 class Exchange:
-    """To be made in a running event loop. ``first`` is when the first piece came, by ``time.monotonic``."""
+    """To be made in a running event loop. ``first`` is when the first piece came, by ``time.monotonic``.
 
-    def __init__(self, engine: Engine, asked: ChatRequest):
-        self.engine, self.asked = engine, asked
+    Args:
+        whole: the pieces may come all at the end.
+    """
+
+    def __init__(self, engine: Engine, asked: ChatRequest, whole: bool = False):
+        self.engine, self.asked, self.whole = engine, asked, whole
         self.began = time.monotonic()
         self.first: float | None = None
         self.answering: Asked | None = None
-        self._events: asyncio.Queue[tuple[int | None, Any]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[tuple[int | None, Any]] = deque()  # filled by the scheduler's thread
+        self._awake = asyncio.Event()
 
     async def begin(self) -> Asked:
         """Have it prepared and queued. Raises Refusal."""
-        loop = asyncio.get_running_loop()
-
-        def report(number: int | None, what: Any) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, (number, what))
-
         try:
-            future = self.engine.ask(self.asked, report)
+            future = self.engine.ask(self.asked, self._report)
             try:
                 self.answering = await asyncio.wrap_future(future)
             except asyncio.CancelledError:
@@ -48,24 +50,35 @@ class Exchange:
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """The number of an answer and what came of it, until all have ended. Raises Refusal, and Left."""
         while True:
-            number, what = await self._events.get()
-            if number is not None:
-                self.first = self.first or time.monotonic()
-                yield number, what
-            elif what is None:
-                return
-            else:
-                self.cancel()
-                raise what if isinstance(what, Left) else refusal_of(what, begun=True)
+            await self._awake.wait()
+            self._awake.clear()
+            while self._arrived:
+                number, what = self._arrived.popleft()
+                if number is not None:
+                    yield number, what
+                elif what is None:
+                    return
+                else:
+                    self.cancel()
+                    raise what if isinstance(what, Left) else refusal_of(what, begun=True)
 
     def leave(self) -> None:
         """End ``pieces``, and with it the answer."""
-        self._events.put_nowait((None, Left()))
+        self._arrived.append((None, Left()))
+        self._awake.set()
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
         if self.answering:
             self.answering.job.cancel()
+
+    def _report(self, number: int | None, what: Any) -> None:
+        """In the scheduler's thread."""
+        if number is not None and self.first is None:
+            self.first = time.monotonic()
+        self._arrived.append((number, what))
+        if number is None or not self.whole:
+            self.engine.outbox.ring(self._loop, self._awake)
 
 
 def _cancel_prepared(future: Any) -> None:

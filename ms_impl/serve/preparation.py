@@ -17,7 +17,7 @@ from ms_impl.generate.decoding import Answer, samplers
 from ms_impl.generate.mixin import stop_sequences
 from ms_impl.generate.text import TextStreamer
 from ms_impl.serve.choice import Choice, Piece
-from ms_impl.serve.scheduler import Job
+from ms_impl.serve.scheduler import Job, require_room
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def job_for(
     if (limit := question.max_new_tokens) is None:
         limit = max(1, min(generation.max_new_tokens, columns - len(sample)))
     generation = generation.changed(max_new_tokens=limit)
+    policy = template.policy(sample, generation)
+    require_room(len(sample), limit + (policy.overrun if policy else 0), columns)  # before media are decoded
     batch = collate(in_directory([sample], question.directory), template, padding_side=padding_side(template))
     stops = stop_sequences(template, generation)
     choices = []

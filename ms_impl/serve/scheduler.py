@@ -109,6 +109,7 @@ class Scheduler:
         self._entering: tuple[Job, Iterator[None]] | None = None
         self._changed = threading.Condition()
         self._closed = self._aborted = False
+        self.flush: Callable[[], object] = lambda: None  # called, in its thread, after the reports of a step
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -161,13 +162,8 @@ class Scheduler:
         answers = [choice.answer for choice in job.choices]
         if len(answers) > self.rows:
             raise InputError(f"{len(answers)} answers at once are more than the {self.rows} of this server")
-        length = job.length
         most = max(each.max_new_tokens + (each.policy.overrun if each.policy else 0) for each in answers)
-        if length + most > self.columns:
-            raise InputError(
-                f"prompt and answer need {length:,} + {most:,} tokens, but there is room for {self.columns:,}; "
-                "shorten one of them"
-            )
+        require_room(job.length, most, self.columns)
 
     # What follows runs in the scheduler's thread.
 
@@ -175,8 +171,10 @@ class Scheduler:
         while self._awaited():
             self._drop()
             self._enter()
+            self.flush()
             if self.answering:
                 self._step()
+                self.flush()
 
     def _awaited(self) -> bool:
         """Wait for work; False: there is none, and there will be none."""
@@ -283,3 +281,12 @@ class Scheduler:
         except Exception:  # whoever asked is gone
             logger.warning("an answer could not be handed over", exc_info=True)
             job.cancel()
+
+
+def require_room(prompt: int, answer: int, columns: int) -> None:
+    """Raise InputError unless prompt and answer fit into so many columns."""
+    if prompt + answer > columns:
+        raise InputError(
+            f"prompt and answer need {prompt:,} + {answer:,} tokens, but there is room for {columns:,}; "
+            "shorten one of them"
+        )

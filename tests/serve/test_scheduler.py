@@ -93,8 +93,9 @@ def random_questions(model, directory, count: int, seed: int) -> list[Question]:
 
 def answered(scheduler, template, asked: Question, wait: bool = True) -> Listener:
     listener = Listener()
+    job = job_for(template, asked, scheduler.columns, listener)
     scheduler.reserve()
-    scheduler.submit(job_for(template, asked, scheduler.columns, listener))
+    scheduler.submit(job)
     if wait:
         assert listener.over.wait(120)
     return listener
