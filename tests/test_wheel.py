@@ -1,9 +1,15 @@
 """A wheel is built, and works without the checkout: its YAMLs, launcher and small model come along."""
 
 import os
+import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -59,6 +65,7 @@ def test_what_a_wheel_holds(wheel):
         "ms_impl/py.typed", "ms_impl/kernels/decode_step.cc", "ms_impl/plugin/register/qwenvl_model.py",
         "ms_impl/repository/configs/qwenvl/predict_tiny.yaml", "ms_impl/repository/scripts/msrun_launcher.sh",
         "ms_impl/repository/assets/qwenvl_tiny_easyvqa/model.safetensors", "ms_impl/repository/run_mindformer.py",
+        "ms_impl/repository/scripts/examples.txt", "ms_impl/repository/assets/demo.jsonl",
     ):  # fmt: skip
         assert wanted in names, wanted
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -83,6 +90,50 @@ def test_an_unpacked_wheel_answers(wheel, image, tmp_path):
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     ask(sys.executable, image, tmp_path, PYTHONPATH=str(unpacked))
+
+
+@pytest.mark.slow
+def test_every_example_works_as_it_stands(wheel, tmp_path):
+    """In the directory that ``info`` names, one after the other; the server answers and ends in order."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    files = tmp_path / "ms_impl/repository"
+    told = {"PYTHONPATH": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    lines = (files / "scripts/examples.txt").read_text().splitlines()
+    printed = {}
+    for line in lines[:-1]:
+        words = shlex.split(line)[1:]
+        printed[" ".join(words[:2])] = run([sys.executable, "-m", "ms_impl.cli.vlm_mindspore", *words], files, **told)
+    assert printed["info assets/ovis2_5_tiny"].startswith("checkpoint    assets/ovis2_5_tiny")
+    assert printed["chat --model"].split() == ["green"] and "green<|im_end|>" in printed["predict --config"]
+    assert re.search(r"demo +exact_match +4 +accuracy 0.[5-9]|accuracy 1.0", printed["eval --config"])
+    assert re.search(r"step +1/1 ", printed["finetune --config"])
+    for made in ("trained/completed.json", "tuned.png", "lora/checkpoint-1-merged",
+                 "merged/model.safetensors", "two/completed.json", "supervised/completed.json"):  # fmt: skip
+        assert (files / "build" / made).exists(), made
+    assert (files / "ovis_ms.ckpt").exists()
+    serve(shlex.split(lines[-1])[1:], files, {**os.environ, **told})
+
+
+def serve(words: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Start the example of the server on a free port, ask whether it is there, end it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ms_impl.cli.vlm_mindspore", *words, "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, env=environment)
+    try:
+        for _ in range(240):
+            time.sleep(1)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
 
 
 @pytest.mark.slow

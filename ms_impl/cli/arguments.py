@@ -143,7 +143,6 @@ def _prompts(arguments: argparse.Namespace, settings: Settings) -> list[Prompt]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="run_mindformer.py",
         usage="%(prog)s --config YAML [--run_mode train|finetune|eval|predict] [--check|--dry_run] [--SETTING VALUE …]",
         description="Train and use this project's models through MindFormers.",
         epilog="Any setting of the YAML can be changed by its dotted name: --lr_schedule.learning_rate 1e-4",

@@ -1,41 +1,58 @@
 """The command ``vlm-mindspore``: every command of the project by one name, from a checkout or an installed wheel.
 
-The scripts keep their own paths and arguments; this runs them, wherever they lie.
+The scripts keep their own paths and arguments; this calls their ``main``, wherever they lie.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
-import runpy
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
+from types import ModuleType
 
-from ms_impl import families
-from ms_impl.cli.custom import load_customs
 from ms_impl.cli.main import command
-from ms_impl.errors import InputError
-from ms_impl.resources import ROOT, resource
+from ms_impl.errors import InputError, quote
+from ms_impl.resources import resource
+
+NAME = "vlm-mindspore"
 
 _RUN = "run_mindformer.py"
+_EXAMPLES = "scripts/examples.txt"  # each works as it stands, after those above it
+_WHERE = f"example (in a checkout, or in the directory that {NAME} info names):"
 
-# Command: the script, or the module, that it runs; arguments before the user's; what it does.
-_COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "chat": ("scripts/chat.py", (), "ask a model about images, videos and sounds"),
-    "serve": ("scripts/serve.py", (), "answer requests as OpenAI's API does"),
-    "convert": ("convert.convert_weight", (), "Hugging Face's weights to MindSpore's and back"),
-    "merge": ("convert.merge_adapter", (), "merge a LoRA adapter into its base"),
-    "check": (_RUN, ("--check",), "judge a YAML and read its data through"),
-    "train": (_RUN, ("--run_mode", "train"), "train, from random weights"),
-    "finetune": (_RUN, ("--run_mode", "finetune"), "train, from a checkpoint"),
-    "predict": (_RUN, ("--run_mode", "predict"), "answer prompts"),
-    "eval": (_RUN, ("--run_mode", "eval"), "measure a checkpoint on data sets"),
-    "swift": ("scripts/swift.py", (), "sft, infer and export with ms-swift's argument names"),
-    "launch": ("scripts/msrun_launcher.sh", (), "start a command on several workers with msrun"),
-    "supervise": ("scripts/train_supervised.py", (), "train on several workers, restarted until it is done"),
-    "plot": ("scripts/plot_run.py", (), "draw the curves of a run"),
+
+@dataclass(frozen=True)
+class Command:
+    """What is started, and what that does.
+
+    ``script``: a file or a module, whose ``main`` is called after ``before`` is put before the user's arguments, or a
+    shell script.
+    """
+
+    script: str
+    told: str
+    before: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "chat": Command("scripts/chat.py", "ask a model about images, videos and sounds"),
+    "serve": Command("scripts/serve.py", "answer requests as OpenAI's API does"),
+    "convert": Command("convert.convert_weight", "Hugging Face's weights to MindSpore's and back"),
+    "merge": Command("convert.merge_adapter", "merge a LoRA adapter into its base"),
+    "check": Command(_RUN, "judge a YAML and read its data through", ("--check",)),
+    "train": Command(_RUN, "train, from random weights", ("--run_mode", "train")),
+    "finetune": Command(_RUN, "train, from a checkpoint", ("--run_mode", "finetune")),
+    "predict": Command(_RUN, "answer prompts", ("--run_mode", "predict")),
+    "eval": Command(_RUN, "measure a checkpoint on data sets", ("--run_mode", "eval")),
+    "swift": Command("scripts/swift.py", "sft, infer and export with ms-swift's argument names"),
+    "launch": Command("scripts/msrun_launcher.sh", "start a command on several workers with msrun"),
+    "supervise": Command("scripts/train_supervised.py", "train on several workers, restarted until it is done"),
+    "plot": Command("scripts/plot_run.py", "draw the curves of a run"),
+    "info": Command("ms_impl.cli.info", "what a checkpoint is and needs; without one, versions"),
 }
-_INFO = "info"
 
 
 @command
@@ -44,42 +61,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if name in ("-h", "--help"):
         print(_usage())
-    elif name == _INFO:
-        load_customs(arguments)
-        print(_info())
-    elif name in _COMMANDS:
-        script, before, _ = _COMMANDS[name]
-        _start(script, [*before, *arguments])
-    else:
-        raise InputError(f"unknown command '{name}'\n\n{_usage()}")
-    return 0
+        return 0
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {quote(name)}\n\n{_usage()}")
+    if {"-h", "--help"} & set(arguments):
+        print("\n  ".join([_WHERE, *examples(name)]), end="\n\n", flush=True)
+    return _start(name, COMMANDS[name], arguments)
 
 
-def _start(script: str, arguments: list[str]) -> None:
-    """Become that script: it ends the process."""
-    if script.endswith(".sh"):
-        os.execvp("bash", ["bash", str(resource(script)), *arguments])
+def examples(name: str) -> list[str]:
+    """Command lines of that command, with the small models and images that come along."""
+    lines = resource(_EXAMPLES).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith(f"{NAME} {name} ")]
+
+
+def _start(name: str, chosen: Command, arguments: list[str]) -> int:
+    """Become that command: its usage has this one's name."""
+    if chosen.script.endswith(".sh"):
+        os.execvp("bash", ["bash", str(resource(chosen.script)), *arguments])
+    module = _module(name, chosen.script)
+    sys.argv = [f"{NAME} {name}", *chosen.before, *arguments]
+    return module.main()
+
+
+def _module(name: str, script: str) -> ModuleType:
+    """A script, or a module, whose own examples then say ``vlm-mindspore``."""
     if script.endswith(".py"):
-        sys.argv = [str(resource(script)), *arguments]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    sys.argv = [script, *arguments]
-    runpy.run_module(script, run_name="__main__", alter_sys=True)
+        spec = importlib.util.spec_from_file_location(f"vlm_mindspore_{name}", resource(script))
+        assert spec and spec.loader
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(script)
+        script = f"{script.replace('.', '/')}.py"
+    module.__doc__ = (module.__doc__ or "").replace(f"python {script}", f"{NAME} {name}")
+    return module
 
 
 def _usage() -> str:
-    commands = {name: told for name, (_, _, told) in _COMMANDS.items()} | {_INFO: "versions, and where files lie"}
-    lines = [f"  {name:<10} {told}" for name, told in commands.items()]
-    return "\n".join(["usage: vlm-mindspore COMMAND [ARGUMENTS]; vlm-mindspore COMMAND --help tells more", "", *lines])
-
-
-def _info() -> str:
-    lines = [f"{'models':<14}{', '.join(families.names())}", f"{'files':<14}{ROOT}"]
-    for package in ("vlm-mindspore", "mindspore", "mindformers", "transformers", "numpy", "torch"):
-        try:
-            lines.append(f"{package:<14}{version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"{package:<14}not installed")
-    return "\n".join(lines)
+    lines = [f"  {name:<10} {each.told}" for name, each in COMMANDS.items()]
+    return "\n".join([f"usage: {NAME} COMMAND [ARGUMENTS]; {NAME} COMMAND --help has an example", "", *lines])
 
 
 if __name__ == "__main__":

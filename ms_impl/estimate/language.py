@@ -38,7 +38,8 @@ def decoder_part(
         "decoder layers", weights, length, "layers", layers,
         scores=heads * length**2, score_flops=4 * length**2 * q_width, entry=length * width,
         kept=length * (whole + split + 4 * inner), split_kept=length * (split + 4 * inner),
-        work=length * (2 * width + 3 * inner), cut=cut, recomputes=True,
+        work=length * (2 * width + 3 * inner), cut=cut, cached=2 * kv_width,
+        recomputes=True,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class Part:
         stage: which pipeline stage has it: ``first``, ``last``, or ``layers``: spread over all.
         cut: whether model parallelism divides its matrices.
         extra_bytes: bytes a row that it needs beside, in whatever dtype, in its own forward and backward pass.
+        cached: numbers that a token leaves in a layer's caches of keys and values when the model answers.
         recomputes: whether the YAML's ``recompute`` applies to its layers.
     """
 
@@ -42,6 +43,7 @@ class Part:
     work: int = 0
     cut: bool = False
     extra_bytes: int = 0
+    cached: int = 0
     recomputes: bool = False
 
     @cached_property

@@ -130,9 +130,7 @@ def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: str, targe
     Raises:
         InputError: listing missing tensors, extra ones, wrong shapes and element types.
     """
-    faults = _faults(checkpoint.tensors, entries, source)
-    if any(faults):
-        raise InputError(f"{checkpoint.path}: the weights do not fit the model:{itemised(*faults)}")
+    _refuse(checkpoint, *_faults(checkpoint.tensors, entries, source), _differing(checkpoint.tensors, entries, source))
     converted = []
     for entry in entries:
         sources = tuple(checkpoint.tensors[spec.name] for spec in entry.specs[source])
@@ -142,22 +140,31 @@ def convert(checkpoint: Checkpoint, entries: Sequence[Entry], source: str, targe
     return converted
 
 
+def check_headers(checkpoint: Checkpoint, entries: Sequence[Entry], layout: str) -> None:
+    """Names, shapes and types are those of the model; no value is read.
+
+    Raises:
+        InputError: listing missing tensors, extra ones, wrong shapes and element types.
+    """
+    _refuse(checkpoint, *_faults(checkpoint.tensors, entries, layout))
+
+
 def cast_to(tensors: Iterable[CheckpointTensor], dtype: DType) -> list[CastTensor]:
     """The same tensors in another floating type."""
     return [CastTensor(tensor, dtype, CastLoss()) for tensor in tensors]
 
 
+def _refuse(checkpoint: Checkpoint, *faults: list[str]) -> None:
+    if any(faults):
+        raise InputError(f"{checkpoint.path}: the weights do not fit the model:{itemised(*faults)}")
+
+
 def _faults(tensors: Mapping[str, CheckpointTensor], entries: Sequence[Entry], layout: str) -> tuple[list[str], ...]:
-    """What is wrong, by kind."""
+    """What headers tell is wrong, by kind."""
     expected = {spec.name: spec.shape for entry in entries for spec in entry.specs[layout]}
-    copies = {name: entry.specs[layout][0].name for entry in entries for name in entry.copies if name in tensors}
+    copies = {name for entry in entries for name in entry.copies}
     missing = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
     extra = [f"extra: {_named(tensor)}" for name, tensor in tensors.items() if name not in {*expected, *copies}]
-    differing = [
-        f"tied: {name} differs from {other}, although the configuration ties them"
-        for name, other in copies.items()
-        if other in tensors and not _equal(tensors[name], tensors[other])
-    ]
     held = [tensors[name] for name in expected if name in tensors]
     wrong_shapes = [
         f"wrong shape: {tensor.name} is {quote(list(tensor.shape))}, expected {list(expected[tensor.name])}"
@@ -174,7 +181,17 @@ def _faults(tensors: Mapping[str, CheckpointTensor], entries: Sequence[Entry], l
         found = {spec.name: tensors[spec.name].dtype.name for spec in entry.specs[layout] if spec.name in tensors}
         if len(set(found.values())) > 1:
             mixed.append(f"element types differ among tensors that belong together: {found}")
-    return missing, extra, wrong_shapes, types, mixed, differing
+    return missing, extra, wrong_shapes, types, mixed
+
+
+def _differing(tensors: Mapping[str, CheckpointTensor], entries: Sequence[Entry], layout: str) -> list[str]:
+    """Copies of a tied tensor that are none."""
+    copies = {name: entry.specs[layout][0].name for entry in entries for name in entry.copies if name in tensors}
+    return [
+        f"tied: {name} differs from {other}, although the configuration ties them"
+        for name, other in copies.items()
+        if other in tensors and not _equal(tensors[name], tensors[other])
+    ]
 
 
 def _equal(one: CheckpointTensor, other: CheckpointTensor) -> bool:

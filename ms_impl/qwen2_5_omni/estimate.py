@@ -52,7 +52,7 @@ def _vision_parts(config: Qwen2_5OmniConfig, plan: RunLayout, shapes: Shapes) ->
     merged = patches * vision.hidden_size
     return [
         Part("patches", below(shapes, "visual.patch_embed"), patches, "first", kept=patches * vision.patch_features),
-        replace(blocks, name="vision blocks", positions=patches, stage="first", split_kept=0),
+        replace(blocks, name="vision blocks", positions=patches, stage="first", split_kept=0, cached=0),
         Part("merger", below(shapes, "visual.merger"), units, "first", kept=6 * merged, work=2 * merged),
     ]
 
