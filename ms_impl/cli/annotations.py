@@ -1,11 +1,13 @@
-"""The YAML's ``annotation_file``: one file of conversations, or several with weights."""
+"""The YAML's ``annotation_file``: a file of conversations, or several with weights, whole or in part (``FILE#N``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ms_impl.data.files import Mixture, part_of
 from ms_impl.errors import InputError
+from ms_impl.resources import locate
 
 
 def annotation_files(value: Any) -> list[tuple[str, float]]:
@@ -20,3 +22,15 @@ def annotation_files(value: Any) -> list[tuple[str, float]]:
                 f"found {dict(table)}"
             )
     return [(table["path"], table.get("weight", 1)) for table in tables]
+
+
+def mixture_of(loader: Mapping[str, Any], seed: int) -> Mixture:
+    """The conversations of a ``data_loader`` section; without ``shuffle`` the first N are taken of ``FILE#N``."""
+    chosen_by = seed if loader.get("shuffle", True) else None
+    return Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"), chosen_by)
+
+
+def locate_records(name: str) -> str:
+    """A file of records, or ``FILE#N``, relative to where the command runs or among the project's own files."""
+    path, count = part_of(name)
+    return str(locate(path)) + ("" if count is None else f"#{count}")

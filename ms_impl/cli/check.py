@@ -9,12 +9,11 @@ import sys
 
 import numpy as np
 
-from ms_impl.cli.annotations import annotation_files
+from ms_impl.cli.annotations import mixture_of
 from ms_impl.cli.plan import training_template
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.data import check_report
 from ms_impl.data.check import Checker, Findings, check_all
-from ms_impl.data.files import Mixture
 from ms_impl.data.sample_reader import require_answers
 
 SAMPLES = 5  # that are shown
@@ -46,8 +45,7 @@ def checker_of(settings: Settings) -> Checker:
     family = family_of(settings)
     config = family.resolve("config").from_file(lookup(settings, "model.model_config.config_file"))
     section = settings["train_dataset"]
-    loader = section["data_loader"]
-    mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
+    mixture = mixture_of(section["data_loader"], settings.get("seed") or 0)
     return Checker(mixture, training_template(family, config, section))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from ms_impl.cli.annotations import locate_records
 from ms_impl.cli.kinds import suggest
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.errors import InputError, listed, quote
 from ms_impl.evaluate.data_set import DataSet
 from ms_impl.evaluate.metrics import METRICS
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.resources import locate
 
 _LOADER = "BaseMultiModalDataLoader"
 _OWN = ("metric", "data_loader", "batch_size", "max_new_tokens", "generation_config")  # others: template's options
@@ -62,7 +63,7 @@ def _data_set(name: str, section: Settings) -> DataSet:
         raise InputError(f"{where}.generation_config: {error}") from error
     return DataSet(
         name=name,
-        annotation_file=locate(loader["annotation_file"]),
+        annotation_file=Path(locate_records(loader["annotation_file"])),
         metric=metric,
         batch_size=section["batch_size"],
         max_new_tokens=section.get("max_new_tokens"),

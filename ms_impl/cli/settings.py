@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ms_impl.cli.annotations import locate_records
 from ms_impl.cli.keys import DTYPES
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.errors import InputError, listed
@@ -128,7 +129,7 @@ def _located(files: Any) -> Any:
     """The same paths, located: one, or a list of paths and of tables with a path."""
     if isinstance(files, list):
         return [_located(file) for file in files]
-    return {**files, "path": _located(files["path"])} if isinstance(files, dict) else str(locate(files))
+    return {**files, "path": _located(files["path"])} if isinstance(files, dict) else locate_records(files)
 
 
 def _existing(key: str, path: str | Path) -> Path:

@@ -37,9 +37,9 @@ class EncodedDataset:
     def __init__(self, mixture: Mixture, template: Template, show_progress: bool = False):
         self.mixture = mixture
         self.template = template
-        files = {file.path: file for file in mixture.files}  # one may be named twice
-        known = {path: known_entries(file, template, show_progress) for path, file in files.items()}
-        entries = joined([known[file.path] for file in mixture.files])
+        files = {file.label: file for file in mixture.files}  # one may be named twice
+        known = {label: known_entries(file, template, show_progress) for label, file in files.items()}
+        entries = joined([known[file.label] for file in mixture.files])
         unanswered = np.flatnonzero(entries.answers == 0)
         require_answers(len(mixture) - len(unanswered), len(mixture), template.max_length, entries.counts())
         self.digests = entries.digests

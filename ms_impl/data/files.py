@@ -6,9 +6,11 @@ whatever its size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,33 +24,63 @@ from ms_impl.data.records import Conversation, parse_record
 from ms_impl.errors import InputError, quote
 from ms_impl.io.json_files import parse_json
 
+_PART = re.compile(r"(?P<path>.+)#(?P<count>\d{1,9})")
 _HEAVIEST = 10_000  # an epoch with more copies of a file is a mistake
 _CHANGED = "the file changed while in use; start again"
+
+
+def part_of(name: str | Path) -> tuple[str, int | None]:
+    """``FILE#N``, N records of a file, as ms-swift writes it → FILE and N; a file that is called so is meant whole."""
+    match = _PART.fullmatch(str(name))
+    return (match["path"], int(match["count"])) if match and not os.path.isfile(name) else (str(name), None)
+
+
+def sampled(records: int, count: int, seed: int | None) -> np.ndarray:
+    """Which ``count`` of so many records ``FILE#count`` takes, as in ms-swift: int64 [count].
+
+    All as often as ``count`` has room for; of the rest some at random, each once, or the first without a ``seed``. Of
+    one seed, fewer are among more.
+    """
+    whole, rest = divmod(count, records)
+    order = np.arange(records) if seed is None else np.random.default_rng(seed).permutation(records)
+    return np.concatenate([np.tile(np.arange(records), whole), np.sort(order[:rest])])
 
 
 class RecordFile(Sequence[Any]):
     """The records of a JSON or JSONL file, as parsed; at most the first ``num_samples``.
 
-    ``json_scan.find_records`` says which layouts are known. ``sha256`` is that of the whole file. Several
-    threads may read at once; a copy in another process opens the file anew.
+    ``json_scan.find_records`` says which layouts are known. ``path`` may be ``FILE#N``: ``sampled`` says which records
+    that takes, with the ``seed``; ``label`` is what was given. ``sha256`` is that of the whole file, and of what is
+    taken. Several threads may read at once; a copy in another process opens the file anew.
 
     Raises InputError naming the file and the line when it cannot be read, is no JSON or holds no record. When a record
     is asked for: naming it, for what ``ms_impl.io.json_files.parse_json`` refuses; and if the file's size or time has
     changed.
     """
 
-    def __init__(self, path: str | Path, num_samples: int | None = None):
+    def __init__(self, path: str | Path, num_samples: int | None = None, seed: int | None = None):
         is_count = isinstance(num_samples, int) and not isinstance(num_samples, bool) and num_samples >= 1
         if num_samples is not None and not is_count:
             raise InputError(f"{path}: num_samples must be a positive whole number, not {quote(num_samples)}")
-        self.path = str(path)
+        self.label = str(path)
+        self.path, count = part_of(path)
+        if count == 0:
+            raise InputError(f"{path}: takes no record; give a number above 0, or the file alone")
         self._open()
         self._state = _state(os.fstat(self._file.fileno()))
         try:
-            self._spans, self.sha256 = find_records(self._file, self.path, num_samples)
+            self._spans, self.sha256 = find_records(self._file, self.path, None if count else num_samples)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
         self._check_unchanged()
+        self._numbers = np.arange(len(self._spans)) if count is None else self._take(count, num_samples, seed)
+
+    def _take(self, count: int, num_samples: int | None, seed: int | None) -> np.ndarray:
+        """Leave the records of ``FILE#count`` alone; returns their numbers in the file."""
+        numbers = sampled(len(self._spans), count, seed)[:num_samples]
+        self._spans = self._spans[numbers]
+        self.sha256 = hashlib.sha256(self.sha256.encode() + numbers.tobytes()).hexdigest()
+        return numbers
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -70,7 +102,7 @@ class RecordFile(Sequence[Any]):
 
     def name(self, index: int) -> str:
         """How errors name a record, before its id is known."""
-        return f"{self.path}: record {index}"
+        return f"{self.path}: record {self._numbers[index]}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_file"}
@@ -111,18 +143,21 @@ class Mixture(Sequence[Conversation]):
     Args:
         files: (path, weight). In an epoch a file of weight 2.5 comes twice whole, and half of it once more.
         num_samples: take the first so many conversations of each file.
+        seed: of what ``FILE#N`` takes; None: the first N.
 
     Raises InputError as ConversationFile does, and for a weight that is not positive.
     """
 
-    def __init__(self, files: Sequence[tuple[str | Path, float]], num_samples: int | None = None):
+    def __init__(
+        self, files: Sequence[tuple[str | Path, float]], num_samples: int | None = None, seed: int | None = None
+    ):
         if not files:
             raise InputError("no file of conversations is given")
         for path, weight in files:
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not (is_number and 0 < weight <= _HEAVIEST):
                 raise InputError(f"{path}: weight must be positive and at most {_HEAVIEST:,}, not {quote(weight)}")
-        self.files = [ConversationFile(path, num_samples) for path, _ in files]
+        self.files = [ConversationFile(path, num_samples, seed) for path, _ in files]
         self._weights = [Fraction(str(weight)) for _, weight in files]  # as written: 0.1 is a tenth
         self._starts = np.cumsum([0, *map(len, self.files)])
 
@@ -140,8 +175,8 @@ class Mixture(Sequence[Conversation]):
 
     @property
     def digests(self) -> dict[str, str]:
-        """Each file's sha256 by its path."""
-        return {file.path: file.sha256 for file in self.files}
+        """Each file's sha256 by its path, or ``FILE#N``."""
+        return {file.label: file.sha256 for file in self.files}
 
     def epoch(self, number: int, seed: int) -> np.ndarray:
         """The conversations of epoch ``number`` (from 0) by index, in the files' order: int64.

@@ -16,11 +16,10 @@ from mindformers.dataset.base_dataset import BaseDataset
 from mindformers.tools.register import MindFormerConfig
 from mindspore.dataset import GeneratorDataset
 
-from ms_impl.cli.annotations import annotation_files
+from ms_impl.cli.annotations import mixture_of
 from ms_impl.cli.plan import plan_settings, training_template
 from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.encoded_dataset import EncodedDataset
-from ms_impl.data.files import Mixture
 from ms_impl.data.trained_options import told
 from ms_impl.plugin.model import ModelSection
 from ms_impl.train.feed import Shard, StepFeed
@@ -46,8 +45,7 @@ def training_feed(
     ``batch_size`` of the section is the number of rows that this rank takes in a step, those of all micro-batches.
     """
     template = training_template(model.family, model.config, section)
-    loader = section["data_loader"]
-    mixture = Mixture(annotation_files(loader["annotation_file"]), loader.get("num_samples"))
+    mixture = mixture_of(section["data_loader"], seed)
     samples = EncodedDataset(mixture, template, show_progress=is_first_rank())
     shard = Shard(rank(), world_size()) if parameters_are_whole() else _Shards.mine()
     rows = section["batch_size"] * shard.world_size

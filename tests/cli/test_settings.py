@@ -190,6 +190,7 @@ def test_data_are_found_in_the_project_like_weights(workspace, tmp_path, monkeyp
     loader = "--train_dataset.data_loader.annotation_file"
     for given, found in (
         ("data/train.json", f"{tmp_path}/project/data/train.json"),
+        ("data/train.json#3", f"{tmp_path}/project/data/train.json#3"),
         ("[data/train.json, {path: data/train.json, weight: 2}]", None),
     ):
         settings = read_settings([*arguments, loader, given])

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from ms_impl import families
+from ms_impl.cli.annotations import mixture_of
 from ms_impl.cli.arguments import read_settings
 from ms_impl.cli.swift import runs
 from ms_impl.cli.swift.answers import row_of, settings_of
 from ms_impl.cli.swift.arguments import COMMANDS, NOTES, REFUSED, read
-from ms_impl.cli.swift.commands import export, infer, ranks_of, sft
+from ms_impl.cli.swift.commands import export, infer, port_of, ranks_of, sft
 from ms_impl.cli.swift.datasets import Split, prepared
 from ms_impl.cli.swift.training import notes_of
 from ms_impl.cli.swift.training import settings_of as training_settings
@@ -150,13 +151,28 @@ def lines_of(path: str) -> list[int]:
 def test_samples_and_splits(records, tmp_path):
     split = prepared([records, f"{records}#4", f"{records}#25"], (), 0.1, 42, tmp_path)
     train, held = lines_of(split.train[0]), lines_of(split.validation)
-    assert (len(train), len(held)) == (9 + 3 + 23, 1 + 1 + 2)
+    assert (len(train), len(held)) == (9 + 3 + 24, 1 + 1 + 1)
     assert sorted(train[:9] + held[:1]) == list(range(10)) and len(set(train[9:12] + held[1:2])) == 4
-    assert np.unique(train[12:] + held[2:], return_counts=True)[1].max() == 3
+    values, counts = np.unique(train[12:], return_counts=True)  # of nine records two whole rounds, and six once more
+    assert len(values) == 9 and sorted(counts) == [2] * 3 + [3] * 6 and held[2] not in values
     again = prepared([records, f"{records}#4", f"{records}#25"], (), 0.1, 42, tmp_path)
     assert again == split and lines_of(again.train[0]) == train
     other = prepared([f"{records}#4"], (), 0.0, 43, tmp_path)
     assert other.validation is None and len(lines_of(other.train[0])) == 4
+
+
+def test_a_yaml_takes_the_same_records(records, tmp_path):
+    """Of one seed; the first N where records are not shuffled, and of sets to validate on."""
+    loader = {"annotation_file": f"{records}#13"}
+    numbers = [json.loads(conversation.record.partition("(id ")[2][:-1]) for conversation in mixture_of(loader, 42)]
+    split = prepared([f"{records}#13"], [f"{records}#3"], 0.0, 42, tmp_path)
+    assert lines_of(split.train[0]) == numbers and lines_of(split.validation) == [0, 1, 2]
+    in_order = prepared([f"{records}#4"], (), 0.0, 42, tmp_path, shuffle=False)
+    assert lines_of(in_order.train[0]) == [0, 1, 2, 3]
+    assert [file.name(3) for file in mixture_of({**loader, "shuffle": False}, 42).files] == [f"{records}: record 3"]
+    for wrong, message in ((f"{records}#0", "takes no record"), (f"{records}#x", "is not a file of records here")):
+        with pytest.raises(InputError, match=message):
+            prepared([wrong], (), 0.0, 42, tmp_path)
 
 
 def test_whole_files_stay_where_they_are(records, tmp_path):
@@ -200,7 +216,18 @@ def test_a_line_of_the_results():
 
 def test_processes_of_a_node():
     assert ranks_of({}) == 1 and ranks_of({"NPROC_PER_NODE": "2"}) == 2
-    for wrong in ({"NPROC_PER_NODE": "two"}, {"NPROC_PER_NODE": "0"}, {"NNODES": "2"}):
+    devices = {"ASCEND_RT_VISIBLE_DEVICES": "0,1"}
+    assert ranks_of({"NPROC_PER_NODE": "2", **devices}) == 2
+    assert port_of({}) is None and port_of({"MASTER_PORT": "29501"}) == 29501
+    for wrong in ("0", "x", "65536", "-1", ""):
+        with pytest.raises(InputError, match="environment variable MASTER_PORT must be a port"):
+            port_of({"MASTER_PORT": wrong})
+    for wrong in (
+        {"NPROC_PER_NODE": "two"},
+        {"NPROC_PER_NODE": "0"},
+        {"NNODES": "2"},
+        {"NPROC_PER_NODE": "4", **devices},
+    ):
         with pytest.raises(InputError, match="environment variable"):
             ranks_of(wrong)
 

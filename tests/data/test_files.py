@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ms_impl.data.files import ConversationFile, Mixture, RecordFile
+from ms_impl.data.files import ConversationFile, Mixture, RecordFile, sampled
 from ms_impl.data.records import parse_record
 from ms_impl.errors import InputError
 
@@ -293,7 +293,7 @@ def test_a_copy_for_another_process_and_threads(tmp_path):
 
 _PEAK = """
 import resource, sys
-from ms_impl.data.files import ConversationFile
+from ms_impl.data.files import ConversationFile, Mixture, RecordFile, sampled
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert sum(len(conversation.turns) for conversation in ConversationFile(sys.argv[1])) == int(sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -307,6 +307,38 @@ def test_memory_does_not_grow_with_the_file(tmp_path, layout):
     command = [sys.executable, "-c", _PEAK, str(path), "4000"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert path.stat().st_size > 80_000_000 and int(ran.stdout) < 40_000  # KiB
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(3, 0), (40, 1), (50, 1), (97, 2)])
+def test_a_part_of_a_file_is_taken_as_ms_swift_takes_it(tmp_path, count, rounds):
+    """All as often as there is room for, and some once more: at random with a seed, and else the first."""
+    path = write(tmp_path / "train.json", json.dumps([record(number) for number in range(40)]))
+    file, again, other = (ConversationFile(f"{path}#{count}", seed=seed) for seed in (5, 5, 6))
+    numbers = [int(file.name(index).rpartition(" ")[2]) for index in range(count)]
+    times = np.bincount(numbers, minlength=40)
+    assert len(file) == count and (times.min(), times.max()) == (rounds, rounds + bool(count % 40))
+    assert [each.record for each in file] == [f"{path}: record {n} (id 'r{n}')" for n in numbers]
+    assert list(file) == list(again) == list(pickle.loads(pickle.dumps(file)))
+    whole = ConversationFile(path)
+    assert len({file.sha256, whole.sha256, *([other.sha256] if count % 40 else [])}) == 2 + bool(count % 40)
+    first = ConversationFile(f"{path}#{count}")
+    assert [int(first.name(index).rpartition(" ")[2]) for index in range(count)] == [n % 40 for n in range(count)]
+    assert len(ConversationFile(f"{path}#{count}", num_samples=2, seed=5)) == 2
+
+
+def test_of_one_seed_fewer_records_are_among_more():
+    assert set(sampled(1000, 20, 3)) < set(sampled(1000, 50, 3)) and set(sampled(1000, 20, 3)) - set(
+        sampled(1000, 20, 4)
+    )
+
+
+def test_a_file_whose_own_name_ends_so_is_whole(tmp_path):
+    path = write(tmp_path / "train#2", json.dumps([record(number) for number in range(5)]))
+    assert len(ConversationFile(path)) == 5 and len(ConversationFile(f"{path}#3")) == 3
+    with pytest.raises(InputError, match="#0: takes no record"):
+        ConversationFile(f"{path}#0")
+    with pytest.raises(InputError, match="train: cannot be read"):
+        ConversationFile(tmp_path / "train#3")
 
 
 @pytest.fixture
@@ -325,6 +357,14 @@ def test_a_mixture_is_one_sequence(three_files):
     assert mixture.digests == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in three_files}
     assert len(Mixture([(path, 1) for path in three_files], num_samples=6)) == 17
     assert list(pickle.loads(pickle.dumps(mixture))) == list(mixture)
+
+
+def test_a_mixture_of_parts_is_read_and_resumed_by_what_is_taken(three_files):
+    files = [(f"{three_files[2]}#4", 2), (three_files[2], 1), (f"{three_files[2]}#4", 1)]
+    mixture = Mixture(files, seed=7)
+    assert len(mixture) == 18 and list(mixture)[:4] == list(mixture)[14:]
+    assert list(mixture.digests) == [f"{three_files[2]}#4", str(three_files[2])]
+    assert mixture.digests != Mixture(files, seed=8).digests and len(mixture.epoch(0, 7)) == 22
 
 
 def test_weights_count_a_files_conversations_in_an_epoch(three_files):

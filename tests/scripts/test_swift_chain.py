@@ -5,12 +5,15 @@ The model is that of examples/custom_register/my_qwen2_5_omni.py.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+
+from ms_impl.cli.swift.runs import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 SWIFT = ROOT / "scripts/swift.py"
@@ -95,3 +98,47 @@ def test_sft_infer_export(tiny_omni, records, tmp_path):
     assert json.loads((target / "template_options.json").read_text())["fps"] == 1.0
     again = swift(tmp_path, "export", "--adapters", checkpoint, "--merge_lora", "true")
     assert again.returncode == 2 and "already exists" in again.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_msrun(tmp_path):
+    """NPROC_PER_NODE=2 trains as run_mindformer.py does with the YAML that sft wrote, started by the launcher."""
+    lines = (ROOT / "assets/demo.jsonl").read_text().replace("assets/", f"{ROOT}/assets/")
+    (tmp_path / "demo.jsonl").write_text(lines)
+    trained = swift(
+        tmp_path, "sft", "--model", ROOT / "assets/qwenvl_tiny_easyvqa", "--dataset", f"{tmp_path}/demo.jsonl#6",
+        "--max_length", "256", "--num_train_epochs", "2", "--gradient_accumulation_steps", "1", "--logging_steps", "1",
+        "--torch_dtype", "float32", "--device_target", "CPU", "--add_version", "false", "--learning_rate", "1e-3",
+        NPROC_PER_NODE="2", MASTER_PORT=str(free_port()),
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stdout[-3000:] + trained.stderr[-3000:]
+    run = tmp_path / "output"
+    task = f"run_mindformer.py --config {run}/{SETTINGS} --output_dir {tmp_path}/again"
+    launcher = [
+        "bash",
+        ROOT / "scripts/msrun_launcher.sh",
+        task,
+        "2",
+        str(free_port()),
+        tmp_path / "logs",
+        "True",
+        "300",
+    ]
+    told = {**os.environ, "GLOG_v": "3", "MS_NODE_TIMEOUT": "300"}
+    again = subprocess.run(launcher, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=900)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    for rank in (0, 1):
+        losses = [losses_of(folder / f"losses/rank_{rank}.jsonl") for folder in (run, tmp_path / "again")]
+        assert len(losses[0]) == 6 and losses[0] == losses[1]  # six records, two rows a step, twice
+    weights = [next(folder.rglob("step_00000006/adapter_model.safetensors")) for folder in (run, tmp_path / "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def losses_of(path: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

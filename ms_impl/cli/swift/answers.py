@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_impl.cli.annotations import locate_records
 from ms_impl.cli.swift.arguments import Given
 from ms_impl.data.files import RecordFile
 from ms_impl.errors import InputError
@@ -14,7 +15,6 @@ from ms_impl.evaluate.questions import Question, parse_question
 from ms_impl.evaluate.results import check_writable, save_lines
 from ms_impl.generate.mixin import stop_sequences
 from ms_impl.generate.text import answer_text
-from ms_impl.resources import locate
 
 _SAMPLING = ("temperature", "top_k", "top_p")
 _SETTINGS = (*_SAMPLING, "max_new_tokens", "repetition_penalty")
@@ -74,7 +74,7 @@ def row_of(record: Mapping[str, Any], question: Question, answer: str) -> dict[s
 def _questions(files: Sequence[str], template: Any, most: int | None) -> list[tuple[dict, Question]]:
     found = []
     for path in files:
-        file = RecordFile(locate(path))
+        file = RecordFile(locate_records(path))
         found += [(file[n], parse_question(file[n], n, file.name(n), template)) for n in range(len(file))]
     return found[:most] if most else found
 

@@ -28,6 +28,7 @@ from ms_impl.io.json_files import read_json
 from ms_impl.register import load_custom, use_template
 from ms_impl.resources import resource
 
+_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"  # CANN reads it
 _RESTORED = ("model", "model_type", "template", "custom_register_path", "system", "torch_dtype")
 
 
@@ -41,9 +42,12 @@ def sft(words: Sequence[str]) -> int:
     family, config = _model(given.values)
     given = _absolute(given)
     ranks, device = ranks_of(os.environ), given.device_target or _device()
+    port_of(os.environ)  # a wrong one is told before anything is written
     run = runs.new_run(Path(given.output_dir), given.add_version)
     try:
-        split = prepared(given.dataset, given.val_dataset, given.split_dataset_ratio, given.data_seed, run)
+        split = prepared(
+            given.dataset, given.val_dataset, given.split_dataset_ratio, given.data_seed, run, given.dataset_shuffle
+        )
         settings = settings_of(given, family, config, split, str(run), ranks, device)
     except InputError:
         with suppress(OSError):  # where nothing has been written
@@ -108,13 +112,24 @@ def _absolute(given: Given) -> Given:
 
 
 def ranks_of(environment: Any) -> int:
-    """NPROC_PER_NODE. Raises InputError for what is no number of processes, and for several nodes."""
+    """NPROC_PER_NODE. Raises InputError for what is no number of processes, for several nodes, and too few devices."""
     text = environment.get("NPROC_PER_NODE", "1")
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise InputError(f"environment variable NPROC_PER_NODE must be a whole number from 1, not {quote(text)}")
     if environment.get("NNODES", "1") != "1":
         raise InputError("environment variable NNODES: for several nodes use scripts/msrun_launcher.sh on each")
+    devices = environment.get(_DEVICES)
+    if devices is not None and len(devices.split(",")) < int(text):
+        raise InputError(f"environment variable {_DEVICES} is {quote(devices)}, for {text} processes (NPROC_PER_NODE)")
     return int(text)
+
+
+def port_of(environment: Any) -> int | None:
+    """MASTER_PORT, where the workers meet; None: any that is free. Raises InputError for what is no port."""
+    text = environment.get("MASTER_PORT")
+    if text is not None and not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise InputError(f"environment variable MASTER_PORT must be a port from 1 to 65535, not {quote(text)}")
+    return text and int(text)
 
 
 def _model(values: Any) -> tuple[Family, Any]:
@@ -161,7 +176,8 @@ def _train(run: Path, values: Any, ranks: int, resume: str | None = None) -> int
             from ms_impl.launch.supervisor import Nodes, Patience, Supervisor
 
             task = shlex.join([str(resource("run_mindformer.py")), *words])
-            return Supervisor(task, run, bool(resume), Nodes(workers=ranks), Patience(max_restarts=0)).run()
+            nodes = Nodes(workers=ranks, master_port=port_of(os.environ))
+            return Supervisor(task, run, bool(resume), nodes, Patience(max_restarts=0)).run()
         sys.argv = [str(resource("run_mindformer.py")), *words]
         return runpy.run_path(sys.argv[0])["main"]()
     finally:
