@@ -227,7 +227,7 @@ class Course:
         drawn["clips"] = [self.clips.silent(row) for row in drawn["clips"]]
         total = self._weighed("short", batched([row for rows in drawn.values() for row in rows]))
         if self.step % 2 == 0:
-            place = self.chance.randrange(len(self.films) - FILM_ROWS)
+            place = self.chance.randrange(max(1, len(self.films) - FILM_ROWS))
             total = total + self._weighed("film", batched(self.films[place : place + FILM_ROWS]))
         if self.step % 100 == 0:
             print(self.step, *(f"{name} {value:.3f}" for name, value in sorted(self.means.items())), flush=True)
