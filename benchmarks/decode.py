@@ -128,8 +128,7 @@ class Contest:
     def decoder(self, model: nn.Cell) -> Decoder:
         """A decoder as a prefill of the prompt would leave it, with PyTorch's cache."""
         capacity = power_of_two(self.prompt + STEPS)
-        pool = DecoderPool(model)
-        decoder = Decoder(model, pool.encoder, pool.embedder, self.batch, capacity)
+        decoder = Decoder(DecoderPool(model), self.batch, capacity)
         ones = np.ones((self.batch, self.prompt), np.int32)
         decoder.begin({"input_ids": ones, "segment_ids": ones})
         for layer, values in zip(decoder.cache, self.cache):

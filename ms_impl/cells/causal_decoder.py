@@ -98,7 +98,7 @@ class CausalDecoder(nn.Cell):
         """
         mask = self.attention.mask(visible_keys(segment_ids, columns), self.shape.heads, hidden.dtype)
         for layer, cached in zip(self.layers, cache):
-            hidden = layer(hidden, mask, cos, sin, cached, columns)
+            hidden = layer(hidden, mask, cos, sin, None, cached, columns)
         return self.norm(hidden)
 
     def last_logits(self, hidden: Tensor, last: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
@@ -129,7 +129,7 @@ class CausalDecoder(nn.Cell):
         shape = self.shape
         return DecoderParts(
             self.embed_tokens.weight, [_layer_parts(layer) for layer in self.layers], self.norm.weight, head.weight,
-            shape.heads, shape.kv_heads, shape.head_dim, shape.eps,
+            shape.heads, shape.kv_heads, shape.head_dim, shape.eps, self.layers,
         )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class DecoderAttention(nn.Cell):
         mask: Tensor,
         cos: Tensor,
         sin: Tensor,
+        q_scale: Tensor | None = None,
         cache: LayerCache | None = None,
         columns: Tensor | None = None,
     ) -> Tensor:
@@ -66,11 +67,14 @@ class DecoderAttention(nn.Cell):
         Args:
             mask: what the attention cell's ``mask`` made of bool [B, 1, T, S].
             cos, sin: fp32 [B, 1, T, head_dim].
+            q_scale: what queries are multiplied by, [B, 1, T, 1], or None.
             cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
         """
         q = self.rotate(self.split_heads(self.q_proj(x), self.q_norm), cos, sin)
         k = self.rotate(self.split_heads(self.k_proj(x), self.k_norm), cos, sin)
         v = self.split_heads(self.v_proj(x))
+        if q_scale is not None:
+            q = q * q_scale.astype(q.dtype)
         if cache is not None:
             k, v = cache(k, v, columns)
         y = self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3))
@@ -110,9 +114,10 @@ class DecoderLayer(nn.Cell):
         mask: Tensor,
         cos: Tensor,
         sin: Tensor,
+        q_scale: Tensor | None = None,
         cache: LayerCache | None = None,
         columns: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D] → [B, T, D]; the other arguments as in ``DecoderAttention``."""
-        x = self.add(x, self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, columns))
+        x = self.add(x, self.self_attn(self.input_layernorm(x), mask, cos, sin, q_scale, cache, columns))
         return self.add(x, self.mlp(self.post_attention_layernorm(x)))

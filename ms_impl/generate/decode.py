@@ -20,16 +20,17 @@ from mindspore import Tensor, nn
 from ms_impl.data.sample import MediaKind
 from ms_impl.data.template import Template
 from ms_impl.errors import InputError
-from ms_impl.generate.decoder_model import Rotary
-from ms_impl.generate.features import Batch, FeatureEncoder, power_of_two
+from ms_impl.generate.features import Batch, FeatureEncoder, Features, power_of_two
 from ms_impl.generate.graph_cache import CachedGraph
+from ms_impl.generate.layer_frame import LayerFrame
+from ms_impl.generate.prefill import Chunk, Embedder, LayeredPrefill, WholePrefill, layer_frame, tensors
 from ms_impl.generate.prefixes import KeptPrefixes, PromptPrefix
+from ms_impl.generate.static_graphs import static_graphs
 from ms_impl.kernels.decode_step import fused_token_step
 
 NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
 DECODERS_KEPT = 4  # each holds a cache
 
-_one_thread = RLock()
 
 CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
 
@@ -54,33 +55,6 @@ def padding_side(template: Template) -> Literal["left", "right"]:
     follow the positions of a family whose positions count the padding.
     """
     return "left" if template.padding_shifts_positions else "right"
-
-
-class Embedder(CachedGraph):
-    """Token ids [B, T], and features [B, T, D] with their columns [B, 1, T] → embeddings [B, T, D], compiled."""
-
-    def __init__(self, model: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, input_ids: Tensor, features: Tensor | None, columns: Tensor | None) -> Tensor:
-        return self.model.embed(input_ids, () if features is None else ((features, columns),))
-
-
-class PrefillStep(CachedGraph):
-    """``model.step`` with a cache of its own, compiled; logits in fp32."""
-
-    def __init__(self, model: nn.Cell, cache: nn.CellList):
-        super().__init__(auto_prefix=False)
-        self.model = model
-        self.cache = cache
-
-    def construct(
-        self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None,
-        last: Tensor,
-    ) -> Tensor:  # fmt: skip
-        logits = self.model.step(hidden, segment_ids, columns, cos, sin, q_scale, self.cache, last)
-        return logits.astype(ms.float32)
 
 
 class TokenGraph(CachedGraph):
@@ -123,11 +97,6 @@ class TokenStep:
             return self.graph(*tensors(tokens, segment_ids, columns, cos, sin, q_scale)).asnumpy()
 
 
-def tensors(*arrays: np.ndarray | None) -> list[Tensor | None]:
-    """Each array as a tensor."""
-    return [None if array is None else Tensor(array) for array in arrays]
-
-
 class Decoder:
     """Takes one batch after another, of up to ``rows`` rows, through a cache of ``capacity`` columns.
 
@@ -136,14 +105,13 @@ class Decoder:
 
     kept: KeptPrefixes | None = None  # where the pool looks for the beginnings of prompts
 
-    def __init__(self, model: nn.Cell, encoder: FeatureEncoder, embedder: Embedder, rows: int, capacity: int):
-        self.model = model
-        self.encoder = encoder
-        self.embedder = embedder
+    def __init__(self, pool: DecoderPool, rows: int, capacity: int):
+        self.model = pool.model
+        self.encoder = pool.encoder
         self.rows = rows
         self.capacity = capacity
-        self.cache = model.new_cache(rows, capacity)
-        self.prefill_step = PrefillStep(model, self.cache)
+        self.cache = pool.model.new_cache(rows, capacity)
+        self.through = pool.prefill_through(self.cache)
 
     @cached_property
     def token_step(self) -> Callable[..., np.ndarray]:
@@ -173,30 +141,21 @@ class Decoder:
         with static_graphs(self.model):
             features = self.encoder(batch, kinds, self.length)
         prefix = PromptPrefix(self.kept if self.rows == 1 else None, self.cache)
+        computed = []
         for start, width in chunks(self.length, self.capacity):
-            here, whole = slice(start, start + width), start + width < self.length
-            ids, last = input_ids[:, here], self.ends - 1 - start
-            media = (features and features.within(start, here.stop, self.rows)) or (None, None)
-            with static_graphs(self.model):
-                rotary = self.model.rotary(positions[..., here], self.length)
-                if whole and prefix.found(start, (ids, self.segments[:, here], *media, *rotary)):
-                    continue
-                found = self._chunk(ids, media, rotary, start, np.clip(last, 0, width - 1))
-                ending = np.flatnonzero((last >= 0) & (last < width) & (np.arange(self.rows) < self.batch_rows))
-                if len(ending):
-                    logits[ending] = found.asnumpy()[ending]
+            chunk = self._chunk(input_ids, positions, features, start, width)
+            if start + width < self.length and prefix.found(start, chunk.arrays):
+                continue
+            computed.append((chunk, prefix.last_name))
+        for step, found in enumerate(self.through([chunk for chunk, _ in computed]), start=1):
+            for number, after in found.items():
+                ending = computed[number][0].ending
+                logits[ending] = after[ending]
             checked = self._checked(logits)
-            if whole:
-                prefix.keep(start, width)
+            if step == len(computed):
+                for chunk, name in computed[:-1]:  # the last one is not whole
+                    prefix.keep(name, chunk.start, chunk.width)
             yield checked
-
-    def _chunk(
-        self, ids: np.ndarray, media: Sequence[np.ndarray | None], rotary: Rotary, start: int, last: np.ndarray
-    ) -> Tensor:
-        """Logits [rows, vocab] after the columns ``last`` of a chunk that begins at column ``start``."""
-        hidden = self.embedder(*tensors(ids, *media))
-        columns = np.tile(np.arange(start, start + ids.shape[1], dtype=np.int32), (self.rows, 1))
-        return self.prefill_step(hidden, *tensors(self.segments, columns, *rotary, last.astype(np.int32)))
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.
@@ -257,6 +216,23 @@ class Decoder:
             return self._widened(position_ids)
         return np.tile(np.arange(self.capacity, dtype=np.int32), (self.rows, 1))
 
+    def _chunk(
+        self, input_ids: np.ndarray, positions: np.ndarray, features: Features | None, start: int, width: int
+    ) -> Chunk:
+        """The columns from ``start`` on of a batch as wide as the cache."""
+        here, last = slice(start, start + width), self.ends - 1 - start
+        ends = (last >= 0) & (last < width) & (np.arange(self.rows) < self.batch_rows)
+        return Chunk(
+            start,
+            input_ids[:, here],
+            features and features.within(start, start + width, self.rows),
+            self.segments,
+            np.tile(np.arange(start, start + width, dtype=np.int32), (self.rows, 1)),
+            self.model.rotary(positions[..., here], self.length),
+            np.clip(last, 0, width - 1).astype(np.int32),
+            np.flatnonzero(ends),
+        )
+
 
 class DecoderPool:
     """The decoders of one model by shape, so that none is compiled twice.
@@ -269,9 +245,24 @@ class DecoderPool:
     def __init__(self, model: nn.Cell):
         self.model = model
         self.encoder = FeatureEncoder(model)
-        self.embedder = Embedder(model)
         self.kept: KeptPrefixes | None = None
         self.idle: OrderedDict[tuple[int, int], Decoder] = OrderedDict()
+
+    @cached_property
+    def frame(self) -> LayerFrame | None:
+        """For the decoder's layers; None where it is computed as a whole."""
+        return layer_frame(self.model)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Where it is computed as a whole."""
+        return Embedder(self.model)
+
+    def prefill_through(self, cache: nn.CellList) -> LayeredPrefill | WholePrefill:
+        """What takes prompts through the decoder into a cache."""
+        if self.frame is None:
+            return WholePrefill(self.model, self.embedder, cache)
+        return LayeredPrefill(self.model, self.frame, cache)
 
     def lend(self, rows: int, columns: int) -> AbstractContextManager[Decoder]:
         """A decoder for at least ``rows`` rows and ``columns`` columns, prompt and answer.
@@ -286,7 +277,7 @@ class DecoderPool:
 
     @contextmanager
     def _lend(self, *shape: int) -> Iterator[Decoder]:
-        decoder = self.idle.pop(shape, None) or Decoder(self.model, self.encoder, self.embedder, *shape)
+        decoder = self.idle.pop(shape, None) or Decoder(self, *shape)
         decoder.kept = self.kept
         try:
             yield decoder
@@ -294,23 +285,3 @@ class DecoderPool:
             self.idle[shape] = decoder
             while len(self.idle) > DECODERS_KEPT:  # the one unused for longest goes
                 self.idle.popitem(last=False)
-
-
-@contextmanager
-def static_graphs(model: nn.Cell) -> Iterator[None]:
-    """GRAPH_MODE, and the model in eval mode, for the time being; one thread after another, for the mode is everyone's.
-
-    ``ms.jit`` will not do: in PyNative mode its graphs go on using the weights of the day they were compiled, whatever
-    a training step or ``set_data`` has done to them since (MindSpore 2.9, CPU).
-    """
-    with _one_thread:
-        mode, training = ms.get_context("mode"), model.training
-        ms.set_context(mode=ms.GRAPH_MODE)
-        if training:
-            model.set_train(False)
-        try:
-            yield
-        finally:
-            ms.set_context(mode=mode)
-            if training:
-                model.set_train(True)

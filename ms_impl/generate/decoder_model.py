@@ -10,6 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from ms_impl.generate.encoder_parts import EncoderLayers, TableRows
+
 Rotary = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # cos, sin, q_scale
 
 
@@ -51,6 +53,8 @@ class DecoderParts:
     kv_heads: int
     head_dim: int
     eps: float
+    # The same layers as cells, each called with (hidden, mask, cos, sin, q_scale, cache, columns) as ``step`` has them.
+    cells: Sequence[nn.Cell] = ()
 
 
 class DecoderModel(Protocol):
@@ -84,6 +88,9 @@ class DecoderModel(Protocol):
         """Run hidden [B, T, D] through a cache of S columns, of which ``columns`` int32 [B, T] are written; logits
         [B, vocab] after that of a row's T which ``last`` int32 [B] names (``CausalDecoder.last_logits``).
         ``segment_ids`` int32 [B, S]: 0 is hidden. cos, sin and q_scale as ``rotary`` gives them."""
+
+    def encoder_parts(self, encode: str) -> EncoderLayers | TableRows | None:
+        """What the encoder is made of that is the method ``encode``; None: it is computed as a whole."""
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None: it is decoded by its own graph alone."""

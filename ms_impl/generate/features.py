@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from ms_impl.data.sample import MediaKind
-from ms_impl.generate.graph_cache import CachedGraph
+from ms_impl.generate.encoders import Encoder, encoder, padded
 
 UNITS_AT_ONCE, FEATURES_AT_ONCE = 8, 2048  # what attends together needs memory for the square of its length
 
@@ -27,18 +26,6 @@ def power_of_two(number: int) -> int:
 def units_at_once(features: int) -> int:
     """How many units of so many features are encoded together: a power of two."""
     return min(UNITS_AT_ONCE, power_of_two(max(FEATURES_AT_ONCE // features, 1) + 1) // 2)
-
-
-class EncoderGraph(CachedGraph):
-    """The arrays of one kind [N, …] → features [N, F, D] in fp32, compiled."""
-
-    def __init__(self, model: nn.Cell, encode: str):
-        super().__init__(auto_prefix=False)
-        self.model = model
-        self.encode = encode
-
-    def construct(self, *arrays: Tensor) -> Tensor:
-        return getattr(self.model, self.encode)(*arrays).astype(ms.float32)
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ class FeatureEncoder:
 
     def __init__(self, model: nn.Cell):
         self.model = model
-        self.graphs: dict[str, EncoderGraph] = {}
+        self.encoders: dict[str, Encoder] = {}
         self.kept: KeptFeatures | None = None
 
     def __call__(self, batch: Batch, kinds: Sequence[MediaKind], length: int) -> Features | None:
@@ -130,6 +117,12 @@ class FeatureEncoder:
         if len(np.unique(rows.astype(np.int64) * length + columns)) < len(rows):
             raise ValueError("the template puts two features at one column")
         return Features(values, rows, columns)
+
+    def encoder(self, encode: str) -> Encoder:
+        """What computes the model's method ``encode``."""
+        if encode not in self.encoders:
+            self.encoders[encode] = encoder(self.model, encode)
+        return self.encoders[encode]
 
     def _of_kind(self, batch: Batch, kind: MediaKind, length: int) -> Features | None:
         columns = batch.get(kind.columns.name)
@@ -150,26 +143,23 @@ class FeatureEncoder:
         not depend on what was asked before.
         """
         if self.kept is None:
-            return self._encode(encode, arrays, at_once)
+            return self.encode(encode, arrays, at_once)
         names = [unit_name(encode, unit) for unit in zip(*arrays)]
         found: dict[bytes, np.ndarray] = {}
         for place, name in enumerate(names):
             if name in found:
                 continue
             if (features := self.kept.get(name)) is None:
-                (features,) = self._encode(encode, [array[place : place + 1] for array in arrays], 1)
+                (features,) = self.encode(encode, [array[place : place + 1] for array in arrays], 1)
                 self.kept.put(name, features)
             found[name] = features
         return np.stack([found[name] for name in names])
 
-    def _encode(self, encode: str, arrays: Sequence[np.ndarray], at_once: int) -> np.ndarray:
-        """Arrays [N, …] → features [N, F, D], ``at_once`` units at a time."""
-        graph = self.graphs.setdefault(encode, EncoderGraph(self.model, encode))
-        done = []
+    def encode(self, encode: str, arrays: Sequence[np.ndarray], at_once: int) -> np.ndarray:
+        """Arrays [N, …] → features [N, F, D] by the model's method ``encode``, ``at_once`` units at a time."""
+        run, done = self.encoder(encode), []
         for start in range(0, len(arrays[0]), at_once):
             blocks = [array[start : start + at_once] for array in arrays]
             count = len(blocks[0])
-            room = power_of_two(count)
-            padded = [np.concatenate((each, np.zeros((room - count, *each.shape[1:]), each.dtype))) for each in blocks]
-            done.append(graph(*map(Tensor, padded)).asnumpy()[:count])
+            done.append(run(*padded(blocks, power_of_two(count)))[:count])
         return np.concatenate(done)

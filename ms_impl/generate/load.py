@@ -11,10 +11,11 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_impl import families
 from ms_impl.cells.device import on_ascend
+from ms_impl.families import Family
 from ms_impl.generate.config import GenerationConfig
-from ms_impl.io.checkpoint import open_checkpoint
+from ms_impl.generate.memory import build_to_fit
 from ms_impl.io.checkpoint_assets import find_config
-from ms_impl.io.dtypes import float_named
+from ms_impl.io.dtypes import BF16, DType, float_named
 from ms_impl.io.json_files import read_json
 from ms_impl.weights import MINDSPORE_DTYPES, load_weights
 
@@ -33,7 +34,7 @@ def load(
     Args:
         path: a checkpoint directory, Hugging Face's or converted; or one converted .ckpt or .safetensors file.
         dtype: of the weights: ``fp32``, ``fp16`` or ``bf16``, or ``float32`` and so on. None: the checkpoint's own on
-            Ascend, else fp32.
+            Ascend, and where fp32 would not fit into memory; else fp32.
             The model computes in it, too; but the CPU, which has no bf16 arithmetic, does so in fp32.
         config: the directory with config.json, the vocabulary and generation_config.json, where ``path`` is one file.
         adapter: the directory of a LoRA adapter, PEFT's or this project's. It is merged into the weights in memory, as
@@ -43,23 +44,34 @@ def load(
 
     Raises:
         InputError: a file is missing or damaged, the family unknown, the weights do not fit the configuration, or the
-            adapter does not fit the weights.
+            adapter does not fit the weights; or the memory does not suffice, and then what would fit.
     """
+    model, family, config_file = load_model(path, dtype, config, adapter, model_type)
+    template = family.make_template(config_file.parent, model.config, (adapter, path))
+    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter, family.generation)
+    return model, template
+
+
+def load_model(
+    path: str | Path,
+    dtype: str | None = None,
+    config: str | Path | None = None,
+    adapter: str | Path | None = None,
+    model_type: str | None = None,
+) -> tuple[nn.Cell, Family, Path]:
+    """The model alone, with its family and its config.json: no vocabulary is needed. Otherwise as ``load``."""
     config_file = find_config(Path(path), Path(config) if config else None)
     family = families.for_config(read_json(config_file), str(config_file), model_type)
     settings = family.resolve("config").from_file(config_file)
-    weights = _weights_dtype(path, dtype)
-    compute = ms.float32 if weights == ms.bfloat16 and not on_ascend() else weights
-    with no_init_parameters():
-        model = family.resolve("model")(settings, compute, weights)
+
+    def build(weights: DType) -> nn.Cell:
+        """A model without values, which takes no memory yet."""
+        theirs = MINDSPORE_DTYPES[weights]
+        compute = ms.float32 if weights == BF16 and not on_ascend() else theirs
+        with no_init_parameters():
+            return family.resolve("model")(settings, compute, theirs)
+
+    chosen = dtype and float_named(dtype, "dtype")
+    model = build_to_fit(build, Path(path), chosen, adapter is not None)
     load_weights(model, path, family, adapter)
-    template = family.make_template(config_file.parent, settings, (adapter, path))
-    model.generation = GenerationConfig.for_checkpoint(Path(path), config_file, adapter, family.generation)
-    return model.set_train(False), template
-
-
-def _weights_dtype(path: str | Path, name: str | None) -> ms.Type:
-    if name is None:
-        tensors = open_checkpoint(path).tensors.values() if on_ascend() else ()
-        name = next((tensor.dtype.name for tensor in tensors), "fp32")
-    return MINDSPORE_DTYPES[float_named(name, "dtype")]
+    return model.set_train(False), family, config_file

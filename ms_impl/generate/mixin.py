@@ -16,6 +16,7 @@ from ms_impl.errors import InputError, quote
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decode import DecoderPool, padding_side
 from ms_impl.generate.decoding import Answer, StopWords, grow, samplers
+from ms_impl.generate.encoder_parts import EncoderLayers, TableRows
 from ms_impl.generate.text import TextStreamer
 
 Turn = tuple[str, str | None]
@@ -30,6 +31,10 @@ class GenerationMixin:
     """
 
     generation = GenerationConfig()
+
+    def encoder_parts(self, encode: str) -> EncoderLayers | TableRows | None:
+        """What the encoder is made of that is the method ``encode``; None: it is computed as a whole."""
+        return None
 
     @cached_property
     def decoders(self) -> DecoderPool:

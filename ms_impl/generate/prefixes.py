@@ -76,12 +76,17 @@ class PromptPrefix:
         self.kept.touch(self.names)
         return columns is not None
 
-    def keep(self, start: int, width: int) -> None:
-        """Keep the chunk that was not found and is now in the cache."""
+    @property
+    def last_name(self) -> bytes:
+        """The name of the chunk that was looked for last; b"" where nothing is kept."""
+        return self.names[-1] if self.names else b""
+
+    def keep(self, name: bytes, start: int, width: int) -> None:
+        """Keep the chunk of that name, which was not found and is now in the cache."""
         if self.kept is None:
             return
         views = [layer.columns(0, start, start + width) for layer in self.cache]
-        self.kept.put(self.names[-1], [(keys.copy(), values.copy()) for keys, values in views])
+        self.kept.put(name, [(keys.copy(), values.copy()) for keys, values in views])
         self.kept.touch(self.names)
 
 

@@ -179,3 +179,30 @@ def fused_token_step(parts: DecoderParts | None, cache: nn.CellList) -> FusedTok
         return None
     path = library(KERNEL)
     return path and FusedTokenStep(parts, cache, path)
+
+
+def fused_logits(parts: DecoderParts, states: np.ndarray) -> np.ndarray | None:
+    """The last norm and the head of states float32 [N, width], by the kernel: float32 [N, vocab]; None without it.
+
+    To the kernel it is a decoder without layers, whose embeddings are the states.
+    """
+    path = None if on_ascend() else library(KERNEL)
+    if path is None:
+        return None
+    kernel = getattr(ctypes.CDLL(str(path)), KERNEL)
+    kernel.restype = ctypes.c_int32
+    count, states = len(states), np.ascontiguousarray(states, np.float32)
+    tokens, segments, column = np.arange(count, dtype=np.int32), np.ones(count, np.int32), np.zeros(count, np.int32)
+    logits = np.zeros((count, parts.head.shape[0]), np.float32)
+    step = _Step(
+        size=ctypes.sizeof(_Step), layer_size=ctypes.sizeof(_Layer), batch=count, columns=1, layers=0,
+        heads=parts.heads, kv_heads=parts.kv_heads, dim=parts.head_dim, width=parts.embedding.shape[1],
+        inner=0, vocabulary=parts.head.shape[0], epsilon=parts.eps, tokens=tokens.ctypes.data,
+        segments=segments.ctypes.data, column=column.ctypes.data, logits=logits.ctypes.data,
+        embedding=_Array(states.ctypes.data, ord("f")),
+        norm=_Array(parts.norm.data_ptr(), _LETTERS[parts.norm.dtype]),
+        head=_Array(parts.head.data_ptr(), _LETTERS[parts.head.dtype]),
+    )  # fmt: skip
+    if kernel(ctypes.byref(step)):
+        raise RuntimeError(f"{KERNEL}.cc and {__name__} describe a decoder by different structures")
+    return logits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -13,6 +15,7 @@ from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.errors import InputError
 from ms_impl.generate.decoder_model import DecoderParts, Rotary
+from ms_impl.generate.encoder_parts import EncoderLayers, TableRows
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.language import LanguageModel
@@ -47,6 +50,23 @@ class Ovis2_5(GenerationMixin, nn.Cell):
         """Rows of patches → embeddings of their visual tokens [N, L / 4, D]; the arguments as in ``VisionTower``."""
         features = self.visual_tokenizer.features(patches, segments, places, taps)
         return self.visual_tokenizer.embed(features, self.vte)
+
+    def begin_visuals(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> tuple[Tensor, ...]:
+        """What stands before the tower's layers in ``encode_visuals``."""
+        return self.visual_tokenizer.vit.vision_model.begin(patches, segments, places, taps)
+
+    def end_visuals(self, x: Tensor) -> Tensor:
+        """What stands behind them."""
+        return self.visual_tokenizer.embed(self.visual_tokenizer.side_by_side(x), self.vte)
+
+    def encoder_parts(self, encode: str) -> EncoderLayers | TableRows:
+        """``encode_visuals`` or ``encode_indicators`` by its parts."""
+        if encode == "encode_indicators":
+            return TableRows(self.vte.weight, self.vte.words)
+        encoder, end = self.visual_tokenizer.vit.vision_model.encoder, "end_visuals"
+        if self.vte.weight.dtype != ms.float32 and self.visual_tokenizer.head[0].adapted is None:
+            end = partial(self.visual_tokenizer.embed_on_host, table=self.vte)
+        return EncoderLayers("begin_visuals", encoder.layers, end, encoder.beside)
 
     def encode_indicators(self, ids: Tensor) -> Tensor:
         """Indicators, int [N] from 0 on (image begin, image end, video begin, video end) → [N, 1, D]."""

@@ -30,7 +30,8 @@ class PatchEmbedding(nn.Cell):
 
     def construct(self, patches: Tensor) -> Tensor:
         """[N, L, channels · patch²] → [N, L, width]."""
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        # Cast first: on CPU there is no Reshape of bfloat16.
+        return linear(patches, self.weight.astype(patches.dtype).reshape(self.weight.shape[0], -1), self.bias)
 
 
 class VisionEmbeddings(nn.Cell):
@@ -130,6 +131,11 @@ class VisionEncoder(nn.Cell):
             return frames, frames
         return frames, attention.within(segments[:, :, 1], dtype)
 
+    @property
+    def beside(self) -> list[tuple[int, ...]]:
+        """Which of frames' mask, windows' mask, cos and sin each layer takes."""
+        return [(0 if number in self.full_layers else 1, 2, 3) for number in range(len(self.layers))]
+
     def hidden_states(self, x: Tensor, segments: Tensor, places: Tensor) -> list[Tensor]:
         """Each layer's output [N, L, width]; segments and places int [N, L, 2]."""
         cos, sin = self.angles(places)
@@ -149,6 +155,11 @@ class VisionTransformer(nn.Cell):
         self.embeddings = VisionEmbeddings(config, compute_dtype, dtype)
         self.encoder = VisionEncoder(config, dtype)
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype)
+
+    def begin(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings [N, L, width], masks of frames and of windows, cos and sin; arguments as of ``VisionTower``."""
+        x = self.embeddings(patches, taps)
+        return x, *self.encoder.masks(segments, x.dtype), *self.encoder.angles(places)
 
     def hidden_states(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> list[Tensor]:
         """The embeddings and each layer's output: [N, L, width] each."""

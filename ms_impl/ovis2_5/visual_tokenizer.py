@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
@@ -12,6 +13,7 @@ from ms_impl.cells.norms import LayerNorm
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.vision import VisionTower
 from ms_impl.ovis2_5.visual_table import MixOverChunks
+from ms_impl.ovis2_5.visual_words import mix_on_host
 
 HEAD_EPS = 1e-5
 
@@ -53,8 +55,19 @@ class VisualTokenizer(nn.Cell):
 
     def features(self, patches: Tensor, segments: Tensor, places: Tensor, taps: Tensor) -> Tensor:
         """What the head scores: the patches of a visual token side by side, [N, L / 4, 4 · width]."""
-        x = self.vit(patches, segments, places, taps)
+        return self.side_by_side(self.vit(patches, segments, places, taps))
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """Patches [N, L, width] → those of each visual token, [N, L / 4, 4 · width]."""
         return x.reshape(x.shape[0], x.shape[1] // self.unit, -1)
+
+    def embed_on_host(self, x: np.ndarray, table: VisualTable) -> np.ndarray:
+        """``embed`` of what the tower gives, [N, L, width], where the weights have 16 bits."""
+        count, length, width = x.shape
+        linear, norm = self.head[0], self.head[1]
+        features = x.astype(np.float32).reshape(-1, self.unit * width)
+        mixed = mix_on_host(features, linear.weight, norm.weight, norm.bias, table.weight, HEAD_EPS)
+        return mixed.reshape(count, length // self.unit, -1)
 
     def embed(self, features: Tensor, table: VisualTable) -> Tensor:
         """features […, 4 · width] → embeddings of visual tokens […, D], in fp32."""

@@ -83,6 +83,23 @@ class AudioTower(nn.Cell):
         self.bins_last = ops.Transpose()
         self.attention = EncoderAttention(config.encoder_attention_heads, config.head_dim, rotary=False)
 
+    def begin(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Chunks after the convolutions [N, n_window, width], and the layers' mask; arguments as of ``construct``."""
+        x = self.bins_last(mel.astype(self.compute_dtype), (0, 2, 1))
+        x = self.gelu(self.conv1(x))
+        real = filled(frames, x.shape[1]).astype(x.dtype).expand_dims(-1)
+        x = self.gelu(self.conv2(x * expand(real, x.shape)))
+        x = x + expand(self.positions.astype(x.dtype), x.shape)
+        after = filled((frames + 1) // 2, x.shape[1]).astype(ms.int32)
+        return x, self.attention.mask(same_segment(after), x.dtype)
+
+    def end(self, x: Tensor) -> Tensor:
+        """The last layer's output [N, n_window, width] → features [N, n_window / 2, D]."""
+        # Not x[:, 0::2]: the gradient of a slice with steps fails on CPU (MindSpore 2.9.0).
+        pairs = x.reshape(x.shape[0], -1, 2 * x.shape[-1])
+        pooled = (pairs[..., : x.shape[-1]] + pairs[..., x.shape[-1] :]) * 0.5
+        return self.proj(self.ln_post(pooled))
+
     def construct(self, mel: Tensor, frames: Tensor) -> Tensor:
         """Chunks [N, mel bins, 2 · n_window] → features [N, n_window / 2, D].
 
@@ -90,19 +107,10 @@ class AudioTower(nn.Cell):
             frames: int [N], how many mel frames of each chunk are real. Of its features the first
                 ((frames + 1) // 2) // 2 are; the others are finite.
         """
-        x = self.bins_last(mel.astype(self.compute_dtype), (0, 2, 1))
-        x = self.gelu(self.conv1(x))
-        real = filled(frames, x.shape[1]).astype(x.dtype).expand_dims(-1)
-        x = self.gelu(self.conv2(x * expand(real, x.shape)))
-        x = x + expand(self.positions.astype(x.dtype), x.shape)
-        after = filled((frames + 1) // 2, x.shape[1]).astype(ms.int32)
-        mask = self.attention.mask(same_segment(after), x.dtype)
+        x, mask = self.begin(mel, frames)
         for layer in self.layers:
             x = layer(x, mask)
-        # Not x[:, 0::2]: the gradient of a slice with steps fails on CPU (MindSpore 2.9.0).
-        pairs = x.reshape(x.shape[0], -1, 2 * x.shape[-1])
-        pooled = (pairs[..., : x.shape[-1]] + pairs[..., x.shape[-1] :]) * 0.5
-        return self.proj(self.ln_post(pooled))
+        return self.end(x)
 
 
 def filled(counts: Tensor, length: int) -> Tensor:

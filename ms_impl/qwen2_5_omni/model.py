@@ -15,6 +15,7 @@ from ms_impl.cells.linear_cross_entropy import LinearCrossEntropy
 from ms_impl.cells.loss import causal_cross_entropy
 from ms_impl.errors import InputError
 from ms_impl.generate.decoder_model import DecoderParts, Rotary
+from ms_impl.generate.encoder_parts import EncoderLayers
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.qwen2_5_omni.audio import AudioTower
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig, TextConfig
@@ -71,6 +72,28 @@ class Qwen2_5OmniThinker(GenerationMixin, nn.Cell):
     def encode_audio(self, mel: Tensor, frames: Tensor) -> Tensor:
         """Chunks of mel frames [N, bins, 200] → features [N, 50, D]; see ``AudioTower``."""
         return self.audio_tower(mel, frames)
+
+    def begin_patches(self, patches: Tensor, segments: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        """What stands before the blocks in ``encode_patches``."""
+        return self.visual.begin(patches, segments, places)
+
+    def end_patches(self, x: Tensor) -> Tensor:
+        """What stands behind them."""
+        return self.visual.merger(x)
+
+    def begin_audio(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
+        """What stands before the layers in ``encode_audio``."""
+        return self.audio_tower.begin(mel, frames)
+
+    def end_audio(self, x: Tensor) -> Tensor:
+        """What stands behind them."""
+        return self.audio_tower.end(x)
+
+    def encoder_parts(self, encode: str) -> EncoderLayers:
+        """``encode_patches`` or ``encode_audio`` by its parts."""
+        if encode == "encode_audio":
+            return EncoderLayers("begin_audio", self.audio_tower.layers, "end_audio")
+        return EncoderLayers("begin_patches", self.visual.blocks, "end_patches", self.visual.beside)
 
     def embed(self, input_ids: Tensor, media: Media = ()) -> Tensor:
         """Token embeddings [B, T, D]; for each of media features [B · units, F, D] and columns int32 [B, units, F]."""

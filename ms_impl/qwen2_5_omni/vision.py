@@ -105,6 +105,18 @@ class VisionTower(nn.Cell):
         self.angles = PlaneAngles(config.head_dim)
         self.attention = EncoderAttention(config.num_heads, config.head_dim)
 
+    @property
+    def beside(self) -> list[tuple[int, ...]]:
+        """Which of what ``begin`` gives behind x each block takes: the mask of frames or of windows, cos and sin."""
+        return [(0 if number in self.whole_frames else 1, 2, 3) for number in range(len(self.blocks))]
+
+    def begin(self, patches: Tensor, segments: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        """Embedded patches [N, L, width], masks of frames and windows, cos and sin; arguments as of ``construct``."""
+        x = self.patch_embed(patches.astype(self.compute_dtype))
+        by_frame = self.attention.within(segments[:, :, 0], x.dtype)
+        by_window = self.attention.within(segments[:, :, 1], x.dtype)
+        return x, by_frame, by_window, *self.angles(places)
+
     def construct(self, patches: Tensor, segments: Tensor, places: Tensor) -> Tensor:
         """[N, L, patch features] → features [N, L / 4, D].
 
@@ -113,10 +125,7 @@ class VisionTower(nn.Cell):
                 padding.
             places: int [N, L, 2], row and column of each patch in its frame.
         """
-        x = self.patch_embed(patches.astype(self.compute_dtype))
-        by_frame = self.attention.within(segments[:, :, 0], x.dtype)
-        by_window = self.attention.within(segments[:, :, 1], x.dtype)
-        cos, sin = self.angles(places)
+        x, by_frame, by_window, cos, sin = self.begin(patches, segments, places)
         for number, block in enumerate(self.blocks):
             x = block(x, by_frame if number in self.whole_frames else by_window, cos, sin)
         return self.merger(x)

@@ -23,6 +23,7 @@ from ms_impl.cells.rotary import ntk_base, rotary_tables
 from ms_impl.errors import InputError
 from ms_impl.generate.config import GenerationConfig
 from ms_impl.generate.decoder_model import DecoderParts, Rotary
+from ms_impl.generate.encoder_parts import EncoderLayers
 from ms_impl.generate.mixin import GenerationMixin
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.family import FAMILY
@@ -97,6 +98,18 @@ class QwenVL(GenerationMixin, nn.Cell):
     def encode_images(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → features [N, num_queries, D]."""
         return self.transformer.visual(images)
+
+    def begin_images(self, images: Tensor) -> tuple[Tensor]:
+        """What stands before the tower's blocks in ``encode_images``."""
+        return (self.transformer.visual.patches(images),)
+
+    def end_images(self, x: Tensor) -> Tensor:
+        """What stands behind them."""
+        return self.transformer.visual.features(x)
+
+    def encoder_parts(self, encode: str) -> EncoderLayers:
+        """``encode_images`` by its parts."""
+        return EncoderLayers("begin_images", self.transformer.visual.transformer.resblocks, "end_images")
 
     def embed(self, input_ids: Tensor, media: tuple[tuple[Tensor, Tensor], ...] = ()) -> Tensor:
         """Token embeddings [B, T, D] with image features [B · M, Q, D] laid over their columns [B, M, Q]."""
@@ -228,7 +241,7 @@ class QwenVL(GenerationMixin, nn.Cell):
         return DecoderParts(
             self.transformer.wte.weight, [block.parts() for block in blocks], self.transformer.ln_f.weight,
             self.lm_head.weight, config.num_attention_heads, config.num_attention_heads, config.kv_channels,
-            config.layer_norm_epsilon,
+            config.layer_norm_epsilon, self.transformer.h,
         )  # fmt: skip
 
     def step(

@@ -121,7 +121,11 @@ class VisionTower(nn.Cell):
         x = self.conv1(images.astype(self.compute_dtype))
         return self.ln_pre(x + self.resize(self.positional_embedding).astype(x.dtype).expand_dims(0))
 
+    def features(self, x: Tensor) -> Tensor:
+        """The last block's output [N, grid², width] → features [N, num_queries, output_dim]."""
+        x = self.ln_post(self.attn_pool(x))
+        return linear(x, self.proj.astype(x.dtype).T)
+
     def construct(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → features [N, num_queries, output_dim]."""
-        x = self.ln_post(self.attn_pool(self.transformer(self.patches(images))))
-        return linear(x, self.proj.astype(x.dtype).T)
+        return self.features(self.transformer(self.patches(images)))
