@@ -101,9 +101,13 @@ def check_weights(settings: Settings, family: Family) -> None:
 
 
 def adapt_to_cpu(settings: Settings) -> list[str]:
-    """Replace what runs only on Ascend by what runs on CPU. Returns a line for each that was given."""
+    """Replace what runs only on Ascend by what runs on CPU. Returns a line for each that was given.
+
+    Weights that only answer stay in bf16: they need no memory of their own where the file has them so.
+    """
     changes: dict[str, Any] = {key: value for key, value in _ON_CPU.items() if lookup(settings, key) != value}
-    changes |= {key: "float32" for key in _DTYPE_KEYS if lookup(settings, key) in ("bfloat16", "bf16")}
+    dtypes = _DTYPE_KEYS[:1] if settings.get("run_mode") in ("predict", "eval") else _DTYPE_KEYS
+    changes |= {key: "float32" for key in dtypes if lookup(settings, key) in ("bfloat16", "bf16")}
     given = {key: lookup(settings, key) for key in changes}
     lines = [f"on CPU: {key}: {given[key]} → {value}" for key, value in changes.items() if given[key] is not None]
     override(settings, changes.items())

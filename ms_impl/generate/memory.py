@@ -26,6 +26,8 @@ _CGROUPS = (  # what a container may use, and what it uses, with what the kernel
      "total_inactive_file"),
 )  # fmt: skip
 
+_DTYPES = {ms.float32: FP32, ms.float16: FP16, ms.bfloat16: BF16}
+
 logger = logging.getLogger(__name__)
 
 
@@ -95,6 +97,23 @@ def build_to_fit(build: Callable[[DType], nn.Cell], path: Path, dtype: DType | N
         f"{path}: loaded as {wanted.name} it needs {needed} of memory, and {gigabytes(room)} are available; "
         + (way or "no other dtype fits, either: free memory, or take a smaller model")
     )
+
+
+def check_memory(model: nn.Cell, path: Path, merged: bool) -> None:
+    """Raises InputError where a model, still without values, does not fit with the weights at ``path``.
+
+    ``merged``: as of ``build_to_fit``.
+    """
+    if on_ascend():
+        return
+    dtype = _DTYPES[next(iter(model.get_parameters())).dtype]
+    needed, room = need(model, open_checkpoint(path).tensors.values(), dtype, merged), available()
+    if needed.total > room:
+        raise InputError(
+            f"{path}: with model.model_config.param_init_type {dtype.name} it needs {needed} of memory, and "
+            f"{gigabytes(room)} are available; weights of 16 bits in the file's own type stay in the file: set that, or "
+            "free memory"
+        )
 
 
 def need(model: nn.Cell, tensors: Iterable[CheckpointTensor], dtype: DType, merged: bool) -> Need:

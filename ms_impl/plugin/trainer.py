@@ -16,6 +16,7 @@ from mindspore.train.callback import Callback
 from ms_impl.adapters.adapter import DROPOUT_SEEDS
 from ms_impl.cli.training_plan import AnsweringPlan, TrainingPlan
 from ms_impl.evaluate.results import Result, check_writable
+from ms_impl.generate.memory import check_memory
 from ms_impl.generate.mixin import Query
 from ms_impl.plugin.callbacks import with_step_callbacks
 from ms_impl.plugin.dataset import step_dataset, training_feed
@@ -110,6 +111,8 @@ class VisionLanguageTrainer(MultiModalToTextGenerationTrainer):
         else:
             with no_init_parameters():
                 network = super().create_network(default_args)
+            if not trains:
+                check_memory(network.network, Path(weights), self.plan.adapter is not None)
             load_weights(network.network, weights, files.family, None if trains else self.plan.adapter)
         if network.adapter and (folder := resumed or network.config.first_adapter):
             network.adapter.load(folder)
