@@ -111,8 +111,8 @@ def check_memory(model: nn.Cell, path: Path, merged: bool) -> None:
     if needed.total > room:
         raise InputError(
             f"{path}: with model.model_config.param_init_type {dtype.name} it needs {needed} of memory, and "
-            f"{gigabytes(room)} are available; weights of 16 bits in the file's own type stay in the file: set that, or "
-            "free memory"
+            f"{gigabytes(room)} are available; weights of 16 bits, if the file has them so, stay in the file: set "
+            "its type; or free memory"
         )
 
 
