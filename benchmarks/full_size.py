@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from full_size_checkpoint import configuration, digest, make
 from harness import machine
 
 from ms_impl import families
+from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.generate.memory import available
 from ms_impl.kernels.build import FLAGS, run
@@ -37,9 +39,15 @@ OWN_MEMORY, FIRST_TOKEN, OF_BANDWIDTH = 3e9, 300.0, 0.8
 ARRAY_BYTES, DISK_BYTES = 1 << 29, 1 << 30
 
 
+@command
 def main() -> int:
     """Run, print, and say whether all holds."""
     options = parse()
+    if options.show:
+        print(*table([json.loads(path.read_text()) for path in options.show]), sep="\n")
+        return 0
+    if not (options.family and options.size):
+        raise InputError("give --family and --size, or --show")
     work = Path(options.work or tempfile.mkdtemp(prefix="full_size_"))
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -50,16 +58,15 @@ def main() -> int:
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.write_text(json.dumps(result))
-    for line in table(result):
-        print(line)
+    print(*table([result]), sep="\n")
     return 0 if result["equal_bytes"] and result["parity"] else 1
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--family", required=True, choices=("qwenvl", "qwen2_5_omni", "ovis2_5"))
-    add("--size", required=True, help="a directory of configs/FAMILY, such as ovis2_5_2b or tiny")
+    add("--family", choices=("qwenvl", "qwen2_5_omni", "ovis2_5"))
+    add("--size", help="a directory of configs/FAMILY, such as ovis2_5_2b or tiny")
     add("--layers", type=int, help="at most so many layers in each part of the model; all if left out")
     add("--length", type=int, default=320, help="tokens of the prompt, those of media among them")
     add("--side", type=int, default=224, help="pixels of the image, where the family takes any size")
@@ -68,6 +75,7 @@ def parse() -> argparse.Namespace:
     add("--work", help="directory for checkpoints and results; some temporary one if left out")
     add("--keep", action="store_true", help="delete nothing")
     add("--json", type=Path, help="write the result here, too")
+    add("--show", type=Path, nargs="+", metavar="JSON", help="print the table of results written before, and no more")
     add("--no_conversion", action="store_true", help="leave out the conversion there and back")
     return parser.parse_args()
 
@@ -162,25 +170,35 @@ def disk_bandwidth(checkpoint: Path) -> float:
     return done / (time.perf_counter() - start) / 1e9
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """The result as rows of Markdown, each with its goal."""
-    counts = result["layers_compared"]
-    layers = ", ".join(f"{part} {counts[part]} × {rms:.1e}" for part, rms in result["layers_rms"].items())
-    name = f"{result['family']} {result['size']}" + (f", {result['layers']} layers" if result["layers"] else "")
-    share = result["gb_per_s"] / result["bandwidth_gb_per_s"]
-    converted = "equal" if result["converted"] else "left out"
-    rows = [
-        (f"{name}: checkpoint", f"{result['checkpoint_gb']:.2f} GB bf16; there and back: {converted}", "equal"),
-        ("logits, rms", f"{result['logits_rms']:.1e}", f"≤ {TOLERANCE:.0e}"),
-        ("layers, largest rms", layers, "told"),
-        ("greedy tokens equal", f"{result['tokens_equal']} of {result['tokens']}", "all"),
-        ("memory of its own", f"{result['own_gb']:.2f} GB at {result['prompt_tokens']} tokens",
-         f"≤ {OWN_MEMORY / 1e9:.0f} GB"),
-        ("first token", f"{result['first_token_s']:.0f} s", f"≤ {FIRST_TOKEN:.0f} s"),
-        ("then", f"{result['token_s']:.2f} s a token, {share:.2f} of the {result['bandwidth_of']}'s bandwidth",
-         f"≥ {OF_BANDWIDTH}"),
-    ]  # fmt: skip
-    return [f"| {' | '.join(row)} |" for row in rows]
+HEADER = (
+    "model", "checkpoint", "there and back", f"logits, rms (≤ {TOLERANCE:.0e})", "layers: how many, largest rms",
+    "tokens equal", f"memory of its own (≤ {OWN_MEMORY / 1e9:.0f} GB)", f"first token (≤ {FIRST_TOKEN:.0f} s)",
+    "a token", f"of the bandwidth (≥ {OF_BANDWIDTH})",
+)  # fmt: skip
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown, a row for each result; the goals stand in its head."""
+    lines = [HEADER, ["---"] * len(HEADER), *map(row, results)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def row(result: dict[str, Any]) -> list[str]:
+    """The cells of one result."""
+    counts, share = result["layers_compared"], result["gb_per_s"] / result["bandwidth_gb_per_s"]
+    name = result["size"] + (f", {result['layers']} layers of each part" if result["layers"] else "")
+    return [
+        name,
+        f"{result['checkpoint_gb']:.2f} GB",
+        ("equal" if result["equal_bytes"] else "DIFFERS") if result["converted"] else "not run",
+        f"{result['logits_rms']:.1e}",
+        ", ".join(f"{part} {counts[part]}: {rms:.1e}" for part, rms in result["layers_rms"].items()),
+        f"{result['tokens_equal']} of {result['tokens']}",
+        f"{result['own_gb']:.2f} GB, {result['prompt_tokens']:,} tokens",
+        f"{result['first_token_s']:.0f} s",
+        f"{result['token_s']:.2f} s",
+        f"{share:.2f} of the {result['bandwidth_of']}'s {result['bandwidth_gb_per_s']:.1f} GB/s",
+    ]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def read(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["ascend", "finetune", "interface", "qwen2_5_omni", "serving"])
+@pytest.mark.parametrize("page", ["ascend", "finetune", "full_size", "interface", "qwen2_5_omni", "serving"])
 def test_a_twin_has_the_same_code_and_headings(page):
     """Where this fails, the page was changed: bring its Chinese twin along, text and code."""
     english, chinese = read(f"{page}.md"), read(f"{page}.zh-CN.md")
@@ -24,7 +24,7 @@ def test_a_twin_has_the_same_code_and_headings(page):
     assert english.count("\n|") == chinese.count("\n|")  # rows of tables
 
 
-@pytest.mark.parametrize("page", ["ascend", "finetune", "interface", "qwen2_5_omni", "serving"])
+@pytest.mark.parametrize("page", ["ascend", "finetune", "full_size", "interface", "qwen2_5_omni", "serving"])
 def test_its_links_lead_to_its_headings(page):
     name = f"{page}.zh-CN.md"
     for target, anchor in LINK.findall(read(name)):
@@ -32,7 +32,7 @@ def test_its_links_lead_to_its_headings(page):
         assert anchor in [re.sub("[.:]", "", heading.lower().replace(" ", "-")) for heading in headings], anchor
 
 
-@pytest.mark.parametrize("page", ["ascend", "finetune", "interface", "qwen2_5_omni", "serving"])
+@pytest.mark.parametrize("page", ["ascend", "finetune", "full_size", "interface", "qwen2_5_omni", "serving"])
 def test_its_sentences_are_not_broken(page):
     """A line break inside a sentence is shown as a space, which Chinese has none of."""
     text = FENCED.sub("", read(f"{page}.zh-CN.md"))

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
-from ms_impl.cells.linear import parameter
+from ms_impl.cells.linear import Linear, parameter
 from ms_impl.generate.host_weights import content, widen
 
 _SIXTEEN_BITS = (ms.bfloat16, ms.float16)
@@ -64,9 +64,10 @@ def one_kind(layers: Sequence[nn.Cell]) -> bool:
 def _empty_copy(layer: nn.Cell, compute_dtype: ms.Type) -> tuple[nn.Cell, dict[str, Parameter]]:
     """A copy of a layer, and its parameters by name, which hold nothing yet."""
     copied: dict[int, Parameter] = {}  # by the originals, as deepcopy takes what it shall not copy itself
-    own = {}
+    own, read_directly = {}, _read_by_kernels(layer)
     for name, theirs in parameters_of(layer).items():
-        widens = compute_dtype == ms.float32 and theirs.dtype in _SIXTEEN_BITS
+        sixteen = theirs.dtype in _SIXTEEN_BITS and id(theirs) not in read_directly
+        widens = compute_dtype == ms.float32 and sixteen
         with no_init_parameters():
             mine = parameter(f"frame.{name}", theirs.shape, compute_dtype if widens else theirs.dtype)
         if widens:
@@ -74,3 +75,9 @@ def _empty_copy(layer: nn.Cell, compute_dtype: ms.Type) -> tuple[nn.Cell, dict[s
         mine.requires_grad = False
         own[name] = copied[id(theirs)] = mine
     return copy.deepcopy(layer, copied).set_train(False), own
+
+
+def _read_by_kernels(layer: nn.Cell) -> set[int]:
+    """The parameters of products that a kernel computes from weights as they are, by their ids."""
+    linears = (cell for _, cell in layer.cells_and_names() if isinstance(cell, Linear))
+    return {id(each) for linear in linears if getattr(linear, "kernel", None) for each in (linear.weight, linear.bias)}
