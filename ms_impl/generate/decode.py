@@ -143,7 +143,8 @@ class Decoder:
         prefix = PromptPrefix(self.kept if self.rows == 1 else None, self.cache)
         computed = []
         for start, width in chunks(self.length, self.capacity):
-            chunk = self._chunk(input_ids, positions, features, start, width)
+            with static_graphs(self.model):
+                chunk = self._chunk(input_ids, positions, features, start, width)
             if start + width < self.length and prefix.found(start, chunk.arrays):
                 continue
             computed.append((chunk, prefix.last_name))
