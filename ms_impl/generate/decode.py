@@ -97,6 +97,28 @@ class TokenStep:
             return self.graph(*tensors(tokens, segment_ids, columns, cos, sin, q_scale)).asnumpy()
 
 
+class LayeredTokenStep:
+    """The same layer by layer, where a graph of the whole would cast all weights at once."""
+
+    def __init__(self, through: LayeredPrefill | WholePrefill):
+        self.through = through
+
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        segment_ids: np.ndarray,
+        columns: np.ndarray,
+        cos: np.ndarray,
+        sin: np.ndarray,
+        q_scale: np.ndarray | None,
+    ) -> np.ndarray:
+        """Arrays and result as of ``TokenStep``."""
+        rows = len(tokens)
+        rotary, last = (cos, sin, q_scale), np.zeros(rows, np.int32)
+        (found,) = self.through([Chunk(0, tokens, None, segment_ids, columns, rotary, last, np.arange(rows))])
+        return found[0]
+
+
 class Decoder:
     """Takes one batch after another, of up to ``rows`` rows, through a cache of ``capacity`` columns.
 
@@ -106,6 +128,7 @@ class Decoder:
     kept: KeptPrefixes | None = None  # where the pool looks for the beginnings of prompts
 
     def __init__(self, pool: DecoderPool, rows: int, capacity: int):
+        self.pool = pool
         self.model = pool.model
         self.encoder = pool.encoder
         self.rows = rows
@@ -116,7 +139,7 @@ class Decoder:
     @cached_property
     def token_step(self) -> Callable[..., np.ndarray]:
         """Made for the second token: finding or compiling the kernel takes time that the first has no use for."""
-        return fused_token_step(self.model.decoder_parts(), self.cache) or TokenStep(self.model, self.cache)
+        return self.pool.token_step(self.cache)
 
     def prefill(self, batch: Batch, kinds: Sequence[MediaKind] = ()) -> np.ndarray:
         """Logits, float32 [B, vocab], after the last token of each row.
@@ -264,6 +287,13 @@ class DecoderPool:
         if self.frame is None:
             return WholePrefill(self.model, self.embedder, cache)
         return LayeredPrefill(self.model, self.frame, cache)
+
+    def token_step(self, cache: nn.CellList) -> Callable[..., np.ndarray]:
+        """What takes one column of tokens through the decoder and a cache: arrays as of ``TokenStep``."""
+        if found := fused_token_step(self.model.decoder_parts(), cache):
+            return found
+        narrow = self.frame is not None and any(each.dtype != ms.float32 for each in self.model.get_parameters())
+        return LayeredTokenStep(self.prefill_through(cache)) if narrow else TokenStep(self.model, cache)
 
     def lend(self, rows: int, columns: int) -> AbstractContextManager[Decoder]:
         """A decoder for at least ``rows`` rows and ``columns`` columns, prompt and answer.

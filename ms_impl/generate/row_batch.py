@@ -9,8 +9,7 @@ import numpy as np
 from mindspore import nn
 
 from ms_impl.errors import InputError
-from ms_impl.generate.decode import Decoder, TokenStep
-from ms_impl.kernels.decode_step import fused_token_step
+from ms_impl.generate.decode import Decoder
 
 
 class RowBatch:
@@ -24,7 +23,7 @@ class RowBatch:
         self.model = model
         self.rows, self.capacity = rows, capacity
         self.cache = model.new_cache(rows, capacity)
-        self.token_step = fused_token_step(model.decoder_parts(), self.cache) or TokenStep(model, self.cache)
+        self.token_step = model.decoders.token_step(self.cache)
         self.segments = np.zeros((rows, capacity), np.int32)
         self.columns = np.zeros(rows, np.int32)  # where the next token of a row stands,
         self.positions = np.zeros(rows, np.int32)  # its position,

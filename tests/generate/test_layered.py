@@ -10,10 +10,12 @@ import pytest
 
 from ms_impl import load
 from ms_impl.data.batch import collate
-from ms_impl.generate.decode import DecoderPool, padding_side
+from ms_impl.generate import decode
+from ms_impl.generate.decode import DecoderPool, LayeredTokenStep, padding_side
 from ms_impl.generate.encoders import WholeEncoder
 from ms_impl.generate.layer_frame import LayerFrame
 from ms_impl.generate.prefill import LayeredPrefill, WholePrefill
+from ms_impl.kernels.decode_step import fused_token_step
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MODELS = ("qwenvl_tiny_easyvqa", "qwen2_5_omni_tiny", "ovis2_5_tiny")
@@ -25,17 +27,23 @@ def loaded(name: str, dtype: str):
     return load(ASSETS / name, dtype)
 
 
-def logits(model, template, whole: bool = False) -> np.ndarray:
-    """After a prompt about an image, in two chunks or more: float32 [1, vocab]."""
-    query = [{"image": str(ASSETS / "demo.png")}, {"text": "what color is the shape? " * 40}]
-    sample = template.encode_turn(query, [], None, model.generation)
-    batch = collate([sample], template, padding_side=padding_side(template))
+@cache  # each is compiled
+def pool_of(name: str, whole: bool) -> DecoderPool:
+    model, template = loaded(name, "bf16")
     pool = DecoderPool(model)
     if whole:
         pool.frame = None
-        names = {kind.encode for kind in template.kinds}
-        pool.encoder.encoders = {name: WholeEncoder(model, name) for name in names}
-    with pool.lend(1, batch["input_ids"].shape[1] + 1) as decoder:
+        pool.encoder.encoders = {kind.encode: WholeEncoder(model, kind.encode) for kind in template.kinds}
+    return pool
+
+
+def logits(name: str, whole: bool = False) -> np.ndarray:
+    """After a prompt about an image, in two chunks or more: float32 [1, vocab]."""
+    model, template = loaded(name, "bf16")
+    query = [{"image": str(ASSETS / "demo.png")}, {"text": "what color is the shape? " * 40}]
+    sample = template.encode_turn(query, [], None, model.generation)
+    batch = collate([sample], template, padding_side=padding_side(template))
+    with pool_of(name, whole).lend(1, batch["input_ids"].shape[1] + 1) as decoder:
         assert isinstance(decoder.through, WholePrefill if whole else LayeredPrefill)
         return decoder.prefill(batch, template.kinds)
 
@@ -47,13 +55,23 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
 def test_layers_in_one_frame_are_the_whole(name):
     """Weights in bf16, which the whole casts in its graph and the frame widens."""
-    model, template = loaded(name, "bf16")
-    found, expected = logits(model, template), logits(model, template, whole=True)
-    assert error(found, expected) <= TOLERANCE
+    assert error(logits(name), logits(name, whole=True)) <= TOLERANCE
 
 
 def test_control_a_frame_that_stays_with_one_layer_is_found_out(monkeypatch):
-    model, template = loaded("qwenvl_tiny_easyvqa", "bf16")
-    expected, hold = logits(model, template), LayerFrame.hold
+    expected, hold = logits(MODELS[0]), LayerFrame.hold
     monkeypatch.setattr(LayerFrame, "hold", lambda frame, number, run: hold(frame, 0, run))
-    assert error(logits(model, template), expected) > 1e-2
+    assert error(logits(MODELS[0]), expected) > 1e-2
+
+
+def test_without_the_kernel_tokens_go_layer_by_layer_too(monkeypatch):
+    """A graph of the whole would cast all weights at once."""
+    model, _ = loaded(MODELS[0], "bf16")
+    found = []
+    for kernels in ("on", "off"):
+        monkeypatch.setattr(decode, "fused_token_step", fused_token_step if kernels == "on" else lambda *_: None)
+        with DecoderPool(model).lend(1, 70) as decoder:
+            decoder.prefill({"input_ids": np.ones((1, 9), np.int32), "segment_ids": np.ones((1, 9), np.int32)})
+            found.append(decoder.step(np.array([5])))
+            assert isinstance(decoder.token_step, LayeredTokenStep) == (kernels == "off")
+    assert error(*found) <= 1e-5
