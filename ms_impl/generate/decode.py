@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from threading import RLock
 from typing import Literal
 
 import mindspore as ms
@@ -30,7 +29,6 @@ from ms_impl.kernels.decode_step import fused_token_step
 
 NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
 DECODERS_KEPT = 4  # each holds a cache
-
 
 CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
 
