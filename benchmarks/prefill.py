@@ -21,6 +21,7 @@ from harness import Row, arguments, interleaved, report
 from mindspore.nn.utils import no_init_parameters
 
 from ms_impl.generate.decode import DecoderPool
+from ms_impl.generate.static_graphs import static_graphs
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.model import QwenVL
 from torch_ref.qwenvl.model import QwenVL as Reference
@@ -105,7 +106,8 @@ def encodings(model: QwenVL, reference: Reference) -> dict[str, Callable[[], np.
         return reference.encode_images(torch.from_numpy(images)).numpy()
 
     def ours() -> np.ndarray:
-        return encoder.encode("encode_images", [images], 1)
+        with static_graphs(model):
+            return encoder.encode("encode_images", [images], 1)
 
     return {"ours": ours, "torch": anchor}
 

@@ -13,7 +13,6 @@ from ms_impl.generate.encoder_parts import EncoderLayers, TableRows
 from ms_impl.generate.graph_cache import CachedGraph
 from ms_impl.generate.host_weights import rows
 from ms_impl.generate.layer_frame import LayerFrame, one_kind
-from ms_impl.generate.static_graphs import static_graphs
 
 Encoder = Callable[..., np.ndarray]  # the arrays of one kind [N, …] → features float32 [N, F, D]
 
@@ -57,19 +56,16 @@ class WholeEncoder:
     """One graph."""
 
     def __init__(self, model: nn.Cell, encode: str):
-        self.model = model
         self.graph = EncoderGraph(model, encode)
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
-        with static_graphs(self.model):
-            return self.graph(*map(Tensor, arrays)).asnumpy()
+        return self.graph(*map(Tensor, arrays)).asnumpy()
 
 
 class LayeredEncoder:
     """One graph before the layers, one that is each layer in turn, and one behind them."""
 
     def __init__(self, model: nn.Cell, parts: EncoderLayers):
-        self.model = model
         self.beside = parts.beside
         self.frame = LayerFrame(parts.layers, model.compute_dtype)
         self.begin = BeginGraph(model, parts.begin)
@@ -77,14 +73,13 @@ class LayeredEncoder:
         self.end = EncoderGraph(model, parts.end) if isinstance(parts.end, str) else parts.end
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
-        with static_graphs(self.model):
-            x, *shared = self.begin(*map(Tensor, arrays))
-            run = object()
-            for number in range(len(self.frame.layers)):
-                self.frame.hold(number, run)
-                taken = [shared[place] for place in self.beside[number]] if self.beside else shared
-                x = self.layer(x, *taken)
-            return self.end(x).asnumpy() if isinstance(self.end, nn.Cell) else self.end(x.asnumpy())
+        x, *shared = self.begin(*map(Tensor, arrays))
+        run = object()
+        for number in range(len(self.frame.layers)):
+            self.frame.hold(number, run)
+            taken = [shared[place] for place in self.beside[number]] if self.beside else shared
+            x = self.layer(x, *taken)
+        return self.end(x).asnumpy() if isinstance(self.end, nn.Cell) else self.end(x.asnumpy())
 
 
 def rows_encoder(parts: TableRows) -> Encoder:
@@ -97,7 +92,7 @@ def rows_encoder(parts: TableRows) -> Encoder:
 
 
 def encoder(model: nn.Cell, encode: str) -> Encoder:
-    """What computes the model's method ``encode`` of arrays.
+    """What computes the model's method ``encode`` of arrays, in the mode in which it is called.
 
     It is one graph on Ascend, and where the model does not tell its layers or they differ, by an adapter, for one.
     """
