@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = Path(tempfile.gettempdir()) / "serve_benchmark.log"
 NAME = "measured"
 DRAWN = {"temperature": 50.0, "top_k": 0, "top_p": 1.0}  # random tokens, which hardly ever end an answer
 HI = [{"role": "user", "content": "Hi"}]
@@ -78,18 +77,21 @@ def serving(model: Path, *settings: str) -> Iterator[tuple[str, subprocess.Popen
     """A server's address and process; it ends with the block, and with status 0."""
     command = [sys.executable, str(ROOT / "scripts/serve.py"), "--model", str(model), "--name", NAME, "--port", "0",
                *settings]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=LOG.open("w"), text=True, env=environment)
+    handle, name = tempfile.mkstemp(".log", "serve_benchmark_")
+    log, environment = Path(name), os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=handle, text=True, env=environment)
+    os.close(handle)
     try:
         assert process.stdout
         if not (url := process.stdout.readline().strip()):
-            raise RuntimeError(f"the server did not start; see {LOG}")
+            raise RuntimeError(f"the server did not start; see {log}")
         yield url, process
     finally:
         process.terminate()
         status = process.wait(60)
-    if status or "Traceback" in LOG.read_text():
-        raise RuntimeError(f"the server failed, or ended with {status}; see {LOG}")
+    if status or "Traceback" in log.read_text():
+        raise RuntimeError(f"the server failed, or ended with {status}; see {log}")
+    log.unlink()
 
 
 @contextmanager

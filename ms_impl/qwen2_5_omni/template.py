@@ -138,7 +138,7 @@ class Qwen2_5OmniTemplate:
     def with_options(self, **options: Any) -> Self:
         """The same with some options changed; images in memory are shared.
 
-        What tells how many frames to take takes the place of ``frames``, which leaves no choice.
+        What tells how many frames to take puts an end to ``frames``, unless that is given, too: it leaves no choice.
         """
         own = {field.name: getattr(self.options, field.name) for field in dataclasses.fields(self.options)}
         if FRAME_OPTIONS & options.keys():

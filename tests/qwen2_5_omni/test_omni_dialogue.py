@@ -148,3 +148,10 @@ def test_options_change_and_files_stay(template):
     assert changed.boxes.write([(1, 2), (3, 4)]) == "[1, 2, 3, 4]" and changed.tokenizer is template.tokenizer
     with pytest.raises(InputError, match="unknown option"):
         template.with_options(colour=3)
+
+
+def test_asked_for_a_rate_or_a_number_of_frames_a_fixed_number_gives_way(template):
+    fixed = template.with_options(frames=64)
+    assert fixed.with_options(bbox_format="new").options.frames == 64
+    assert fixed.with_options(fps=1.0).options.frames == fixed.with_options(nframes=8).options.frames == 0
+    assert fixed.with_options(fps=1.0, frames=32).options.frames == 32
