@@ -40,6 +40,7 @@ class Command:
 COMMANDS = {
     "chat": Command("scripts/chat.py", "ask a model about images, videos and sounds"),
     "serve": Command("scripts/serve.py", "answer requests as OpenAI's API does"),
+    "web": Command("scripts/web_demo.py", "ask a model in a browser"),
     "convert": Command("convert.convert_weight", "Hugging Face's weights to MindSpore's and back"),
     "merge": Command("convert.merge_adapter", "merge a LoRA adapter into its base"),
     "check": Command(_RUN, "judge a YAML and read its data through", ("--check",)),

@@ -20,17 +20,19 @@ Colour = tuple[int, int, int]
 
 
 def draw_boxes(
-    image: Image.Image, text: str, style: BoxStyle, font: str | os.PathLike | None = None, size: Size | None = None
-) -> Image.Image | None:
+    image: Image.Image, text: str, style: BoxStyle, font: str | os.PathLike | None = None, size: Size | None = None,
+    letters: int | None = None,
+) -> Image.Image | None:  # fmt: skip
     """A copy of the image (RGB) with the answer's regions, and each ref beside its region.
 
     Each ref has a colour, and so have the regions after it that have none. ``font`` is a font file for the labels;
     without it, or where it lacks a label's characters, one that has them is looked for, see ``font_for``. ``size`` is
-    that of the image which the model was shown, where ``image`` is an enlarged copy of it. None if the answer has no
-    region. Raises InputError for a font that cannot be used.
+    that of the image which the model was shown, where ``image`` is an enlarged copy of it. ``letters`` are the pixels
+    of labels; None: by the image's size. None if the answer has no region. Raises InputError for a font that cannot be
+    used.
     """
     regions = style.regions(text)
-    letters = max(10, min(image.size) // 25)
+    letters = letters or max(10, min(image.size) // 25)
     if font is not None:
         load_font(font, letters)
     if not regions:
