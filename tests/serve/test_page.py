@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 import urllib.request
 
@@ -153,6 +156,14 @@ def test_what_the_settings_cannot_be_is_told_in_a_sentence(page):
     assert status == 200 and b"7 is greater than maximum value 1" in body and b"Traceback" not in body
     status, body = page.event(function, [None, {"text": "Hi", "files": []}, 0.5, 0.5, 9.5][: 2 + settings], "another")
     assert status == 200 and "'max_tokens'" in body.decode() and b"Traceback" not in body
+
+
+@pytest.mark.parametrize("flags, said", [(("--share",), "another company"), (("--server-name", "0.0.0.0"), "key")])
+def test_it_is_not_opened_to_others_by_chance(flags, said):
+    command = [sys.executable, str(ROOT / "scripts/web_demo.py"), "-c", str(ROOT / "assets" / MODEL), *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "VLM_API_KEY"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 2 and said in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
 @needs_browser
