@@ -56,8 +56,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     add("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
     add("--name", help="what the page calls the model; else the name of its directory")
-    add("--server-name", dest="host", default="127.0.0.1", help="another than this machine itself needs a key")
-    add("--server-port", dest="port", type=whole(0, 65535), default=8000, help="0: any that is free")
+    add(
+        "--server-name", "--host", dest="host", default="127.0.0.1", help="another than this machine itself needs a key"
+    )
+    add("--server-port", "--port", dest="port", type=whole(0, 65535), default=8000, help="0: any that is free")
     add("--inbrowser", action="store_true", help="open the page in this machine's browser")
     add("--share", action="store_true", help="refused: it would send everything through another company's machines")
     add("--api_key", help="the password that browsers ask for; better in the environment as VLM_API_KEY")

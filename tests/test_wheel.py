@@ -62,7 +62,8 @@ def image(tmp_path_factory) -> Path:
 def test_what_a_wheel_holds(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for wanted in (
-        "ms_impl/py.typed", "ms_impl/kernels/decode_step.cc", "ms_impl/plugin/register/qwenvl_model.py",
+        "ms_impl/py.typed", "ms_impl/kernels/decode_step.cc", "ms_impl/web/page.css",
+        "ms_impl/plugin/register/qwenvl_model.py",
         "ms_impl/repository/configs/qwenvl/predict_tiny.yaml", "ms_impl/repository/scripts/msrun_launcher.sh",
         "ms_impl/repository/assets/qwenvl_tiny_easyvqa/model.safetensors", "ms_impl/repository/run_mindformer.py",
         "ms_impl/repository/scripts/examples.txt", "ms_impl/repository/assets/demo.jsonl",
@@ -100,7 +101,7 @@ def test_every_example_works_as_it_stands(wheel, tmp_path):
     told = {"PYTHONPATH": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     lines = (files / "scripts/examples.txt").read_text().splitlines()
     printed = {}
-    for line in lines[:-1]:
+    for line in lines[:-2]:
         words = shlex.split(line)[1:]
         printed[" ".join(words[:2])] = run([sys.executable, "-m", "ms_impl.cli.vlm_mindspore", *words], files, **told)
     assert printed["info assets/ovis2_5_tiny"].startswith("checkpoint    assets/ovis2_5_tiny")
@@ -111,11 +112,12 @@ def test_every_example_works_as_it_stands(wheel, tmp_path):
                  "merged/model.safetensors", "two/completed.json", "supervised/completed.json"):  # fmt: skip
         assert (files / "build" / made).exists(), made
     assert (files / "ovis_ms.ckpt").exists()
-    serve(shlex.split(lines[-1])[1:], files, {**os.environ, **told})
+    serve(shlex.split(lines[-2])[1:], files, {**os.environ, **told}, "health")
+    serve(shlex.split(lines[-1])[1:], files, {**os.environ, **told}, "")
 
 
-def serve(words: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Start the example of the server on a free port, ask whether it is there, end it."""
+def serve(words: list[str], folder: Path, environment: dict[str, str], path: str) -> None:
+    """Start the example of a server on a free port, ask whether it is there, end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,7 +127,7 @@ def serve(words: list[str], folder: Path, environment: dict[str, str]) -> None:
         for _ in range(240):
             time.sleep(1)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
                     assert answer.status == 200
                 break
             except OSError:
