@@ -36,14 +36,12 @@ def readable(text: str, style: BoxStyle | None) -> str:
 def _marked(text: str, style: BoxStyle) -> str:
     kinds = [(shape.opening, shape.closing, "`") for shape in style.shapes]
     kinds += [(*style.ref, "**")] if style.ref else []
+    kinds = [kind for kind in kinds if all(kind)]
+    begun = max((overlap(text, mark) for kind in kinds for mark in kind[:2]), default=0)
+    text = text[: len(text) - begun]
     for opening, closing, around in kinds:
-        if not (opening and closing):
-            continue
         whole = re.compile(rf"{re.escape(opening)}\s*(.+?)\s*(?:{re.escape(closing)}|\Z)", re.DOTALL)
-        text = whole.sub(lambda found, around=around: f"{around}{found[1]}{around} ", text)
-        text = text.removesuffix(opening)
-        for mark in (opening, closing):
-            text = text[: len(text) - overlap(text, mark)]
+        text = whole.sub(lambda found, around=around: f"{around}{found[1]}{around} ", text.removesuffix(opening))
     return text
 
 

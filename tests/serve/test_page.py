@@ -302,6 +302,8 @@ def test_a_clip_with_sound_is_asked_when(tmp_path, browser):
         browser.ask("what color is the shape?")
         assert browser.answered(1) == ["green"]
         assert browser.foreign() == [] and page.connected() == set()
+        began = time.monotonic()
+        assert page.end() == 0 and time.monotonic() - began < 30  # though a tab is open
     finally:
         page.process.kill()
         page.process.wait()
