@@ -22,7 +22,12 @@ from ms_impl.io.rules import HUGGING_FACE
 from ms_impl.io.tensors import BLOCK_BYTES, CheckpointTensor, Shape
 
 _LAYERS = ("num_hidden_layers", "layers", "depth", "encoder_layers")
-_EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "position_embedding.weight", "positional_embedding", "pos_embed")
+_WORDS = (
+    "wte.weight",
+    "embed_tokens.weight",
+    "vte.weight",
+)  # small: as a tied head they would only repeat the last one
+_POSITIONS = ("position_embedding.weight", "positional_embedding", "pos_embed")
 
 
 @cache
@@ -60,7 +65,9 @@ def distribution(name: str, shape: Shape) -> tuple[float, float]:
     """Mean and deviation that keep states and logits about as large as those of trained models."""
     if len(shape) == 1:
         return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.02)
-    if name.endswith(_EMBEDDINGS):
+    if name.endswith(_WORDS):
+        return 0.0, 0.05
+    if name.endswith(_POSITIONS):
         return 0.0, 0.5
     inputs = math.prod(shape[1:])
     return 0.0, float(np.float32(1 / math.sqrt(inputs)))
