@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import FlashAttentionScore
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.kernels.operators import attention_operator
 
 # Added to hidden scores. Not the smallest number: a negative score on top would make it −inf, and a row of −inf is NaN.
 HIDDEN = -1e30
@@ -44,8 +45,42 @@ def same_segment(segment_ids: Tensor) -> Tensor:
     return ops.logical_and(same, (segment_ids != 0).expand_dims(1)).expand_dims(1)
 
 
-class ComposedAttention(nn.Cell):
-    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype.
+def sight(segment_ids: Tensor, columns: Tensor) -> Tensor:
+    """The same as ``visible_keys``, as the kernel takes it: int32 [B, S + 2·T]."""
+    batch = segment_ids.shape[0]
+    if columns.ndim == 1:
+        own = ops.gather(segment_ids, columns, 1)
+        columns = ops.tile(columns.reshape(1, -1), (batch, 1))
+    else:
+        own = ops.gather_elements(segment_ids, 1, columns)
+    return ops.concat((segment_ids.astype(ms.int32), own.astype(ms.int32), columns.astype(ms.int32)), 1)
+
+
+def sight_of_segments(segment_ids: Tensor) -> Tensor:
+    """The same as ``same_segment``, as the kernel takes it: int32 [B, 3·T]."""
+    segment_ids = segment_ids.astype(ms.int32)
+    return ops.concat((segment_ids, segment_ids, ops.full(segment_ids.shape, segment_ids.shape[1], dtype=ms.int32)), 1)
+
+
+class MaskedAttention(nn.Cell):
+    """What all attention cells have: masks of two kinds, which their ``construct`` takes.
+
+    A mask is made once for all layers, by a cell of one kind with those that take it.
+    """
+
+    kernel = None  # see ``use_kernels``
+
+    def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
+        """For T queries that see what ``visible_keys`` says."""
+        return self.mask(visible_keys(segment_ids, columns), heads, dtype)
+
+    def segment_mask(self, segment_ids: Tensor, heads: int, dtype: ms.Type) -> Tensor:
+        """For T queries that see what ``same_segment`` says."""
+        return self.mask(same_segment(segment_ids), heads, dtype)
+
+
+class ComposedAttention(MaskedAttention):
+    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype; or by a kernel where nothing is trained.
 
     Where several query heads share a key head (GQA) they are taken as more queries of it: keys are not copied.
     """
@@ -53,6 +88,22 @@ class ComposedAttention(nn.Cell):
     def __init__(self):
         super().__init__()
         self.mix = MaskedMix()
+
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = attention_operator()
+
+    def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
+        """For T queries that see what ``visible_keys`` says."""
+        if self.kernel is not None and not self.training:
+            return sight(segment_ids, columns)
+        return self.mask(visible_keys(segment_ids, columns), heads, dtype)
+
+    def segment_mask(self, segment_ids: Tensor, heads: int, dtype: ms.Type) -> Tensor:
+        """For T queries that see what ``same_segment`` says."""
+        if self.kernel is not None and not self.training:
+            return sight_of_segments(segment_ids)
+        return self.mask(same_segment(segment_ids), heads, dtype)
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.
@@ -64,7 +115,11 @@ class ComposedAttention(nn.Cell):
         return ops.tile(hidden, (1, heads, 1, 1))
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """q [B, H, T, d], k and v [B, KV, S, d], mask [B, H, T, S] → [B, H, T, d]; KV divides H."""
+        """q [B, H, T, d], k and v [B, KV, S, d], mask of one of the methods → [B, H, T, d]; KV divides H."""
+        if self.kernel is not None and not self.training and (mask is None or mask.ndim == 2):
+            if mask is None:
+                mask = ops.full((q.shape[0], k.shape[2] + 2 * q.shape[2]), k.shape[2], dtype=ms.int32)
+            return self.kernel(q, k, v, mask)
         scaled = q * (1.0 / math.sqrt(q.shape[-1]))
         if q.shape[1] == k.shape[1]:
             return self.mix(scaled, k, v, mask)
@@ -127,7 +182,7 @@ class MaskedMix(QueryMix):
         return self.matmul(by_scores, k), self.by_keys(by_scores, q), self.by_keys(weights, dout), by_mask
 
 
-class FusedAttention(nn.Cell):
+class FusedAttention(MaskedAttention):
     """Ascend's flash attention, which knows GQA, behind the same two methods. Never run on Ascend yet."""
 
     def __init__(self, heads: int, head_dim: int):

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_impl.cells.attention import attention, visible_keys
+from ms_impl.cells.attention import attention
 from ms_impl.cells.decoder import DecoderLayer, DecoderShape
 from ms_impl.cells.kv_cache import LayerCache, take_column
 from ms_impl.cells.linear import Embedding, Linear
@@ -76,7 +76,7 @@ class CausalDecoder(nn.Cell):
             segment_ids = ops.ones((batch, length), ms.int32)
         if position_ids is None:
             position_ids = columns.reshape(1, -1)
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.shape.heads, hidden.dtype)
+        mask = self.attention.causal_mask(segment_ids, columns, self.shape.heads, hidden.dtype)
         cos, sin = self.angles(position_ids)
         for layer in self.layers:
             hidden = layer(hidden, mask, cos, sin)
@@ -96,7 +96,7 @@ class CausalDecoder(nn.Cell):
             segment_ids: int32 [B, S]; 0 is hidden: padding, and columns not filled yet.
             cos, sin: fp32 [B, 1, T, head_dim].
         """
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.shape.heads, hidden.dtype)
+        mask = self.attention.causal_mask(segment_ids, columns, self.shape.heads, hidden.dtype)
         for layer, cached in zip(self.layers, cache):
             hidden = layer(hidden, mask, cos, sin, None, cached, columns)
         return self.norm(hidden)

@@ -13,6 +13,7 @@ from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import rotation
+from ms_impl.kernels.operators import activation_operator
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class DecoderAttention(nn.Cell):
 class GatedMLP(nn.Cell):
     """down(silu(gate(x)) · up(x)), with or without biases (``mlp``)."""
 
+    kernel = None  # of the gate: see ``use_kernels``
+
     def __init__(self, width: int, inner: int, dtype: ms.Type, bias: bool = False):
         super().__init__()
         self.gate_proj = Linear(width, inner, bias=bias, dtype=dtype)
@@ -92,8 +95,14 @@ class GatedMLP(nn.Cell):
         self.silu = SiLU()
         self.mul = ops.Mul()
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = activation_operator("gated_silu")
+
     def construct(self, x: Tensor) -> Tensor:
         """[..., D] → [..., D]."""
+        if self.kernel is not None and not self.training:
+            return self.down_proj(self.kernel(self.gate_proj(x), self.up_proj(x)))
         return self.down_proj(self.mul(self.silu(self.gate_proj(x)), self.up_proj(x)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_impl.cells.attention import attention, same_segment
+from ms_impl.cells.attention import attention
 from ms_impl.cells.block_attention import BlockAttention
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.rotary import rotation
@@ -31,15 +31,19 @@ class EncoderAttention(nn.Cell):
         # On Ascend flash attention holds no scores, and loops with gradients of their own have never run there.
         self.by_blocks = None if on_ascend() else BlockAttention()
 
-    def mask(self, visible: Tensor, dtype: ms.Type) -> Tensor:
-        """What ``construct`` takes as mask, made once for all layers from bool [N, 1, L, L]."""
-        return self.attention.mask(visible, self.heads, dtype)
+    def takes_blocks(self, length: int) -> bool:
+        """Whether rows are so long that their scores are not held, and no kernel does without them."""
+        by_kernel = self.attention.kernel is not None and not self.training
+        return self.by_blocks is not None and length > LONGEST and not by_kernel
 
     def within(self, segments: Tensor, dtype: ms.Type) -> Tensor:
-        """The same for attention within the segments int [N, L], 0 is hidden; of long rows the segments themselves."""
-        if self.by_blocks is not None and segments.shape[1] > LONGEST:
+        """What ``construct`` takes as mask for attention within the segments int [N, L], 0 is hidden.
+
+        It is made once for all layers; of long rows it is the segments themselves.
+        """
+        if self.takes_blocks(segments.shape[1]):
             return segments
-        return self.mask(same_segment(segments), dtype)
+        return self.attention.segment_mask(segments, self.heads, dtype)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[N, L, heads · head_dim] → [N, heads, L, head_dim]."""
@@ -52,5 +56,6 @@ class EncoderAttention(nn.Cell):
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
         if self.rotate is not None:
             q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
-        mixed = self.by_blocks(q, k, v, mask) if mask.ndim == 2 else self.attention(q, k, v, mask)
+        long = mask.ndim == 2 and self.takes_blocks(q.shape[2])
+        mixed = self.by_blocks(q, k, v, mask) if long else self.attention(q, k, v, mask)
         return self.from_heads(mixed, (0, 2, 1, 3)).reshape(*q.shape[:1], q.shape[2], -1)

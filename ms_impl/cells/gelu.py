@@ -7,9 +7,13 @@ import math
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from ms_impl.kernels.operators import activation_operator
+
 
 class Gelu(nn.Cell):
     """x·(1 + erf(x/√2))/2, as ``ops.gelu(x, approximate="none")`` computes it, of operators that can be sharded."""
+
+    kernel = None  # see ``use_kernels``
 
     def __init__(self):
         super().__init__()
@@ -19,8 +23,14 @@ class Gelu(nn.Cell):
         self.mul = ops.Mul()
         self.halve = ops.Mul()
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = activation_operator("gelu")
+
     def construct(self, x: Tensor) -> Tensor:
         """Any shape, in x's dtype."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x)
         y = self.add(self.erf(self.div(x, math.sqrt(2.0))), 1.0)
         return self.halve(self.mul(x, y), 0.5)
 
@@ -31,12 +41,20 @@ class GeluTanh(nn.Cell):
     As x·sigmoid(2·…), which is the same: MindSpore 2.9.0's Tanh on CPU is off by up to 1e-4 of its value.
     """
 
+    kernel = None  # see ``use_kernels``
+
     def __init__(self):
         super().__init__()
         self.sigmoid = ops.Sigmoid()
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = activation_operator("gelu_tanh")
+
     def construct(self, x: Tensor) -> Tensor:
         """Any shape, in x's dtype; the cube in fp32, where fp16 would overflow from 40 on."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x)
         y = x.astype(ms.float32)
         doubled = (y + y * y * y * 0.044715) * (2.0 * math.sqrt(2.0 / math.pi))
         return (y * self.sigmoid(doubled)).astype(x.dtype)

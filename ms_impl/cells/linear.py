@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.kernels.operators import linear_operator
 
 INIT_SIGMA = 0.02  # initializer_range of the original
 
@@ -38,6 +39,7 @@ class Linear(nn.Cell):
     """y = x·Wᵀ + b with ``weight`` [out, in] and ``bias`` [out]. Parameters are cast to x's dtype."""
 
     adapted = None  # the layer that an adapter in its place adapts
+    kernel = None  # computes the same in evaluation mode, from weights as they are: see ``use_kernels``
 
     def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -46,8 +48,14 @@ class Linear(nn.Cell):
         self.matmul = ops.MatMul(transpose_b=True)
         self.bias_add = ops.BiasAdd()
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = linear_operator()
+
     def construct(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x, self.weight) if self.bias is None else self.kernel(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias, self.matmul, self.bias_add)
 
 

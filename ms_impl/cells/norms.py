@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.expand import expand
 from ms_impl.cells.linear import parameter
+from ms_impl.kernels.operators import layer_norm_operator, rms_norm_operator
 
 
 class ComposedRMSNorm(nn.Cell):
@@ -55,14 +56,23 @@ class RMSNorm(nn.Cell):
     On Ascend one operator does it, ``rms_norm``. Never run on Ascend yet.
     """
 
+    kernel = None  # see ``use_kernels``
+
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
+        self.eps = eps
         self.weight = parameter("weight", (width,), dtype, "ones")
         self.composed = None if on_ascend() else ComposedRMSNorm(eps)
         self.rms_norm = ops.RmsNorm(eps) if on_ascend() else None
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel, self.epsilon = rms_norm_operator(), Tensor([self.eps], ms.float32)
+
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x, self.weight, self.epsilon)
         if self.composed is not None:
             return self.composed(x, self.weight)
         return self.rms_norm(x, self.weight.astype(x.dtype))[0]
@@ -71,12 +81,21 @@ class RMSNorm(nn.Cell):
 class LayerNorm(nn.Cell):
     """Layer norm over the last axis with ``weight`` and ``bias`` named as in PyTorch."""
 
+    kernel = None  # see ``use_kernels``
+
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
+        self.eps = eps
         self.weight = parameter("weight", (width,), dtype, "ones")
         self.bias = parameter("bias", (width,), dtype)
         self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel, self.epsilon = layer_norm_operator(), Tensor([self.eps], ms.float32)
+
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x, self.weight, self.bias, self.epsilon)
         return self.norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype))[0]

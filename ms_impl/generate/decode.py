@@ -26,6 +26,7 @@ from ms_impl.generate.prefill import Chunk, Embedder, LayeredPrefill, WholePrefi
 from ms_impl.generate.prefixes import KeptPrefixes, PromptPrefix
 from ms_impl.generate.static_graphs import static_graphs
 from ms_impl.kernels.decode_step import fused_token_step
+from ms_impl.kernels.operators import use_kernels
 
 NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
 DECODERS_KEPT = 4  # each holds a cache
@@ -265,6 +266,7 @@ class DecoderPool:
     """
 
     def __init__(self, model: nn.Cell):
+        use_kernels(model)
         self.model = model
         self.encoder = FeatureEncoder(model)
         self.kept: KeptPrefixes | None = None

@@ -16,6 +16,7 @@ from enum import Enum
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import mindspore as ms
@@ -106,6 +107,9 @@ class _Description:
             self.write(f"parameter {value.name} {value.dtype} {value.shape} {value.requires_grad}")
         elif isinstance(value, (Tensor, np.ndarray, np.generic)):
             self._add_array(value.asnumpy() if isinstance(value, Tensor) else np.asarray(value), str(value.dtype))
+        elif isinstance(value, FunctionType) and "<" not in value.__qualname__:
+            self.roots.add(source_root(value))
+            self.write(f"{value.__module__}.{value.__qualname__}")
         elif isinstance(value, ops.Primitive):
             self._add_object(value, vars(value) | {"attrs": value.attrs})
         elif dataclasses.is_dataclass(value):
@@ -158,8 +162,8 @@ def cached_properties(kind: type) -> frozenset[str]:
 
 
 @cache
-def source_root(kind: type) -> Path:
-    """The folder of the outermost package that a class is of, or its file where it is of none.
+def source_root(kind: type | FunctionType) -> Path:
+    """The folder of the outermost package that a class or function is of, or its file where it is of none.
 
     Raises:
         NotCacheable: it was typed in.

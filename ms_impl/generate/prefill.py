@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
-from ms_impl.cells.attention import attention, visible_keys
+from ms_impl.cells.attention import attention
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.generate.decoder_model import DecoderParts, Rotary
@@ -20,6 +20,7 @@ from ms_impl.generate.host_weights import content, product, rows, widened
 from ms_impl.generate.layer_frame import LayerFrame, one_kind
 from ms_impl.generate.static_graphs import static_graphs
 from ms_impl.kernels.decode_step import fused_logits
+from ms_impl.kernels.operators import use_kernels
 
 Found = dict[int, np.ndarray]  # logits, float32 [rows, vocab], by the chunk's number
 
@@ -112,11 +113,12 @@ class DecoderLayerGraph(CachedGraph):
         self.cache = cache
         self.heads = heads
         self.attention = attention(heads, head_dim)
+        use_kernels(self)
 
     def construct(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, q_scale: Tensor | None
     ) -> Tensor:
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.heads, hidden.dtype)
+        mask = self.attention.causal_mask(segment_ids, columns, self.heads, hidden.dtype)
         return self.layer(hidden, mask, cos, sin, q_scale, self.cache, columns)
 
 

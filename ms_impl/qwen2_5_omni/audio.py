@@ -10,7 +10,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_impl.cells.attention import same_segment
 from ms_impl.cells.conv1d import Conv1d
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.expand import expand
@@ -91,7 +90,7 @@ class AudioTower(nn.Cell):
         x = self.gelu(self.conv2(x * expand(real, x.shape)))
         x = x + expand(self.positions.astype(x.dtype), x.shape)
         after = filled((frames + 1) // 2, x.shape[1]).astype(ms.int32)
-        return x, self.attention.mask(same_segment(after), x.dtype)
+        return x, self.attention.within(after, x.dtype)
 
     def end(self, x: Tensor) -> Tensor:
         """The last layer's output [N, n_window, width] → features [N, n_window / 2, D]."""

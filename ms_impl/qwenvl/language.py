@@ -12,6 +12,7 @@ from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
 from ms_impl.cells.rotary import rotation
 from ms_impl.generate.decoder_model import DecoderLayerParts, Projection
+from ms_impl.kernels.operators import activation_operator
 from ms_impl.qwenvl.config import QwenVLConfig
 
 
@@ -68,6 +69,8 @@ class Attention(nn.Cell):
 class MLP(nn.Cell):
     """Gated feed-forward layer; **w2** is the gate."""
 
+    kernel = None  # of the gate: see ``use_kernels``
+
     def __init__(self, config: QwenVLConfig, dtype: ms.Type):
         super().__init__()
         self.w1 = Linear(config.hidden_size, config.ffn_size, bias=False, dtype=dtype)
@@ -76,8 +79,14 @@ class MLP(nn.Cell):
         self.silu = SiLU()
         self.mul = ops.Mul()
 
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = activation_operator("gated_silu")
+
     def construct(self, x: Tensor) -> Tensor:
         """[B, T, D] → [B, T, D]."""
+        if self.kernel is not None and not self.training:
+            return self.c_proj(self.kernel(self.w2(x), self.w1(x)))
         return self.c_proj(self.mul(self.w1(x), self.silu(self.w2(x))))
 
 

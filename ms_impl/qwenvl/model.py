@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_impl import families
-from ms_impl.cells.attention import attention, visible_keys
+from ms_impl.cells.attention import attention
 from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.kv_cache import LayerCache, take_column
 from ms_impl.cells.linear import Embedding, Linear
@@ -186,7 +186,7 @@ class QwenVL(GenerationMixin, nn.Cell):
             segment_ids = ops.ones_like(input_ids)
         if position_ids is None:
             position_ids = columns.expand_dims(0)
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.config.num_attention_heads, hidden.dtype)
+        mask = self.attention.causal_mask(segment_ids, columns, self.config.num_attention_heads, hidden.dtype)
         cos, sin, q_scale = self.positions(position_ids, 0 if self.training else self.alpha_index(length))
         states = [hidden]
         for block in self.transformer.h:
@@ -256,7 +256,7 @@ class QwenVL(GenerationMixin, nn.Cell):
             cos, sin, q_scale: what ``rotary`` gives for these columns' positions.
             last: int [B], which of the T columns to take the logits of.
         """
-        mask = self.attention.mask(visible_keys(segment_ids, columns), self.config.num_attention_heads, hidden.dtype)
+        mask = self.attention.causal_mask(segment_ids, columns, self.config.num_attention_heads, hidden.dtype)
         for block, layer in zip(self.transformer.h, cache):
             hidden = block(hidden, mask, cos, sin, q_scale, layer, columns)
         return self.lm_head(self.transformer.ln_f(take_column(hidden, last)))

@@ -1,0 +1,83 @@
+"""Kernels of our own as operators of MindSpore's graphs: for inference on a CPU, where a compiler is.
+
+A cell that has one beside its plain path takes it in evaluation mode, once ``use_kernels`` has said so. They have no
+gradient. What a row gives does not depend on the rows beside it, nor on how many threads there are.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from ms_impl.cells.device import on_ascend
+from ms_impl.kernels.build import library
+
+Shape = tuple[int, ...]
+
+
+def use_kernels(model: nn.Cell) -> None:
+    """Let the model's cells, as they are now, compute by kernels in evaluation mode; on a CPU, where they compile.
+
+    Cells that have one say so by a method ``use_kernel``. Graphs that have been compiled before stay as they are.
+    """
+    if on_ascend():
+        return
+    for _, cell in model.cells_and_names():
+        if hasattr(cell, "use_kernel"):
+            cell.use_kernel()
+
+
+def linear_operator() -> Operator | None:
+    """(x [..., in], weight [out, in]) → [..., out] in x's dtype, and the same with a bias [out] as third.
+
+    x is fp32 or fp16; weight and bias may be bf16, too. None where there is no kernel.
+    """
+    return _operator("linear", "linear", _linear_shape, _first_dtype)
+
+
+def activation_operator(name: str) -> Operator | None:
+    """``gelu`` or ``gelu_tanh``: x → y; ``gated_silu``: (gate, up) → silu(gate)·up. fp32 or fp16, of any shape."""
+    return _operator("rows", name, _first_shape, _first_dtype)
+
+
+def layer_norm_operator() -> Operator | None:
+    """(x [..., width], weight, bias [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
+    return _operator("rows", "layer_norm", _first_shape, _first_dtype)
+
+
+def rms_norm_operator() -> Operator | None:
+    """(x [..., width], weight [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
+    return _operator("rows", "rms_norm", _first_shape, _first_dtype)
+
+
+def attention_operator() -> Operator | None:
+    """(q [B, H, T, d], k, v [B, KV, S, d], sight int32 [B, S + 2·T]) → as q, all fp32 or all fp16.
+
+    ``sight`` has the segments of the keys and of the queries, 0 for none, and each query's last column: it sees the
+    keys of its segment up to there.
+    """
+    return _operator("segment_attention", "segment_attention", _first_shape, _first_dtype)
+
+
+class Operator(ops.Custom):
+    """An operator that a copied cell shares with the cell; ``ops.Custom`` itself cannot be copied."""
+
+    def __deepcopy__(self, memo: dict) -> Operator:
+        return self
+
+
+def _operator(name: str, function: str, shape, dtype) -> Operator | None:
+    path = library(name)
+    return path and Operator(f"{path}:{function}", shape, dtype, "aot")
+
+
+def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
+    return (*x[:-1], weight[0])
+
+
+def _first_shape(x: Shape, *_: Shape) -> Shape:
+    return x
+
+
+def _first_dtype(x: ms.Type, *_: ms.Type) -> ms.Type:
+    return x

@@ -1,0 +1,227 @@
+"""Kernels in place of MindSpore's operators: against fp64, beside the error of numpy's or MindSpore's own fp32."""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from ms_impl.cells.attention import ComposedAttention
+from ms_impl.cells.decoder import GatedMLP
+from ms_impl.cells.encoder_attention import EncoderAttention
+from ms_impl.cells.gelu import Gelu, GeluTanh
+from ms_impl.cells.linear import Linear
+from ms_impl.cells.norms import LayerNorm, RMSNorm
+from ms_impl.kernels.build import library
+from ms_impl.kernels.operators import use_kernels
+
+pytestmark = pytest.mark.skipif(library("linear") is None, reason="no C++ compiler here, or kernels are switched off")
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+FLOOR = 4  # times the error of fp32 itself
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
+
+
+def wide(tensor: Tensor) -> np.ndarray:
+    """fp64; bf16 by its bits, for which nothing is rounded."""
+    return tensor.astype(ms.float32).asnumpy().astype(np.float64)
+
+
+def with_kernels(cell: nn.Cell) -> nn.Cell:
+    use_kernels(cell)
+    assert any(getattr(each, "kernel", None) is not None for _, each in cell.cells_and_names())
+    return cell.set_train(False)
+
+
+def random_linear(inputs: int, outputs: int, bias: bool, dtype: ms.Type) -> Linear:
+    cell = Linear(inputs, outputs, bias, dtype)
+    cell.weight.set_data(Tensor(normal(outputs, inputs, seed=1), dtype))
+    if bias:
+        cell.bias.set_data(Tensor(normal(outputs, seed=2), dtype))
+    return with_kernels(cell)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, outputs, inputs", [(1, 1, 1), (7, 33, 300), (67, 16, 8), (13, 130, 513), (521, 5, 3)])
+def test_a_product_is_as_exact_as_that_of_numpy(dtype, rows, outputs, inputs):
+    cell, x = random_linear(inputs, outputs, rows != 7, DTYPES[dtype]), normal(rows, inputs)
+    weight, bias = wide(cell.weight), 0 if cell.bias is None else wide(cell.bias)
+    expected = x.astype(np.float64) @ weight.T + bias
+    size = np.abs(x) @ np.abs(weight.T) + np.abs(bias)  # what the terms could add up to
+    floor = (np.abs(x @ weight.T.astype(np.float32) + bias - expected) / size).max()
+    error = (np.abs(wide(cell(Tensor(x))) - expected) / size).max()
+    assert error <= FLOOR * max(floor, np.finfo(np.float32).eps)
+    assert (np.abs(wide(cell(Tensor(x))) - expected - 1e-4 * size) / size).max() > FLOOR * floor  # a control
+
+
+def test_products_of_16_bits_are_rounded_once():
+    cell, x = random_linear(300, 20, True, ms.float16), Tensor(normal(2, 3, 300), ms.float16)
+    expected = wide(x) @ wide(cell.weight).T + wide(cell.bias)
+    assert cell(x).dtype == ms.float16 and cell(x).shape == (2, 3, 20)
+    np.testing.assert_allclose(wide(cell(x)), expected, rtol=2**-10, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_are_widened_bit_for_bit(dtype):
+    values = np.array([0.1, -3.0, 1e-30, 6e-8, 3e38, -0.0, np.inf, np.nan], np.float32).astype(np.float32)
+    cell = Linear(1, values.size, False, DTYPES[dtype])
+    cell.weight.set_data(Tensor(values.reshape(-1, 1), DTYPES[dtype]))
+    found = with_kernels(cell)(Tensor(np.ones((1, 1), np.float32))).asnumpy()[0]
+    expected = cell.weight.astype(ms.float32).asnumpy()[:, 0]
+    np.testing.assert_array_equal(found, expected)  # the sum begins with zero: a negative zero is lost
+
+
+def test_what_is_not_finite_stays_in_its_row_and_column():
+    cell, x = random_linear(40, 20, True, ms.bfloat16), normal(9, 40)
+    clean = cell(Tensor(x)).asnumpy()
+    x[4, 7] = np.nan
+    found = cell(Tensor(x)).asnumpy()
+    assert np.isnan(found[4]).all()
+    np.testing.assert_array_equal(np.delete(found, 4, 0), np.delete(clean, 4, 0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 600])
+def test_a_row_gives_the_same_bits_alone(rows):
+    cell, x = random_linear(700, 45, True, ms.bfloat16), normal(600, 700)
+    every = cell(Tensor(x)).asnumpy()
+    np.testing.assert_array_equal(cell(Tensor(x[-rows:])).asnumpy(), every[-rows:])
+
+
+EXACT = {
+    "gelu": (Gelu, lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))),
+    "gelu_tanh": (GeluTanh, lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_activations(name, dtype):
+    make, exact = EXACT[name]
+    x = Tensor(np.linspace(-9, 9, 10007, dtype=np.float32).reshape(1, -1), DTYPES[dtype])
+    error = np.abs(wide(with_kernels(make())(x)) - exact(wide(x))) / np.maximum(np.abs(wide(x)), 1)
+    assert error.max() <= (4e-7 if dtype == "fp32" else 1e-3)
+    ends = wide(with_kernels(make())(Tensor(np.array([np.inf, np.nan, 0], np.float32))))
+    np.testing.assert_array_equal(ends, [np.inf, np.nan, 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
+def test_norms(kind, dtype):
+    cell, x = kind(101, 1e-6, DTYPES[dtype]), normal(3, 5, 101) + 2
+    for number, parameter in enumerate(cell.get_parameters()):
+        parameter.set_data(Tensor(normal(101, seed=number), DTYPES[dtype]))
+    y = x.astype(np.float64)
+    y = y - (y.mean(-1, keepdims=True) if kind is LayerNorm else 0)
+    expected = y / np.sqrt(np.square(y).mean(-1, keepdims=True) + 1e-6) * wide(cell.weight)
+    expected += wide(cell.bias) if kind is LayerNorm else 0
+    plain = np.abs(wide(cell.set_train(False)(Tensor(x))) - expected).max()
+    assert np.abs(wide(with_kernels(cell)(Tensor(x))) - expected).max() <= max(FLOOR * plain, 2e-6)
+
+
+def test_a_gated_layer():
+    cell = GatedMLP(20, 33, ms.float32)
+    for number, parameter in enumerate(cell.get_parameters()):
+        parameter.set_data(Tensor(normal(*parameter.shape, seed=number, scale=2.0)))
+    gate, up, down = (wide(layer.weight).T for layer in (cell.gate_proj, cell.up_proj, cell.down_proj))
+    x = normal(3, 20).astype(np.float64)
+    expected = (x @ gate / (1 + np.exp(-x @ gate)) * (x @ up)) @ down
+    found = wide(with_kernels(cell)(Tensor(x.astype(np.float32))))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def attended(q, k, v, visible, dtype=np.float64) -> np.ndarray:
+    """[B, H, T, d] by visible bool [B, 1, T, S]; zeros for a query that sees nothing."""
+    q, k, v = (x.astype(dtype) for x in (q, *(np.repeat(x, q.shape[1] // x.shape[1], 1) for x in (k, v))))
+    scores = np.where(visible, q @ k.swapaxes(-1, -2) / dtype(math.sqrt(q.shape[-1])), dtype(-np.inf))
+    highest = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
+    return weights @ v / np.maximum(weights.sum(-1, keepdims=True), np.finfo(dtype).tiny)
+
+
+def check_attention(found: np.ndarray, q, k, v, visible) -> float:
+    """Beside the error of numpy's fp32; the tolerance."""
+    expected = attended(q, k, v, visible)
+    tolerance = FLOOR * np.abs(attended(q, k, v, visible, np.float32) - expected).max()
+    assert np.abs(found - expected).max() <= tolerance
+    return tolerance
+
+
+SEGMENTS = np.array([[1] * 300 + [2] * 250 + [0] * 50, [0] * 20 + [3] * 580], np.int32)
+
+
+@pytest.mark.parametrize("heads, kv_heads, width", [(4, 2, 20), (2, 2, 13)])
+def test_causal_attention(heads, kv_heads, width):
+    first, count = 270, 41
+    q = normal(2, heads, count, width, scale=3.0)
+    k, v = normal(2, kv_heads, 600, width, seed=1), normal(2, kv_heads, 600, width, seed=2)
+    columns = np.tile(np.arange(first, first + count, dtype=np.int32), (2, 1))
+    own = SEGMENTS[:, first : first + count]
+    visible = (own[:, :, None] == SEGMENTS[:, None]) & (np.arange(600) <= columns[:, :, None])
+    cell, given = with_kernels(ComposedAttention()), [Tensor(x) for x in (q, k, v)]
+    found = wide(cell(*given, cell.causal_mask(Tensor(SEGMENTS), Tensor(columns), heads, ms.float32)))
+    tolerance = check_attention(found, q, k, v, visible[:, None])
+    alone = cell(
+        *(x[1:] for x in given), cell.causal_mask(Tensor(SEGMENTS[1:]), Tensor(columns[1:]), heads, ms.float32)
+    )
+    np.testing.assert_array_equal(wide(alone)[0], found[1])
+    halves = [Tensor(x, ms.float16) for x in (q, k, v)]
+    rounded = cell(*halves, cell.causal_mask(Tensor(SEGMENTS), Tensor(columns), heads, ms.float16))
+    exact = attended(*map(wide, halves), visible[:, None])
+    np.testing.assert_allclose(wide(rounded), exact, rtol=2**-10, atol=1e-5)
+    visible[:, 5, first] = False  # a control
+    assert np.abs(found - attended(q, k, v, visible[:, None])).max() > tolerance
+
+
+def test_attention_within_segments_and_without_a_mask():
+    q, k, v = (normal(2, 3, 600, 24, seed=number) for number in range(3))
+    same = (SEGMENTS[:, :, None] == SEGMENTS[:, None]) & (SEGMENTS[:, :, None] != 0)
+    cell = with_kernels(ComposedAttention())
+    found = wide(cell(*map(Tensor, (q, k, v)), cell.segment_mask(Tensor(SEGMENTS), 3, ms.float32)))
+    check_attention(found, q, k, v, same[:, None])
+    check_attention(wide(cell(*map(Tensor, (q[:, :, :30], k, v)))), q[:, :, :30], k, v, True)
+
+
+def test_a_graph_computes_the_same_bits():
+    attention, x = with_kernels(EncoderAttention(2, 8)), Tensor(normal(1, 50, 16))
+    linear, segments = random_linear(16, 16, True, ms.bfloat16), Tensor(np.ones((1, 50), np.int32))
+    turns = Tensor(normal(1, 1, 50, 8))
+
+    class Both(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.linear = attention, linear
+
+        def construct(self, x: Tensor) -> Tensor:
+            q = self.linear(x)
+            return self.attention(q, x, x, self.attention.within(segments, x.dtype), turns, turns)
+
+    cell = Both().set_train(False)
+    expected = cell(x).asnumpy()
+    ms.set_context(mode=ms.GRAPH_MODE)
+    np.testing.assert_array_equal(cell(x).asnumpy(), expected)
+
+
+def test_long_rows_need_no_blocks():
+    length = 1100
+    cell, x = EncoderAttention(2, 8, rotary=False).set_train(False), Tensor(normal(1, length, 16))
+    segments = Tensor(np.repeat([[1, 2]], length // 2, 1).astype(np.int32))
+    plain = cell(x, x, x, cell.within(segments, ms.float32)).asnumpy()
+    found = with_kernels(cell)
+    np.testing.assert_allclose(found(x, x, x, found.within(segments, ms.float32)).asnumpy(), plain, atol=2e-5)
+
+
+def test_training_takes_no_kernel():
+    cell, x = random_linear(8, 4, True, ms.float32).set_train(True), Tensor(normal(3, 8))
+    gradient = ms.grad(lambda x: cell(x).sum())(x).asnumpy()
+    np.testing.assert_allclose(gradient, np.tile(cell.weight.asnumpy().sum(0), (3, 1)), rtol=1e-5, atol=1e-6)
