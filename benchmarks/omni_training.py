@@ -147,9 +147,9 @@ MEDIA: dict[Any, tuple[str, tuple[int, ...], int, int]] = {
 }
 
 
-def row_of(samples: Sequence[Sample], sizes: Sizes) -> dict[str, Any]:
+def row_of(samples: Sequence[Sample], sizes: Sizes, template: RandomMedia | None = None) -> dict[str, Any]:
     """The columns of one row."""
-    arrays = collate([pack(samples, position_axes=3)], RandomMedia(), sizes)
+    arrays = collate([pack(samples, position_axes=3)], template or RandomMedia(), sizes)
     return {**arrays, "seeds": np.zeros(1, np.int32)}
 
 
