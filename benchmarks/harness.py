@@ -51,11 +51,21 @@ class Row:
     met: bool | None = None
 
 
+class _ProcessorTime(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        _clock["now"] = time.process_time
+
+
+_clock = {"now": time.perf_counter}
+
+
 def arguments(name: str, description: str) -> argparse.ArgumentParser:
     """The options of every benchmark; a script may add its own. ``description`` may be its whole docstring."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smaller: a minute or two")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are timed (5)")
+    spent = "take this process's processor time for the time: beside other work, with one thread"
+    parser.add_argument("--processor_time", action=_ProcessorTime, nargs=0, help=spent)
     default = RESULTS / f"{name}.json"
     parser.add_argument("--output_path", type=Path, default=default, help=f"JSON (build/benchmarks/{name}.json)")
     return parser
@@ -77,10 +87,10 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in tqdm(range(-warm_up, repeats), unit="round", leave=False, disable=None):
         for name, run in contestants.items():
-            began = time.perf_counter()
+            began = _clock["now"]()
             run()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(_clock["now"]() - began)
     return seconds
 
 
