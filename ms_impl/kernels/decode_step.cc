@@ -182,9 +182,18 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, Stat
 #pragma omp barrier
 }
 
+// Threads that the work of a step is worth: on a busy machine each barrier may wait for one that is not running.
+int threads(const Step &m) {
+  constexpr int64_t kWorth = 1 << 25;  // multiplications
+  const int64_t queries = m.heads * m.dim, keys = m.kv_heads * m.dim;
+  const int64_t layer = m.width * (2 * queries + 2 * keys + 3 * m.inner), head = m.width * m.vocabulary;
+  const int64_t worth = 1 + m.batch * (m.layers * layer + head) / kWorth;
+  return static_cast<int>(std::min<int64_t>(worth, omp_get_max_threads()));
+}
+
 void step(const Step &m) {
   State s(m);
-#pragma omp parallel
+#pragma omp parallel num_threads(threads(m))
   {
     const Thread thread;
     std::vector<float> normed(std::max(m.batch * m.width, m.dim)), scores(m.heads / m.kv_heads * m.columns);
