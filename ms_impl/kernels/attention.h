@@ -38,12 +38,12 @@ inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
     Vector total = load(y + i);
     for (int r = 0; r < R; ++r) {
       prefetch(values + r * dim + i);
-      total += weights[r] * load(values + r * dim + i);
+      total = multiply_add(weights[r], load(values + r * dim + i), total);
     }
     store(total, y + i);
   }
   for (; i < dim; ++i)
-    for (int r = 0; r < R; ++r) y[i] += weights[r] * widen(values[r * dim + i]);
+    for (int r = 0; r < R; ++r) y[i] = multiply_add(weights[r], widen(values[r * dim + i]), y[i]);
 }
 
 // y [heads, dim] = softmax(keys · queries [heads, dim]) · values over those of `count` columns whose segment is the last

@@ -19,7 +19,7 @@ from ms_impl.user_cache import cache_folder, check_own
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC", "-shared")
 SWITCH = "VLM_MINDSPORE_KERNELS"  # "off": do without
 TIME_OUT = 300  # seconds; a compilation takes some ten
 _SEAL = hashlib.sha256().digest_size

@@ -70,8 +70,8 @@ void normalise(const Array &weight, const float *x, int64_t n, float epsilon, fl
   Vector squares = {};
   float rest = 0;
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) squares += load(x + i) * load(x + i);
-  for (; i < n; ++i) rest += x[i] * x[i];
+  for (; i + kLanes <= n; i += kLanes) squares = multiply_add(load(x + i), load(x + i), squares);
+  for (; i < n; ++i) rest = multiply_add(x[i], x[i], rest);
   const float scale = 1 / std::sqrt((sum(squares) + rest) / n + epsilon);
   visit(weight, [&](auto *w) {
     for (int64_t j = 0; j < n; ++j) y[j] = x[j] * scale * widen(w[j]);

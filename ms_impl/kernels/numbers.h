@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -55,6 +55,28 @@ inline Vector load(const Float16 *from) {
 #endif
 }
 
+// a · b + c, rounded once where the processor can; the compiler is told to fuse nothing by itself (-ffp-contract=off), as
+// it would choose anew for each copy of the code, and a row would have other bits in a batch of another size.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vector multiply_add(float a, Vector b, Vector c) { return multiply_add(Vector{} + a, b, c); }
+
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 inline void store(Vector v, float *to) { std::memcpy(to, &v, sizeof v); }
 
 inline float widen(float x) { return x; }
@@ -94,12 +116,12 @@ inline Vector exponential(Vector x) {
   constexpr float kLowest = -87, kRounder = 12582912, kInvLn2 = 1.44269504f, kLn2High = 0.693359375f,
                   kLn2Low = -2.12194440e-4f;  // adding and taking away 1.5 · 2^23 rounds to whole numbers
   const Vector kept = x < kLowest ? Vector{} + kLowest : x;
-  const Vector whole = (kept * kInvLn2 + kRounder) - kRounder;
-  const Vector rest = kept - whole * kLn2High - whole * kLn2Low;
+  const Vector whole = multiply_add(kInvLn2, kept, Vector{} + kRounder) - kRounder;
+  const Vector rest = multiply_add(-kLn2Low, whole, multiply_add(-kLn2High, whole, kept));
   Vector y = Vector{} + 1.9875691500e-4f;
   for (float coefficient : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    y = y * rest + coefficient;
-  y = y * rest * rest + rest + 1.0f;
+    y = multiply_add(y, rest, Vector{} + coefficient);
+  y = multiply_add(y * rest, rest, rest) + 1.0f;
   const Integers power = (__builtin_convertvector(whole, Integers) + 127) << 23;
   return x < kLowest ? Vector{} : y * read<Vector>(&power);
 }

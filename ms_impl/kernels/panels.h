@@ -72,7 +72,7 @@ inline void multiply(const float *rows, const float *columns, int64_t depth, flo
     Vector w[kTileVectors];
     for (int c = 0; c < kTileVectors; ++c) w[c] = load(columns + k * kTileColumns + c * kLanes);
     for (int r = 0; r < kTileRows; ++r)
-      for (int c = 0; c < kTileVectors; ++c) s[r][c] += rows[k * kTileRows + r] * w[c];
+      for (int c = 0; c < kTileVectors; ++c) s[r][c] = multiply_add(rows[k * kTileRows + r], w[c], s[r][c]);
   }
   for (int r = 0; r < kTileRows; ++r)
     for (int c = 0; c < kTileVectors; ++c) {

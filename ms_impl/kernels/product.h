@@ -19,7 +19,7 @@ inline void dots(const W *w, const float *x, int64_t n, float (&y)[R][B]) {
   const auto add = [&](int64_t i, int u) {
     for (int r = 0; r < R; ++r) {
       const Vector weights = load(w + r * n + i);
-      for (int b = 0; b < B; ++b) sums[u][r][b] += weights * load(x + b * n + i);
+      for (int b = 0; b < B; ++b) sums[u][r][b] = multiply_add(weights, load(x + b * n + i), sums[u][r][b]);
     }
   };
   int64_t i = 0;
@@ -35,7 +35,7 @@ inline void dots(const W *w, const float *x, int64_t n, float (&y)[R][B]) {
       Vector total = sums[0][r][b];
       for (int u = 1; u < kSums; ++u) total += sums[u][r][b];
       y[r][b] = sum(total);
-      for (int64_t j = i; j < n; ++j) y[r][b] = std::fma(widen(w[r * n + j]), x[b * n + j], y[r][b]);
+      for (int64_t j = i; j < n; ++j) y[r][b] = multiply_add(widen(w[r * n + j]), x[b * n + j], y[r][b]);
     }
 }
 

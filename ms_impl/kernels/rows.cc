@@ -24,10 +24,10 @@ Vector error_function(Vector x) {
   Vector above = Vector{} - 2.72614225801306e-10f, below = Vector{} - 1.45660718464996e-05f;
   for (float coefficient : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f,
                             -7.34990630326855e-04f, -2.95459980854025e-03f, -1.60960333262415e-02f})
-    above = above * z + coefficient;
+    above = multiply_add(above, z, Vector{} + coefficient);
   for (float coefficient : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f,
                             -1.42647390514189e-02f})
-    below = below * z + coefficient;
+    below = multiply_add(below, z, Vector{} + coefficient);
   return kept * above / below;
 }
 
