@@ -35,6 +35,7 @@ from ms_impl.kernels.build import FLAGS, run
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 5e-4  # rms of logits; of fp32 against fp32 about 1e-6 to 1e-5 is left, by the order of sums
+LOSS, GRADIENTS = 1e-5, 1e-4  # of a training step: the loss, and rms of each gradient
 OWN_MEMORY, FIRST_TOKEN, OF_BANDWIDTH = 3e9, 300.0, 0.8
 ARRAY_BYTES, DISK_BYTES = 1 << 29, 1 << 30
 
@@ -50,6 +51,8 @@ def main() -> int:
         raise InputError("give --family and --size, or --show")
     work = Path(options.work or tempfile.mkdtemp(prefix="full_size_"))
     work.mkdir(parents=True, exist_ok=True)
+    if options.training_slice:
+        return training_slice(options, work)
     try:
         result = measured(options, work)
     finally:
@@ -76,8 +79,38 @@ def parse() -> argparse.Namespace:
     add("--keep", action="store_true", help="delete nothing")
     add("--json", type=Path, help="write the result here, too")
     add("--show", type=Path, nargs="+", metavar="JSON", help="print the table of results written before, and no more")
+    add(
+        "--training_slice", action="store_true", help="instead: loss and gradients of --layers (2) layers of full width"
+    )
     add("--no_conversion", action="store_true", help="leave out the conversion there and back")
     return parser.parse_args()
+
+
+def training_slice(options: argparse.Namespace, work: Path) -> int:
+    """Compare a training step of a few layers of full width; prints a row."""
+    family, checkpoint, out = families.get(options.family), work / "hf", work / "out"
+    source = ROOT / "configs" / options.family / options.size / "config.json"
+    layers = options.layers or 2
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        make(checkpoint, family, configuration(family, source, layers))
+        told = {name: getattr(options, name) for name in ("family", "length", "side")}
+        (out / "options.json").write_text(json.dumps(told | {"checkpoint": str(checkpoint)}))
+        for side in ("ours", "reference"):
+            child(["benchmarks/full_size_slice.py", side, str(out / "options.json")])
+        found = json.loads((out / "slice.json").read_text())
+    finally:
+        if not options.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    loss = abs(found["loss"] / found["reference_loss"] - 1)
+    worst = max(found["gradients"], key=found["gradients"].__getitem__)
+    error = found["gradients"][worst]
+    print(f"machine: {machine()}")
+    print(f"| {options.size}, {layers} layers of each part | {found['loss']:.6f} | {loss:.1e} (≤ {LOSS:.0e}) | "
+          f"{len(found['gradients'])} | {error:.1e} (≤ {GRADIENTS:.0e}): {worst} |")  # fmt: skip
+    for name in found["missing"]:
+        print(f"no gradient of ours: {name}")
+    return 0 if loss <= LOSS and error <= GRADIENTS and not found["missing"] else 1
 
 
 def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:

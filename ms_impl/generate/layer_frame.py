@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -63,7 +64,7 @@ def one_kind(layers: Sequence[nn.Cell]) -> bool:
 
 def _empty_copy(layer: nn.Cell, compute_dtype: ms.Type) -> tuple[nn.Cell, dict[str, Parameter]]:
     """A copy of a layer, and its parameters by name, which hold nothing yet."""
-    copied: dict[int, Parameter] = {}  # by the originals, as deepcopy takes what it shall not copy itself
+    copied: dict[int, Any] = {}  # by the originals, as deepcopy takes what it shall not copy itself
     own, read_directly = {}, _read_by_kernels(layer)
     for name, theirs in parameters_of(layer).items():
         sixteen = theirs.dtype in _SIXTEEN_BITS and id(theirs) not in read_directly
@@ -74,6 +75,8 @@ def _empty_copy(layer: nn.Cell, compute_dtype: ms.Type) -> tuple[nn.Cell, dict[s
             mine.set_data(Tensor.from_numpy(np.empty(theirs.shape, np.float32)))
         mine.requires_grad = False
         own[name] = copied[id(theirs)] = mine
+    for _, cell in layer.cells_and_names():  # in training; it cannot be copied, and nothing is recomputed here
+        copied[id(cell._recompute_cell)] = None
     return copy.deepcopy(layer, copied).set_train(False), own
 
 
