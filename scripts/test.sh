@@ -8,4 +8,4 @@ export GLOG_v=3 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1  # a worker of pytest has a
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"
+python -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

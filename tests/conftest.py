@@ -11,7 +11,7 @@ from golden_folder import golden_folder
 from tiny_checkpoint import convert_weight, in_memory, snapshot, tiny  # noqa: F401
 from tiny_omni import tiny_omni  # noqa: F401
 from tiny_workspace import finetune_arguments, run_mindformer, workspace  # noqa: F401
-from work_units import arrange
+from work_units import Units, place
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,7 +32,11 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the units
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Units(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="slow: run with --slow")
@@ -40,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
             if "slow" in item.keywords:
                 item.add_marker(skip)
     if hasattr(config, "workerinput"):
-        arrange(items)
+        items.sort(key=place)
 
 
 _seconds: Counter[str] = Counter()  # by folder: fixtures, tests, and what comes after
