@@ -3,7 +3,6 @@
 # go to pytest: `-n 0` is one process.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-bash scripts/browser.sh
 export GLOG_v=3 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1  # a worker of pytest has a core
 ruff check .
 ruff format --check .

@@ -48,7 +48,7 @@ def test_another_bicubic_is_noticed(golden, side, monkeypatch):
 
 
 def test_norms_after_the_rotation_are_noticed(golden, side, monkeypatch):
-    def norms_last(self, x, mask, cos, sin, cache=None, columns=None):
+    def norms_last(self, x, mask, cos, sin, q_scale=None, cache=None, columns=None):
         q = self.rotate(self.split_heads(self.q_proj(x)), cos, sin)
         k = self.rotate(self.split_heads(self.k_proj(x)), cos, sin)
         y = self.attention(self.q_norm(q), self.k_norm(k), self.split_heads(self.v_proj(x)), mask)
