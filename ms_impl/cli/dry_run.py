@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ms_impl.cli.judge import print_parameters
 from ms_impl.cli.relations import cuts_model
 from ms_impl.cli.schema import Settings, family_of, lookup
 from ms_impl.cli.settings import DTYPES, override
+from ms_impl.cli.training_plan import saving_of
 from ms_impl.errors import InputError
 from ms_impl.estimate.memory import MOMENTS, REMAINDER, memory
 from ms_impl.estimate.parts import Trained, check, model_parts
@@ -91,7 +93,11 @@ def _leaves(section: Any) -> Iterator[Any]:
 
 def _print_training(settings: Settings, family: Family, config_file: Path) -> None:
     on_ascend = lookup(settings, "context.device_target") != "CPU"
-    plan = plan_of(settings, family.scope(lookup(settings, "model.model_config")), _DIALOGUE, flash=on_ascend)
+    section = lookup(settings, "model.model_config")
+    scope = family.scope(section)
+    if not family.estimate:
+        return print_parameters(family, config_file, scope, bool(section.get("lora")))
+    plan = plan_of(settings, scope, _DIALOGUE, flash=on_ascend)
     check(family, config_file, plan)
     parts = model_parts(family, config_file, plan)
     numbers, trained = sum(part.numbers for part in parts), sum(part.trained for part in parts)
@@ -101,7 +107,7 @@ def _print_training(settings: Settings, family: Family, config_file: Path) -> No
     print(f"{'step':<14}{plan.global_rows:,} rows of {plan.length:,}: {tokens:,} tokens")
     need = memory(parts, plan)
     print(f"{'memory':<14}{_gb(need.peak)} of a device ({need})")
-    print(f"{'checkpoint':<14}{_checkpoint(parts, plan)}; {_kept(settings)} are kept")
+    print(f"{'checkpoint':<14}{_checkpoint(parts, plan)}; {saving_of(settings).keep} are kept")
     print(f"{'graph':<14}{_graph(settings, family, config_file, plan)}")
     if on_ascend and need.peak > Device().memory:
         raise InputError(
@@ -116,11 +122,6 @@ def _checkpoint(parts: list[Trained], plan: RunLayout) -> str:
     weights = (trained if plan.lora else sum(part.numbers for part in parts)) * plan.parameter_bytes
     state = trained * (MOMENTS + (REMAINDER if plan.parameter_bytes < 4 else 0))
     return f"{_gb(weights + state)}: {'adapter' if plan.lora else 'weights'} {_gb(weights)}, optimizer {_gb(state)}"
-
-
-def _kept(settings: Settings) -> int:
-    monitors = (entry for entry in settings.get("callbacks") or () if entry["type"] == "CheckpointMonitor")
-    return next((entry["keep_checkpoint_max"] for entry in monitors if entry.get("keep_checkpoint_max")), 5)
 
 
 def _graph(settings: Settings, family: Family, config_file: Path, plan: RunLayout) -> str:

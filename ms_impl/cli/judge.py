@@ -87,7 +87,7 @@ def _print_model(settings: Settings) -> None:
         if cuts_model(settings):
             check_cut(family, config_file, plan)
     else:
-        _print_parameters(family, config_file, scope, bool(section.get("lora")))
+        print_parameters(family, config_file, scope, bool(section.get("lora")))
     if grouped := settings.get("grouped_lr_schedule"):
         config = family.resolve("config").from_file(config_file)
         named_parameters(grouped, family, config, trained_names(family, config_file, plan))
@@ -103,7 +103,7 @@ def _print_memory(family: Family, config_file: Path, plan: RunLayout, on_ascend:
         print(f"{'':<14}more than the {Device().memory / 1e9:.0f} GB that an Ascend 910B has for it: think of LoRA")
 
 
-def _print_parameters(family: Family, config_file: Path, scope: Scope, adapts: bool) -> None:
+def print_parameters(family: Family, config_file: Path, scope: Scope, adapts: bool) -> None:
     """What the weight table tells of a family that is not described on paper."""
     config = family.resolve("config").from_file(config_file)
     shapes = family.resolve("weights").shapes(config, MINDSPORE)

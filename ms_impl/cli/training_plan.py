@@ -117,7 +117,7 @@ def _training(settings: Settings) -> TrainingPlan:
         rows=runner.get("batch_size") or 1,
         micro_batches=runner.get("gradient_accumulation_steps") or 1,
         resume=settings.get("resume_training") or False,
-        saving=_saving(settings),
+        saving=saving_of(settings),
         monitoring=_monitoring(settings),
         dtype=FLOAT_SPELLINGS.get(section.get("param_init_type") or ""),
         trains_adapter=bool(section.get("lora")),
@@ -155,7 +155,7 @@ def _files(settings: Settings, section: str) -> ModelFiles:
     )
 
 
-def _saving(settings: Settings) -> Saving:
+def saving_of(settings: Settings) -> Saving:
     """The keys of ``CheckpointMonitor`` that mean something where ranks hold whole parameters."""
     monitors = [callback for callback in settings.get("callbacks") or () if callback["type"] == MONITOR]
     given = monitors[0] if monitors else {}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -55,3 +56,17 @@ def test_it_holds_for_omni(tmp_path):
 @pytest.mark.slow
 def test_it_holds_for_ovis(tmp_path):
     assert_proven(proof(tmp_path, "ovis2_5"), {"encode_visuals", "decoder"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwenvl", "qwen2_5_omni", "ovis2_5"])
+def test_a_training_step_of_a_slice_is_the_references(tmp_path, family):
+    given = ("--family", family, "--size", "tiny", "--side", "112", "--length", "320", "--work", str(tmp_path / "work"))
+    ended = run("benchmarks/full_size.py", *given, "--training_slice", "--keep")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    out = tmp_path / "work/out"
+    one = next(out.glob("gradient_*mlp*weight.npy"))
+    np.save(one, -np.load(one))
+    assert run("benchmarks/full_size_slice.py", "reference", str(out / "options.json")).returncode == 0
+    errors = json.loads((out / "slice.json").read_text())["gradients"]
+    assert [name for name, error in errors.items() if error > 1e-4] == [one.stem.removeprefix("gradient_")]

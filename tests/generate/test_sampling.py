@@ -80,3 +80,27 @@ def test_a_seed_repeats_the_draws():
 
 def test_probabilities_of_large_logits():
     np.testing.assert_allclose(probabilities(np.array([1e4, 1e4, -np.inf])), [0.5, 0.5, 0.0])
+
+
+def drawn_plainly(generator: np.random.Generator, logits: np.ndarray, config: GenerationConfig) -> int:
+    """By the definition, over the whole vocabulary, every number of which is sorted."""
+    scores = logits.astype(np.float64) / config.temperature
+    if config.top_k:
+        scores[scores < np.sort(scores)[-config.top_k]] = -np.inf
+    if config.top_p < 1:
+        ascending = np.argsort(scores, kind="stable")
+        up_to = np.cumsum(probabilities(scores)[ascending])
+        scores[ascending[: min(np.count_nonzero(up_to <= 1 - config.top_p), scores.size - 1)]] = -np.inf
+    return int(generator.choice(scores.size, p=probabilities(scores)))
+
+
+@pytest.mark.parametrize("top_k, top_p, spread", [
+    (0, 1.0, 1.0), (50, 1.0, 2.0), (0, 0.8, 0.3), (0, 0.8, 3.0), (50, 0.8, 2.0), (2000, 0.95, 2.0),
+])  # fmt: skip
+def test_looking_at_few_tokens_draws_what_the_whole_vocabulary_does(top_k, top_p, spread):
+    """Sums over fewer numbers may be rounded otherwise, which no draw here meets."""
+    config = GenerationConfig(do_sample=True, temperature=0.9, top_k=top_k, top_p=top_p)
+    sampler, plain = Sampler(config, 3), np.random.default_rng(3)
+    for seed in range(12):
+        logits = np.random.default_rng(seed).normal(scale=spread, size=151_936).astype(np.float32)
+        assert sampler.pick(logits, []) == drawn_plainly(plain, logits, config)
