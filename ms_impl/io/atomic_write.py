@@ -49,12 +49,18 @@ def recover(directory: Path) -> None:
         return
     for name in os.listdir(directory):
         room = directory / name
-        if not name.endswith(_SUFFIX) or room in _own or not _is_room(room) or is_held(room / _LOCK):
+        try:
+            if name.endswith(_SUFFIX) and room not in _own and _is_room(room) and not is_held(room / _LOCK):
+                _tidy(room)
+        except FileNotFoundError:  # its process, or another that tidies up, has just removed it
             continue
-        target = directory / Path((room / _LOCK).read_text(encoding="utf-8", errors="surrogateescape")).name
-        if (room / _OLD).exists() and not target.exists():
-            os.rename(room / _OLD, target)
-        _remove(room)
+
+
+def _tidy(room: Path) -> None:
+    target = room.parent / Path((room / _LOCK).read_text(encoding="utf-8", errors="surrogateescape")).name
+    if (room / _OLD).exists() and not target.exists():
+        os.rename(room / _OLD, target)
+    _remove(room)
 
 
 @contextmanager

@@ -121,3 +121,20 @@ def test_long_names_are_written_too(tmp_path):
     with atomic_write(target) as partial:
         partial.write_text("x")
     assert os.listdir(tmp_path) == [target.name]
+
+
+BUSY = """
+import sys
+from pathlib import Path
+from ms_impl.io.atomic_write import atomic_write
+for number in range(400):
+    with atomic_write(Path(sys.argv[1])) as partial:
+        partial.write_text(str(number))
+"""
+
+
+def test_writers_of_one_directory_are_not_in_each_others_way(tmp_path):
+    """As the ranks of a run are: what one has just finished with may be gone when the other looks."""
+    writers = [subprocess.Popen([sys.executable, "-c", BUSY, tmp_path / name]) for name in ("a", "b", "c")]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
