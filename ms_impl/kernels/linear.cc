@@ -10,6 +10,7 @@
 
 #include "operator.h"
 #include "panels.h"
+#include "tiles.h"
 
 namespace {
 
@@ -85,6 +86,85 @@ struct Product {
   }
 };
 
+#ifdef KERNEL_TILES
+// The same by tiles. Sums lie in tiles [columns, rows].
+struct TileProduct {
+  Tensor x, w, y;
+  const float *bias;
+  int64_t rows, columns, depth;
+
+  void compute() {
+    visit_activations(x, [&](auto *from) { visit_weights(w, [&](auto *weights) { compute(from, weights); }); });
+  }
+
+  template <class X, class W>
+  void compute(const X *from, const W *weights) {
+    const int64_t threads = omp_get_max_threads(), steps = panels(depth, kStep), pairs = panels(columns, kPair);
+    const int64_t wide = std::min(panels(pairs, kTurns * threads), kGroup / kPair);  // pairs of tiles of columns
+    const int64_t held = std::min(panels(rows, kPair) * kPair, kHeld);
+    const int64_t row_bytes = steps * kPieces<X> * 1024;  // of 16 rows
+    const Room cut = room(held / kSide * row_bytes / sizeof(float));
+    std::vector<Room> rooms;
+    for (int64_t i = 0; i < threads; ++i)
+      rooms.push_back(room(wide * kPair * (held + kPieces<W> * kChunk / 2)));
+    for (int64_t first = 0; first < rows; first += kHeld) {
+      const int64_t count = std::min(rows - first, kHeld), row_tiles = panels(count, kPair) * 2;
+      char *cuts = reinterpret_cast<char *>(cut.get());
+#pragma omp parallel
+      {
+        const Tiles tiles;
+#pragma omp for
+        for (int64_t tile = 0; tile < row_tiles; ++tile)
+          cut_rows(from + (first + tile * kSide) * depth, std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth,
+                   depth, cuts + tile * row_bytes);
+#pragma omp for schedule(dynamic)
+        for (int64_t pair = 0; pair < pairs; pair += wide) {
+          float *sums = rooms[omp_get_thread_num()].get();
+          group<X>(weights, cuts, row_bytes, row_tiles, pair * kPair, std::min(wide, pairs - pair) * 2, sums);
+          put(sums, from, first, count, row_tiles, pair * kPair, std::min(wide, pairs - pair) * 2);
+        }
+      }
+    }
+  }
+
+  // Sums of `wide` tiles of columns, from `column` on; behind them in memory these columns are cut.
+  template <class X, class W>
+  void group(const W *weights, const char *cuts, int64_t row_bytes, int64_t row_tiles, int64_t column, int64_t wide,
+             float *sums) const {
+    constexpr int64_t kColumnBytes = kChunk / kStep * kPieces<W> * 1024;
+    auto *cut = reinterpret_cast<char *>(sums + wide * row_tiles * kTile);
+    std::fill_n(sums, wide * row_tiles * kTile, 0.0f);
+    for (int64_t k = 0; k < depth; k += kChunk) {
+      const int64_t deep = std::min(kChunk, depth - k), steps = panels(deep, kStep);
+      for (int64_t c = 0; c < wide; ++c)
+        cut_columns(weights + (column + c * kSide) * depth + k,
+                    std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep, cut + c * kColumnBytes);
+      const char *rows_cut = cuts + k / kStep * kPieces<X> * 1024;
+      for (int64_t c = 0; c < wide; c += 2)
+        for (int64_t r = 0; r < row_tiles; r += 2)
+          multiply_tiles<kPieces<W>, kPieces<X>>(cut + c * kColumnBytes, kColumnBytes, rows_cut + r * row_bytes,
+                                                 row_bytes, steps, sums + (c * row_tiles + r) * kTile,
+                                                 row_tiles * kTile);
+    }
+  }
+
+  template <class Y>
+  void put(const float *sums, const Y *, int64_t first, int64_t count, int64_t row_tiles, int64_t column,
+           int64_t wide) const {
+    auto *to = static_cast<Y *>(y.data);
+    for (int64_t c = 0; c < wide; ++c, column += kSide)
+      for (int64_t r = 0; r < row_tiles; ++r) {
+        Vector tile[kLanes];
+        for (int64_t i = 0; i < kSide; ++i) tile[i] = load(sums + (c * row_tiles + r) * kTile + i * kLanes);
+        transpose(tile);
+        for (int64_t i = 0; i < std::min(kSide, count - r * kSide); ++i)
+          for (int64_t j = 0; j < std::min(kSide, columns - column); ++j)
+            narrow(tile[i][j] + (bias ? bias[column + j] : 0), to + (first + r * kSide + i) * columns + column + j);
+      }
+  }
+};
+#endif
+
 std::vector<float> widened(const Tensor &tensor) {
   std::vector<float> numbers(tensor.size());
   visit_weights(tensor, [&](auto *from) {
@@ -101,6 +181,11 @@ OPERATOR(linear) {
   const Tensor x = given[0], w = given[1], y = given[count - 1];
   return status([&] {
     const std::vector<float> bias = count == 4 ? widened(given[2]) : std::vector<float>();
-    Product{x, w, y, count == 4 ? bias.data() : nullptr, x.size() / x.last(), w.shape[0], x.last()}.compute();
+    const float *added = count == 4 ? bias.data() : nullptr;
+    const int64_t rows = x.size() / x.last(), columns = w.shape[0], depth = x.last();
+#ifdef KERNEL_TILES
+    if (tiles_allowed()) return TileProduct{x, w, y, added, rows, columns, depth}.compute();
+#endif
+    Product{x, w, y, added, rows, columns, depth}.compute();
   });
 }

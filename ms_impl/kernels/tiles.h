@@ -1,0 +1,123 @@
+// Products of many rows by the processor's tiles of bf16 (AMX), as exact as in fp32.
+//
+// A number is the sum of its pieces in bf16: three of fp32, two of fp16, one of bf16, and nothing is left over. Products of
+// pieces are exact in fp32; those under 2^-24 of the whole are left out. Sums are fp32. Against fp32 two things differ:
+// numbers under 2^-126 count as zero, and a sum with an infinite term may be NaN.
+#pragma once
+
+#include <type_traits>
+
+#include "operator.h"
+#include "panels.h"
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define KERNEL_TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+
+constexpr int64_t kSide = 16, kTile = kSide * kSide;  // rows and columns of sums in a tile, and all of them
+constexpr int64_t kStep = 2 * kSide;                  // of the depth: numbers of bf16 in a row of a tile
+constexpr int64_t kPair = 2 * kSide;                  // two tiles side by side are multiplied with two others
+constexpr int64_t kChunk = 256;                       // of the depth: what is summed before it is added up
+constexpr int64_t kHeld = 512;                        // rows of x, whose chunks stay in the second cache
+constexpr int64_t kGroup = 256;                       // columns likewise
+
+template <class T>
+constexpr int kPieces = std::is_same_v<T, float> ? 3 : std::is_same_v<T, Float16> ? 2 : 1;
+
+// Whether the kernel lets this process use tiles; it must be asked.
+inline bool tiles_allowed() {
+  constexpr long kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool allowed = !syscall(SYS_arch_prctl, kAsk, kTileData);
+  return allowed;
+}
+
+// Eight tiles of this thread, of 16 rows of 64 bytes.
+struct Tiles {
+  struct alignas(64) Configuration {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  Tiles() {
+    const Configuration configuration;
+    _tile_loadconfig(&configuration);
+  }
+  ~Tiles() { _tile_release(); }
+};
+
+// The next 32 numbers of a row, of which `there` are left; zeros behind them.
+template <class T>
+inline void load_step(const T *from, int64_t there, Vector (&v)[2]) {
+  T few[kStep] = {};
+  if (there < kStep) from = std::copy_n(from, std::max<int64_t>(there, 0), few) - std::max<int64_t>(there, 0);
+  v[0] = load(from), v[1] = load(from + kLanes);
+}
+
+// Takes the next piece out of 32 numbers; rounds to even.
+inline __m512i take_piece(Vector (&v)[2]) {
+  const auto piece = (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]);
+  const __m256i halves[2] = {_mm512_castsi512_si256(piece), _mm512_extracti64x4_epi64(piece, 1)};
+  for (int i = 0; i < 2; ++i) {
+    const Vector rest = v[i] - load(reinterpret_cast<const BFloat16 *>(&halves[i]));
+    v[i] = rest == rest ? rest : Vector{};  // nothing is left of what is not finite
+  }
+  return piece;
+}
+
+// 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's.
+template <class W>
+inline void cut_columns(const W *w, int64_t count, int64_t n, int64_t depth, char *to) {
+  for (int64_t k = 0; k < depth; k += kStep)
+    for (int64_t i = 0; i < kSide; ++i) {
+      Vector v[2] = {};
+      if (i < count) load_step(w + i * n + k, depth - k, v);
+      for (int p = 0; p < kPieces<W>; ++p)
+        _mm512_store_si512(to + ((k / kStep * kPieces<W> + p) * kSide + i) * 64, take_piece(v));
+    }
+}
+
+// 16 rows of x likewise, a row of each tile holding two numbers of all 16 rows.
+template <class X>
+inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *to) {
+  for (int64_t k = 0; k < depth; k += kStep) {
+    Vector v[kSide][2] = {};
+    for (int64_t i = 0; i < count; ++i) load_step(x + i * n + k, depth - k, v[i]);
+    for (int p = 0; p < kPieces<X>; ++p) {
+      Vector pairs[kLanes];
+      for (int64_t i = 0; i < kSide; ++i) pairs[i] = (Vector)take_piece(v[i]);
+      transpose(pairs);
+      for (int64_t i = 0; i < kSide; ++i)
+        std::memcpy(to + ((k / kStep * kPieces<X> + p) * kSide + i) * 64, &pairs[i], 64);
+    }
+  }
+}
+
+// sums [2][2] tiles += two tiles of columns by two of rows, whose tiles lie `w_next` and `x_next` bytes apart, as do sums.
+template <int PW, int PX>
+inline void multiply_tiles(const char *w, int64_t w_next, const char *x, int64_t x_next, int64_t steps, float *sums,
+                           int64_t sums_next) {
+  asm volatile("" ::: "memory");  // what the tiles are loaded from has been written: the compiler does not see it
+  // clang-format off
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  for (int64_t step = 0; step < steps; ++step)
+    for (int p = 0; p < PW; ++p) {
+      const char *from = w + (step * PW + p) * 1024;
+      _tile_loadd(4, from, 64); _tile_loadd(5, from + w_next, 64);
+      for (int q = 0; q < PX && p + q < 3; ++q) {
+        const char *rows = x + (step * PX + q) * 1024;
+        _tile_loadd(6, rows, 64); _tile_loadd(7, rows + x_next, 64);
+        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  alignas(64) float found[4][kTile];
+  _tile_stored(0, found[0], 64); _tile_stored(1, found[1], 64);
+  _tile_stored(2, found[2], 64); _tile_stored(3, found[3], 64);
+  // clang-format on
+  for (int tile = 0; tile < 4; ++tile)
+    for (int64_t i = 0; i < kTile; i += kLanes) {
+      float *to = sums + tile / 2 * sums_next + tile % 2 * kTile + i;
+      store(load(to) + load(found[tile] + i), to);
+    }
+}
+#endif
