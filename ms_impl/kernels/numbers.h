@@ -67,7 +67,7 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #endif
 }
 
-inline Vector multiply_add(float a, Vector b, Vector c) { return multiply_add(Vector{} + a, b, c); }
+inline Vector multiply_add(float a, Vector b, Vector c) { return multiply_add(a - Vector{}, b, c); }
 
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__)
