@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import signal
 import sys
 from pathlib import Path
 
@@ -30,10 +31,13 @@ def run(monkeypatch, capsys):
 
     def run(*words) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["vlm-mindspore"])
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # or chat would block it in this process from now on
         try:
             status = main([*map(str, words)])
         except SystemExit as end:  # argparse's
             status = end.code
+        finally:
+            signal.signal(signal.SIGINT, handler)
         shown = capsys.readouterr()
         return status, shown.out + shown.err
 
