@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
     parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
+    parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by AMX")
     for kind, what in (("image", "an image file"), ("video", "a video file"), ("audio", "a sound file")):
         add = {"action": AddMedium, "dest": "media", "default": [], "metavar": "FILE"}
         parser.add_argument(f"--{kind}", **add, help=f"{what} to ask about; repeatable, shown in the order given")
@@ -93,8 +94,9 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     if arguments.font:
         load_font(arguments.font, size=10)
-    if arguments.dtype is not None:
-        float_named(arguments.dtype, "--dtype")
+    for name in ("dtype", "compute_dtype"):
+        if getattr(arguments, name) is not None:
+            float_named(getattr(arguments, name), f"--{name}")
     names = ("temperature", "top_p", "max_new_tokens")
     changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.greedy and (drawing := [f"--{name}" for name in ("temperature", "top_p") if name in changes]):
@@ -143,6 +145,7 @@ def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: I
     from ms_impl import load  # the slow import
 
     names = {"config": arguments.config, "adapter": arguments.adapter, "model_type": family.name}
+    names["compute_dtype"] = arguments.compute_dtype
     model, template = load(arguments.model, arguments.dtype, **names)
     template = template.with_options(**options) if options else template
     if shown := changed(template):

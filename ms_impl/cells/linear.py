@@ -40,6 +40,7 @@ class Linear(nn.Cell):
 
     adapted = None  # the layer that an adapter in its place adapts
     kernel = None  # computes the same in evaluation mode, from weights as they are: see ``use_kernels``
+    of_bf16 = False  # whether the kernel rounds both factors to bf16
 
     def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -50,7 +51,7 @@ class Linear(nn.Cell):
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = linear_operator()
+        self.kernel = linear_operator(self.of_bf16)
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""

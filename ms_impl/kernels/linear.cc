@@ -87,7 +87,8 @@ struct Product {
 };
 
 #ifdef KERNEL_TILES
-// The same by tiles. Sums lie in tiles [columns, rows].
+// The same by tiles, from at most so many pieces of each number. Sums lie in tiles [columns, rows].
+template <int Most>
 struct TileProduct {
   Tensor x, w, y;
   const float *bias;
@@ -102,11 +103,11 @@ struct TileProduct {
     const int64_t threads = omp_get_max_threads(), steps = panels(depth, kStep), pairs = panels(columns, kPair);
     const int64_t wide = std::min(panels(pairs, kTurns * threads), kGroup / kPair);  // pairs of tiles of columns
     const int64_t held = std::min(panels(rows, kPair) * kPair, kHeld);
-    const int64_t row_bytes = steps * kPieces<X> * 1024;  // of 16 rows
+    const int64_t row_bytes = steps * kPieces<X, Most> * 1024;  // of 16 rows
     const Room cut = room(held / kSide * row_bytes / sizeof(float));
     std::vector<Room> rooms;
     for (int64_t i = 0; i < threads; ++i)
-      rooms.push_back(room(wide * kPair * (held + kPieces<W> * kChunk / 2)));
+      rooms.push_back(room(wide * kPair * (held + kPieces<W, Most> * kChunk / 2)));
     for (int64_t first = 0; first < rows; first += kHeld) {
       const int64_t count = std::min(rows - first, kHeld), row_tiles = panels(count, kPair) * 2;
       char *cuts = reinterpret_cast<char *>(cut.get());
@@ -115,7 +116,7 @@ struct TileProduct {
         const Tiles tiles;
 #pragma omp for
         for (int64_t tile = 0; tile < row_tiles; ++tile)
-          cut_rows(from + (first + tile * kSide) * depth, std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth,
+          cut_rows<kPieces<X, Most>>(from + (first + tile * kSide) * depth, std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth,
                    depth, cuts + tile * row_bytes);
 #pragma omp for schedule(dynamic)
         for (int64_t pair = 0; pair < pairs; pair += wide) {
@@ -131,18 +132,18 @@ struct TileProduct {
   template <class X, class W>
   void group(const W *weights, const char *cuts, int64_t row_bytes, int64_t row_tiles, int64_t column, int64_t wide,
              float *sums) const {
-    constexpr int64_t kColumnBytes = kChunk / kStep * kPieces<W> * 1024;
+    constexpr int64_t kColumnBytes = kChunk / kStep * kPieces<W, Most> * 1024;
     auto *cut = reinterpret_cast<char *>(sums + wide * row_tiles * kTile);
     std::fill_n(sums, wide * row_tiles * kTile, 0.0f);
     for (int64_t k = 0; k < depth; k += kChunk) {
       const int64_t deep = std::min(kChunk, depth - k), steps = panels(deep, kStep);
       for (int64_t c = 0; c < wide; ++c)
-        cut_columns(weights + (column + c * kSide) * depth + k,
+        cut_columns<kPieces<W, Most>>(weights + (column + c * kSide) * depth + k,
                     std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep, cut + c * kColumnBytes);
-      const char *rows_cut = cuts + k / kStep * kPieces<X> * 1024;
+      const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)
         for (int64_t r = 0; r < row_tiles; r += 2)
-          multiply_tiles<kPieces<W>, kPieces<X>>(cut + c * kColumnBytes, kColumnBytes, rows_cut + r * row_bytes,
+          multiply_tiles<kPieces<W, Most>, kPieces<X, Most>>(cut + c * kColumnBytes, kColumnBytes, rows_cut + r * row_bytes,
                                                  row_bytes, steps, sums + (c * row_tiles + r) * kTile,
                                                  row_tiles * kTile);
     }
@@ -173,19 +174,35 @@ std::vector<float> widened(const Tensor &tensor) {
   return numbers;
 }
 
-}  // namespace
+// Whether products are by tiles here.
+bool by_tiles() {
+#ifdef KERNEL_TILES
+  return tiles_allowed();
+#else
+  return false;
+#endif
+}
 
-// x [..., depth] fp32 or fp16, w [columns, depth], perhaps bias [columns] → y [..., columns] of x's type.
-OPERATOR(linear) {
-  const Given given{count, data, dimensions, shapes, types};
-  const Tensor x = given[0], w = given[1], y = given[count - 1];
+template <int Most>
+int linear_of(const Given &given) {
+  const Tensor x = given[0], w = given[1], y = given[given.count - 1];
   return status([&] {
-    const std::vector<float> bias = count == 4 ? widened(given[2]) : std::vector<float>();
-    const float *added = count == 4 ? bias.data() : nullptr;
+    const std::vector<float> bias = given.count == 4 ? widened(given[2]) : std::vector<float>();
+    const float *added = given.count == 4 ? bias.data() : nullptr;
     const int64_t rows = x.size() / x.last(), columns = w.shape[0], depth = x.last();
 #ifdef KERNEL_TILES
-    if (tiles_allowed()) return TileProduct{x, w, y, added, rows, columns, depth}.compute();
+    if (by_tiles()) return TileProduct<Most>{x, w, y, added, rows, columns, depth}.compute();
 #endif
     Product{x, w, y, added, rows, columns, depth}.compute();
   });
 }
+
+}  // namespace
+
+// x [..., depth] fp32 or fp16, w [columns, depth], perhaps bias [columns] → y [..., columns] of x's type.
+OPERATOR(linear) { return linear_of<3>({count, data, dimensions, shapes, types}); }
+
+// The same of x and w rounded to bf16, where there are tiles.
+OPERATOR(linear_of_bf16) { return linear_of<1>({count, data, dimensions, shapes, types}); }
+
+extern "C" bool has_tiles() { return by_tiles(); }

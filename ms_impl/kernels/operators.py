@@ -6,10 +6,14 @@ gradient. What a row gives does not depend on the rows beside it, nor on how man
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+
 import mindspore as ms
 from mindspore import nn, ops
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.errors import InputError
 from ms_impl.kernels.build import library
 
 Shape = tuple[int, ...]
@@ -27,12 +31,37 @@ def use_kernels(model: nn.Cell) -> None:
             cell.use_kernel()
 
 
-def linear_operator() -> Operator | None:
+def linear_operator(of_bf16: bool = False) -> Operator | None:
     """(x [..., in], weight [out, in]) → [..., out] in x's dtype, and the same with a bias [out] as third.
 
-    x is fp32 or fp16; weight and bias may be bf16, too. None where there is no kernel.
+    x is fp32 or fp16; weight and bias may be bf16, too. ``of_bf16`` rounds both factors to bf16 where ``has_tiles``.
+    None where there is no kernel.
     """
-    return _operator("linear", "linear", _linear_shape, _first_dtype)
+    return _operator("linear", "linear_of_bf16" if of_bf16 else "linear", _linear_shape, _first_dtype)
+
+
+@cache
+def has_tiles() -> bool:
+    """Whether this processor multiplies tiles of bf16 (AMX), and a kernel here lets it."""
+    path = library("linear")
+    if path is None:
+        return False
+    function = ctypes.CDLL(str(path)).has_tiles
+    function.restype = ctypes.c_bool
+    return function()
+
+
+def multiply_in_bf16(model: nn.Cell) -> None:
+    """Let the model's linear layers, when they compute by kernels, round both factors to bf16; sums stay fp32.
+
+    Raises:
+        InputError: this processor does not multiply bf16, so that nothing were won.
+    """
+    if not has_tiles():
+        raise InputError("this processor does not multiply bf16 (AMX), or there is no compiler: compute in fp32")
+    for _, cell in model.cells_and_names():
+        if hasattr(cell, "of_bf16"):
+            cell.of_bf16 = True
 
 
 def activation_operator(name: str) -> Operator | None:

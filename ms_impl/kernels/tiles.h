@@ -1,6 +1,7 @@
 // Products of many rows by the processor's tiles of bf16 (AMX), as exact as in fp32.
 //
-// A number is the sum of its pieces in bf16: three of fp32, two of fp16, one of bf16, and nothing is left over. Products of
+// A number is the sum of its pieces in bf16: three of fp32, two of fp16, one of bf16, and nothing is left over (unless only
+// the first is taken: products of numbers rounded to bf16). Products of
 // pieces are exact in fp32; those under 2^-24 of the whole are left out. Sums are fp32. Against fp32 two things differ:
 // numbers under 2^-126 count as zero, and a sum with an infinite term may be NaN.
 #pragma once
@@ -22,8 +23,10 @@ constexpr int64_t kChunk = 256;                       // of the depth: what is s
 constexpr int64_t kHeld = 512;                        // rows of x, whose chunks stay in the second cache
 constexpr int64_t kGroup = 256;                       // columns likewise
 
-template <class T>
-constexpr int kPieces = std::is_same_v<T, float> ? 3 : std::is_same_v<T, Float16> ? 2 : 1;
+constexpr int kExact = 3;                             // pieces at most, and products of pieces with one number
+
+template <class T, int Most>
+constexpr int kPieces = std::min(Most, std::is_same_v<T, float> ? 3 : std::is_same_v<T, Float16> ? 2 : 1);
 
 // Whether the kernel lets this process use tiles; it must be asked.
 inline bool tiles_allowed() {
@@ -66,29 +69,33 @@ inline __m512i take_piece(Vector (&v)[2]) {
 }
 
 // 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's.
-template <class W>
+template <int P, class W>
 inline void cut_columns(const W *w, int64_t count, int64_t n, int64_t depth, char *to) {
   for (int64_t k = 0; k < depth; k += kStep)
     for (int64_t i = 0; i < kSide; ++i) {
+      if (std::is_same_v<W, BFloat16> && i < count && depth - k >= kStep) {
+        std::memcpy(to + (k / kStep * kSide + i) * 64, w + i * n + k, 64);
+        continue;
+      }
       Vector v[2] = {};
       if (i < count) load_step(w + i * n + k, depth - k, v);
-      for (int p = 0; p < kPieces<W>; ++p)
-        _mm512_store_si512(to + ((k / kStep * kPieces<W> + p) * kSide + i) * 64, take_piece(v));
+      for (int p = 0; p < P; ++p)
+        _mm512_store_si512(to + ((k / kStep * P + p) * kSide + i) * 64, take_piece(v));
     }
 }
 
 // 16 rows of x likewise, a row of each tile holding two numbers of all 16 rows.
-template <class X>
+template <int P, class X>
 inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *to) {
   for (int64_t k = 0; k < depth; k += kStep) {
     Vector v[kSide][2] = {};
     for (int64_t i = 0; i < count; ++i) load_step(x + i * n + k, depth - k, v[i]);
-    for (int p = 0; p < kPieces<X>; ++p) {
+    for (int p = 0; p < P; ++p) {
       Vector pairs[kLanes];
       for (int64_t i = 0; i < kSide; ++i) pairs[i] = (Vector)take_piece(v[i]);
       transpose(pairs);
       for (int64_t i = 0; i < kSide; ++i)
-        std::memcpy(to + ((k / kStep * kPieces<X> + p) * kSide + i) * 64, &pairs[i], 64);
+        std::memcpy(to + ((k / kStep * P + p) * kSide + i) * 64, &pairs[i], 64);
     }
   }
 }
@@ -104,7 +111,7 @@ inline void multiply_tiles(const char *w, int64_t w_next, const char *x, int64_t
     for (int p = 0; p < PW; ++p) {
       const char *from = w + (step * PW + p) * 1024;
       _tile_loadd(4, from, 64); _tile_loadd(5, from + w_next, 64);
-      for (int q = 0; q < PX && p + q < 3; ++q) {
+      for (int q = 0; q < PX && p + q < kExact; ++q) {
         const char *rows = x + (step * PX + q) * 1024;
         _tile_loadd(6, rows, 64); _tile_loadd(7, rows + x_next, 64);
         _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);

@@ -107,7 +107,8 @@ def load_engines(arguments: argparse.Namespace, settings: ServerSettings) -> Map
 def load_engine(arguments: argparse.Namespace, settings: ServerSettings, name: str, adapter: str | None) -> Engine:
     """A model that answers, its first graphs compiled."""
     family = family_name(arguments, arguments.model, arguments.config)
-    model, template = load(arguments.model, arguments.dtype, arguments.config, adapter, family)
+    names = {"config": arguments.config, "adapter": adapter, "model_type": family}
+    model, template = load(arguments.model, arguments.dtype, compute_dtype=arguments.compute_dtype, **names)
     scheduler = Scheduler(model, template, arguments.max_batch, arguments.max_waiting, arguments.max_length,
                           arguments.kept_features_mb * MEGABYTE, arguments.kept_prefixes_mb * MEGABYTE)  # fmt: skip
     engine = Engine(name, model, template, scheduler, settings)

@@ -1,8 +1,8 @@
 """The command vlm-mindspore: help with an example for each command, and what ``info`` tells. Examples: test_wheel.py."""
 
 import json
-import subprocess
 import signal
+import subprocess
 import sys
 from pathlib import Path
 

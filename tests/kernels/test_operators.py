@@ -17,9 +17,10 @@ from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu, GeluTanh
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import LayerNorm, RMSNorm
+from ms_impl.errors import InputError
 from ms_impl.kernels import build
 from ms_impl.kernels.build import library
-from ms_impl.kernels.operators import Operator, use_kernels
+from ms_impl.kernels.operators import Operator, multiply_in_bf16, use_kernels
 
 pytestmark = pytest.mark.skipif(library("linear") is None, reason="no C++ compiler here, or kernels are switched off")
 
@@ -121,6 +122,24 @@ def test_a_row_gives_the_same_bits_alone(rows):
     cell, x = random_linear(700, 45, True, ms.bfloat16), normal(600, 700)
     every = cell(Tensor(x)).asnumpy()
     np.testing.assert_array_equal(cell(Tensor(x[-rows:])).asnumpy(), every[-rows:])
+
+
+@pytest.mark.skipif(not tiles(), reason="no tiles of bf16 (AMX) here")
+def test_products_of_bf16_round_both_factors_and_nothing_else():
+    cell, x = Linear(300, 70, True), Tensor(normal(40, 300))
+    cell.weight.set_data(Tensor(normal(70, 300, seed=1)))
+    multiply_in_bf16(cell)
+    found = wide(with_kernels(cell)(x))
+    rounded = [wide(each.astype(ms.bfloat16)) for each in (x, cell.weight)]
+    size = np.abs(rounded[0]) @ np.abs(rounded[1].T)
+    assert (np.abs(found - rounded[0] @ rounded[1].T) / size).max() <= FLOOR * np.finfo(np.float32).eps
+    assert (np.abs(found - wide(x) @ wide(cell.weight).T) / size).max() > 1e-4  # a control: not of what was given
+
+
+@pytest.mark.skipif(tiles(), reason="this processor multiplies bf16")
+def test_a_processor_without_products_of_bf16_is_told():
+    with pytest.raises(InputError, match="does not multiply bf16"):
+        multiply_in_bf16(Linear(3, 2))
 
 
 EXACT = {
