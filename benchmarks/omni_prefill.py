@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/omni_prefill.py [--quick] [--torch_bf16]
 
 A thinker of 8 layers, 768 wide, with towers of half its width; random. Ours has fp32 and bf16 weights, transformers
-fp32 (attention: sdpa), and bf16 where asked for. The prompt has 300 tokens, 128 of them a clip's of 8 frames of
-224 × 112. Beside each stands its share of the best matrix product of the same rounds. Where logits differ by more than
-1e-3 nothing is reported.
+fp32 (attention: sdpa), and bf16 where the processor multiplies it (AMX; ours then also with compute_dtype bf16) or
+where asked for. The prompt has 300 tokens, 128 of them a clip's of 8 frames of 224 × 112. Beside each stands its
+share of the best matrix product of the same rounds. Where logits in fp32 differ by more than 1e-3 nothing is reported.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ import mindspore as ms
 import numpy as np
 import torch
 from harness import arguments, interleaved, report
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 from omni_training import BINS, MARKS, MEDIA, VIDEO_ID, RandomMedia, configuration, conversation, row_of
 from prefill import check
-from products import operations, products, rows_of
+from products import ROUNDED, operations, products, rows_of
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from ms_impl.data.batch import sizes_of
 from ms_impl.data.sample import Outline
 from ms_impl.generate.decode import CORE, DecoderPool
+from ms_impl.kernels.operators import has_tiles, multiply_in_bf16
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
 from ms_impl.qwen2_5_omni.template import kinds_of
@@ -50,10 +52,12 @@ def main() -> None:
     for parameter in reference.parameters():
         parameter.data = parameter.data.bfloat16().float()  # so that both kinds of weights are the same
     references = {"torch": reference}
-    if parsed.torch_bf16:
+    if parsed.torch_bf16 or has_tiles():
         references["torch bf16"] = copy.deepcopy(reference).bfloat16()
     batch = prompt(config["text_config"]["vocab_size"])
     contestants = {f"ours {name}": our_prefill(config, reference, batch, dtype) for name, dtype in DTYPES.items()}
+    if has_tiles():
+        contestants[ROUNDED] = our_prefill(config, reference, batch, ms.bfloat16, multiply_in_bf16)
     contestants |= {name: their_prefill(model, batch) for name, model in references.items()}
     check("prefill with one clip", contestants)
     seconds = interleaved({**contestants, **products()}, parsed.repeats)
@@ -79,13 +83,20 @@ def prompt(vocabulary: int) -> Batch:
     return {name: array for name, array in row.items() if name in taken}
 
 
-def our_prefill(config: dict, reference: torch.nn.Module, batch: Batch, dtype: ms.Type) -> Callable[[], np.ndarray]:
+def our_prefill(
+    config: dict,
+    reference: torch.nn.Module,
+    batch: Batch,
+    dtype: ms.Type,
+    prepare: Callable[[nn.Cell], None] = lambda model: None,
+) -> Callable[[], np.ndarray]:
     """Logits after the prompt, by this package's decoder with the reference's weights."""
     with no_init_parameters():
         model = Qwen2_5OmniThinker(Qwen2_5OmniConfig.from_dict(config), ms.float32, dtype)
     values = reference.state_dict()
     for name, parameter in model.parameters_dict().items():
         parameter.set_data(ms.Tensor(values[name].numpy(), dtype))
+    prepare(model)
     with DecoderPool(model.set_train(False)).lend(1, PROMPT) as decoder:
         return lambda: decoder.prefill(batch, kinds_of(BINS))
 
