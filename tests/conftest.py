@@ -1,8 +1,10 @@
 """Options and fixtures that every test may use."""
 
+import gc
 import importlib.util
 import json
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +40,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        for mark in item.iter_markers("slow_for"):
+            if any(set(case.split("-")) <= set(item.callspec.id.split("-")) for case in mark.args):
+                item.add_marker(pytest.mark.slow)
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="slow: run with --slow")
         for item in items:
@@ -45,6 +51,12 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
     if hasattr(config, "workerinput"):
         items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """What is imported stays: MindSpore collects garbage before each compilation, and would look at all of it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 _seconds: Counter[str] = Counter()  # by folder: fixtures, tests, and what comes after
@@ -72,6 +84,13 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section(title)
         for line in lines():
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mode_of_its_own():
+    """A module begins in MindSpore's own mode, whatever ran before: graphs are compiled where a test asks for them."""
+    if mindspore := sys.modules.get("mindspore"):
+        mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ PAGE = ROOT / "docs/finetune.md"
 EXAMPLES = ("/path/to/", "source scripts/env.sh")  # paths of one's own; the environment, which tests run in already
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
+pytestmark = pytest.mark.slow  # three minutes; each of its commands is tested elsewhere, too
+
 
 def commands() -> list[str]:
     """The lines of ``shell`` blocks, and those after ``$`` where output is shown; a line may go on after a backslash."""

@@ -149,18 +149,24 @@ struct TileProduct {
     }
   }
 
+  // Sums of one row of x, of columns from `column` on.
+  template <class Y>
+  void put_row(Vector sums, int64_t column, Y *to) const {
+    if (columns - column >= kSide) return narrow_all(bias ? sums + load(bias + column) : sums, to);
+    for (int64_t j = 0; j < columns - column; ++j) narrow(sums[j] + (bias ? bias[column + j] : 0), to + j);
+  }
+
   template <class Y>
   void put(const float *sums, const Y *, int64_t first, int64_t count, int64_t row_tiles, int64_t column,
            int64_t wide) const {
     auto *to = static_cast<Y *>(y.data);
     for (int64_t c = 0; c < wide; ++c, column += kSide)
       for (int64_t r = 0; r < row_tiles; ++r) {
-        Vector tile[kLanes];
+        Vector tile[kLanes];  // of which each row is one of x's after this
         for (int64_t i = 0; i < kSide; ++i) tile[i] = load(sums + (c * row_tiles + r) * kTile + i * kLanes);
         transpose(tile);
         for (int64_t i = 0; i < std::min(kSide, count - r * kSide); ++i)
-          for (int64_t j = 0; j < std::min(kSide, columns - column); ++j)
-            narrow(tile[i][j] + (bias ? bias[column + j] : 0), to + (first + r * kSide + i) * columns + column + j);
+          put_row(tile[i], column, to + (first + r * kSide + i) * columns + column);
       }
   }
 };

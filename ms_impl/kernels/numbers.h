@@ -93,6 +93,15 @@ inline void narrow(float x, BFloat16 *to) {  // rounds to even; a NaN stays one
   to->bits = std::isnan(x) ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
+inline void narrow_all(Vector v, float *to) { store(v, to); }
+inline void narrow_all(Vector v, Float16 *to) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) narrow(v[lane], to + lane);
+#endif
+}
+
 template <int N>
 struct Lanes {
   typedef float Type __attribute__((vector_size(4 * N)));

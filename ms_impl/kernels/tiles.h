@@ -20,8 +20,8 @@ constexpr int64_t kSide = 16, kTile = kSide * kSide;  // rows and columns of sum
 constexpr int64_t kStep = 2 * kSide;                  // of the depth: numbers of bf16 in a row of a tile
 constexpr int64_t kPair = 2 * kSide;                  // two tiles side by side are multiplied with two others
 constexpr int64_t kChunk = 256;                       // of the depth: what is summed before it is added up
-constexpr int64_t kHeld = 512;                        // rows of x, whose chunks stay in the second cache
-constexpr int64_t kGroup = 256;                       // columns likewise
+constexpr int64_t kHeld = 256;                        // rows of x, whose chunks stay in the second cache
+constexpr int64_t kGroup = 512;                       // columns likewise
 
 constexpr int kExact = 3;                             // pieces at most, and products of pieces with one number
 

@@ -42,6 +42,7 @@ def test_base_parameters_keep_their_names_and_values(mode, adapted, golden_dir):
     assert names - {"transformer.h.0.attn.c_attn.dropout.seeds"} == found.keys() - {"lora_dropout_seeds"}
 
 
+@pytest.mark.slow_for("graph")
 def test_a_new_adapter_changes_nothing(mode, adapted, golden_dir, family, input_ids):
     model, _ = adapted(moved=False)
     base = QwenVL(QwenVLConfig.from_file(golden_dir))
@@ -106,6 +107,7 @@ def test_training_moves_the_adapter_alone(mode, adapted, input_ids):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow  # two graphs that train; a resumed run of the Trainer is tested in tests/plugin/test_lora_training.py
 def test_training_goes_on_from_the_adapter_alone(adapted, input_ids, tmp_path):
     model, adapter = adapted(moved=False)
     step = training(model, adapter, input_ids)

@@ -56,6 +56,7 @@ def outcome(drawn, dtype, block) -> dict[str, np.ndarray]:
     return {"out": found.asnumpy() * real, **{p.name: g.asnumpy() for p, g in zip(parameters, gradients)}}
 
 
+@pytest.mark.slow_for("fp16-graph")
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=["fp32", "fp16"])
 def test_blocks_are_the_whole(drawn, mode, dtype):

@@ -125,6 +125,7 @@ def test_data_sets_are_put_to_it(trained, run, place):
     assert len((place / "scores/eval/what.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_process(trained, launch, place):
     arguments = [
         "--config",

@@ -52,7 +52,8 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
 
 
-@pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
+@pytest.mark.slow  # layers are held against the reference in tests/benchmarks/test_full_size.py
+@pytest.mark.parametrize("name", MODELS)
 def test_layers_in_one_frame_are_the_whole(name):
     """Weights in bf16, which the whole casts in its graph and the frame widens."""
     assert error(logits(name), logits(name, whole=True)) <= TOLERANCE

@@ -107,6 +107,7 @@ def test_two_ranks_lose_and_repeat_nothing(one_process, tmp_path, arguments):
     assert (folder / "scores.json").read_bytes() == (one_process[1] / "scores.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_what_it_has_answered(tmp_path, run_mindformer, arguments):
     asked = arguments(("many", "exact_match"), batch_size=1, tokens=24)
     log = tmp_path / "output/eval/answers/many/rank_0.jsonl"

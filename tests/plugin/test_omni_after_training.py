@@ -120,6 +120,7 @@ def test_what_was_trained_goes_to_transformers_with_equal_logits(runs, trained, 
         assert distance(untrained, reference) > 100 * TOLERANCE
 
 
+@pytest.mark.slow  # what PEFT loads is proven on adapters of all kinds in tests/parity/qwen2_5_omni
 @pytest.mark.filterwarnings("ignore")
 def test_the_trained_adapter_goes_to_peft_with_equal_logits(runs, adapted, template, samples):
     adapter, base = max((adapted / "checkpoint").iterdir()), runs.root / "model"

@@ -139,6 +139,7 @@ def test_a_run_that_had_only_its_mark_to_leave_leaves_it(one_process, run_mindfo
     np.testing.assert_array_equal(losses(output), losses(one_process[1]))
 
 
+@pytest.mark.slow
 def test_another_schedule_or_data_file_cannot_be_gone_on_with(
     one_process, workspace, run_mindformer, finetune_arguments, tmp_path
 ):

@@ -51,6 +51,7 @@ def test_what_is_trained_goes_out_in_hugging_faces_layout(runs, trained):
         np.testing.assert_array_equal(tensor.array(), saved[name].array())
 
 
+@pytest.mark.slow_for("ovis2_5")
 def test_ranks_and_micro_batches_of_text_alone_and_of_media_are_one_batch(runs, trained):
     """In the second step one rank has nothing but text."""
     output = runs.root / "ranks"
