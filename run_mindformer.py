@@ -1,5 +1,6 @@
 """Train, fine-tune and predict with MindFormers' command line: ``python run_mindformer.py --help``."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ def main() -> int:
         print(line, flush=True)
     from ms_impl.plugin.run import run  # the slow import, once the settings are known to be good
 
+    gc.freeze()  # what is imported stays: MindSpore looks for garbage before it compiles a graph, a second each time
     run(settings)
     return 0
 

@@ -53,6 +53,7 @@ class GqaDecoder(GenerationMixin, nn.Cell):
 
     def __init__(self, compute_dtype: ms.Type, dtype: ms.Type):
         super().__init__()
+        self.compute_dtype = compute_dtype
         self.config = SimpleNamespace(max_position_embeddings=4096, vocab_size=VOCABULARY)
         shape = DecoderShape(**SHAPE)
         self.model = CausalDecoder(shape, LAYERS, VOCABULARY, BASE, None, compute_dtype, dtype)
