@@ -27,14 +27,14 @@ class PositionResizer(nn.Cell):
         self.matrix = Tensor(bicubic_matrix(grid, self.side))
 
     def construct(self, table: Tensor) -> Tensor:
-        """[n², C] → [grid², C], in the table's dtype."""
+        """[n², C] → [grid², C], in fp32 where anything is computed: a table of bf16 is not rounded once more."""
         if self.side == self.grid:
             return table
         width = table.shape[-1]
         plane = table.astype(ms.float32).reshape(self.side, self.side * width)
         plane = ops.MatMul()(self.matrix, plane).reshape(self.grid, self.side, width)
         plane = ops.MatMul()(self.matrix, plane.transpose(1, 0, 2).reshape(self.side, self.grid * width))
-        return plane.reshape(self.grid, self.grid, width).transpose(1, 0, 2).reshape(-1, width).astype(table.dtype)
+        return plane.reshape(self.grid, self.grid, width).transpose(1, 0, 2).reshape(-1, width)
 
 
 class CrossAttention(nn.Cell):

@@ -16,6 +16,7 @@ from ms_impl import families
 from ms_impl.io.rules import MINDSPORE
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
+from ms_impl.qwenvl.resampler import PositionResizer
 
 ROOT = Path(__file__).parents[2]
 FULL_SIZE = ROOT / "configs" / "qwenvl" / "qwenvl_9.6b"
@@ -77,3 +78,12 @@ def test_padding_does_not_change_a_text(tiny):
     padded = Tensor(np.pad(ids, ((0, 0), (0, 7))))
     segments = Tensor(np.pad(np.ones_like(ids), ((0, 0), (0, 7))))
     np.testing.assert_allclose(tiny(padded, segment_ids=segments).asnumpy()[:, :20], alone, atol=1e-5)
+
+
+def test_positions_of_bf16_are_resized_in_fp32_and_not_rounded_again():
+    table = Tensor(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32), ms.bfloat16)
+    resize = PositionResizer(16, 8)
+    found = resize(table)
+    assert found.dtype == ms.float32
+    np.testing.assert_array_equal(found.asnumpy(), resize(table.astype(ms.float32)).asnumpy())
+    assert (found.asnumpy() != found.astype(ms.bfloat16).astype(ms.float32).asnumpy()).any()
