@@ -35,7 +35,7 @@ LAYERS = {
 KEPT = {
     "qwenvl": (), "qwen2_5_omni": (),
     "ovis2_5": ("vte", "llm.model.embed_tokens", "visual_tokenizer.vit.vision_model.embeddings.position_embedding",
-                "visual_tokenizer.vit.vision_model.embeddings.patch_embedding", "llm.model.norm"),
+                "visual_tokenizer.vit.vision_model.embeddings.patch_embedding", "llm.model.norm", "llm.lm_head"),
 }  # fmt: skip
 _LARGE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm)
 
