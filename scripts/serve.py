@@ -18,7 +18,7 @@ from pathlib import Path
 from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
-from ms_impl.serve.arguments import add_limits, whole
+from ms_impl.serve.arguments import add_dtypes, add_limits, whole
 
 NEEDED = ("fastapi", "uvicorn")
 
@@ -40,8 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, type=Path, help="checkpoint directory, or one converted file")
     add("--config", type=Path, help="directory with config.json, where --model is one file")
-    add("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
-    add("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by AMX")
+    add_dtypes(parser)
     add("--name", help="what requests call the model; else the name of its directory")
     add("--adapter", action="append", default=[], metavar="NAME=DIR",
         help="also serve the model with this LoRA adapter, as a copy of its own in memory; repeatable")  # fmt: skip

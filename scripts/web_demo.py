@@ -19,7 +19,7 @@ from pathlib import Path
 from ms_impl.cli.custom import add_custom_arguments, load_customs
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
-from ms_impl.serve.arguments import add_limits, whole
+from ms_impl.serve.arguments import add_dtypes, add_limits, whole
 
 NEEDED = ("gradio", "fastapi", "uvicorn")
 
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
         help="checkpoint directory, or one converted file")  # fmt: skip
     add("--config", type=Path, help="directory with config.json, where --model is one file")
     add("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
-    add("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
+    add_dtypes(parser)
     add("--name", help="what the page calls the model; else the name of its directory")
     add(
         "--server-name", "--host", dest="host", default="127.0.0.1", help="another than this machine itself needs a key"

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/finetune.md"
 EXAMPLES = ("/path/to/", "source scripts/env.sh")  # paths of one's own; the environment, which tests run in already
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-pytestmark = pytest.mark.slow  # three minutes; each of its commands is tested elsewhere, too
+pytestmark = pytest.mark.slow  # three minutes
 
 
 def commands() -> list[str]:

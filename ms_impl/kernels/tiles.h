@@ -1,9 +1,9 @@
 // Products of many rows by the processor's tiles of bf16 (AMX), as exact as in fp32.
 //
-// A number is the sum of its pieces in bf16: three of fp32, two of fp16, one of bf16, and nothing is left over (unless only
-// the first is taken: products of numbers rounded to bf16). Products of
-// pieces are exact in fp32; those under 2^-24 of the whole are left out. Sums are fp32. Against fp32 two things differ:
-// numbers under 2^-126 count as zero, and a sum with an infinite term may be NaN.
+// A number is the sum of its pieces in bf16: three of fp32, two of fp16, one of bf16, and nothing is left over;
+// unless only the first is taken, which rounds to bf16. Products of pieces are exact in fp32; those under 2^-24 of the
+// whole are left out. Sums are fp32. Against fp32 two things differ: numbers under 2^-126 count as zero, and a sum with
+// an infinite term may be NaN.
 #pragma once
 
 #include <type_traits>
