@@ -19,8 +19,8 @@ from pathlib import Path
 from step_time import Speed, speed
 
 from ms_impl import families
-from ms_impl.cli.arguments import options_of
 from ms_impl.cli.main import command
+from ms_impl.cli.options import options_of
 from ms_impl.cli.schema import check_settings, drop_empty, family_of, lookup
 from ms_impl.cli.settings import override
 from ms_impl.cli.yaml_reader import read_yaml

@@ -1,10 +1,11 @@
 """How fast answers grow: one decoding step, against torch_ref and against the memory's bandwidth.
 
-    OMP_NUM_THREADS=2 python benchmarks/decode.py [--quick]
+    OMP_NUM_THREADS=2 python benchmarks/decode.py [--quick] [--torch_bf16]
 
 Models of some 100 million random parameters each: one in Qwen-VL's shape, one in that of a Qwen2 with 16 query heads
 and 2 key heads. Contestants: PyTorch eager in fp32 with a preallocated cache (torch_ref; for the second with PyTorch's
-own attention, which copies no keys), and this package with fp32, bf16 and fp16 weights; the same prompt (random keys
+own attention, which copies no keys), the same in bf16 where the processor multiplies it or where asked for, and this
+package with fp32, bf16 and fp16 weights; the same prompt (random keys
 and values), batch and threads, and where a step of fp32 differs from PyTorch's by more than 1e-4 nothing is reported.
 The bandwidth is that of reading an array in order on the same threads, in the same rounds; a step's traffic is every
 weight once, and the keys and values of all columns.
@@ -12,6 +13,7 @@ weight once, and the keys and values of all columns.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import tempfile
@@ -34,6 +36,7 @@ from mindspore.nn.utils import no_init_parameters
 from ms_impl.generate.decode import Decoder, DecoderPool, power_of_two
 from ms_impl.kernels.build import FLAGS, run
 from ms_impl.kernels.decode_step import layer_arrays
+from ms_impl.kernels.operators import multiplies_bf16
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.model import QwenVL
 from torch_ref.qwenvl.model import QwenVL as Reference
@@ -48,6 +51,7 @@ CONFIG = QwenVLConfig(
 )  # fmt: skip
 OURS = {"fp32": (ms.float32, ms.float32), "bf16": (ms.float32, ms.bfloat16), "fp16": (ms.float16, ms.float16)}
 GOALS = {"fp32": 1.4, "bf16": 2.4, "fp16": 2.4}
+AGAINST_BF16 = {8: 2.0}  # of bf16 weights against PyTorch in bf16, by batch size
 OF_BANDWIDTH = {1: 0.85}  # by batch size
 STEPS, ARRAY_BYTES, TOLERANCE = 8, 2**29, 1e-4
 
@@ -55,16 +59,20 @@ STEPS, ARRAY_BYTES, TOLERANCE = 8, 2**29, 1e-4
 def main() -> None:
     """Print the table of all batches, prompts and dtypes."""
     parser = arguments("decode", __doc__)
+    parser.add_argument("--torch_bf16", action="store_true", help="hold bf16 weights against torch in bf16, too")
     parsed = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rows: list[Row] = []
     for shape, (theirs, made) in SHAPES.items():
         reference = theirs().eval()
+        references = {"torch": reference}
+        if parsed.torch_bf16 or multiplies_bf16():
+            references["torch bf16"] = copy.deepcopy(reference).bfloat16()
         models = {name: ours(reference, made, *dtypes) for name, dtypes in OURS.items()}
         with memory_reader() as read:
             for batch in (1, 8):
                 for prompt in (300,) if parsed.quick else (300, 1500):
-                    contest = Contest(shape, reference, models, batch, prompt)
+                    contest = Contest(shape, references, models, batch, prompt)
                     rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
     report("decode", rows, parsed)
 
@@ -112,18 +120,28 @@ def memory_reader() -> Iterator[Callable[[], None]]:
 class Contest:
     """The contestants of one batch size and prompt length; each run takes STEPS steps after the prompt."""
 
-    def __init__(self, shape: str, reference: torch.nn.Module, models: dict[str, nn.Cell], batch: int, prompt: int):
-        self.shape, self.batch, self.prompt, self.reference = shape, batch, prompt, reference
-        self.cache = reference.new_cache(batch, prompt + STEPS)
+    def __init__(self, shape: str, references: dict, models: dict[str, nn.Cell], batch: int, prompt: int):
+        self.shape, self.batch, self.prompt = shape, batch, prompt
+        self.cache = references["torch"].new_cache(batch, prompt + STEPS)
         for layer in self.cache:
             layer.keys.normal_()
             layer.values.normal_()
+        self.caches = {model: self.cache_of(model) for model in references.values()}
         self.decoders = {name: self.decoder(model) for name, model in models.items()}
-        self.runs = {"torch": self.torch_steps, **{name: partial(self.steps, name) for name in models}}
-        expected = self.torch_steps()
+        self.runs = {name: partial(self.torch_steps, model) for name, model in references.items()}
+        self.runs |= {name: partial(self.steps, name) for name in models}
+        expected = self.runs["torch"]()
         error = np.abs(self.steps("fp32") - expected).max() / np.abs(expected).max()
         if not error <= TOLERANCE:
             raise SystemExit(f"error: {shape}, batch {batch}, prompt {prompt}: fp32 is {error:.1e} off PyTorch")
+
+    def cache_of(self, reference: torch.nn.Module) -> list:
+        """The prompt's keys and values in the reference's dtype."""
+        cache = reference.new_cache(self.batch, self.prompt + STEPS)
+        for layer, values in zip(cache, self.cache):
+            layer.keys.copy_(values.keys)
+            layer.values.copy_(values.values)
+        return cache
 
     def decoder(self, model: nn.Cell) -> Decoder:
         """A decoder as a prefill of the prompt would leave it, with PyTorch's cache."""
@@ -139,14 +157,15 @@ class Contest:
         return decoder
 
     @torch.inference_mode()
-    def torch_steps(self) -> np.ndarray:
+    def torch_steps(self, reference: torch.nn.Module) -> np.ndarray:
         """PyTorch's logits after the last step."""
+        cache = self.caches[reference]
         segments = torch.zeros(self.batch, self.prompt + STEPS, dtype=torch.int64)
         segments[:, : self.prompt] = 1
         for column in range(self.prompt, self.prompt + STEPS):
             segments[:, column] = 1
-            logits = self.reference.token_step(segments, column, self.prompt, self.cache)
-        return logits.numpy()
+            logits = reference.token_step(segments, column, self.prompt, cache)
+        return logits.float().numpy()
 
     def steps(self, name: str) -> np.ndarray:
         """Our logits after the last step."""
@@ -172,8 +191,11 @@ class Contest:
         bandwidth = ARRAY_BYTES / spent["read"] / 1e9
         for name, goal in GOALS.items():
             case = f"{self.shape}, batch {self.batch}, prompt {self.prompt}, {name}"
-            rates = [self.batch * STEPS / spent[contestant] for contestant in (name, "torch")]
-            yield row("decode against PyTorch", case, *rates, "tokens/s", goal)
+            rates = {contestant: self.batch * STEPS / seconds for contestant, seconds in spent.items()}
+            yield row("decode against PyTorch", case, rates[name], rates["torch"], "tokens/s", goal)
+            if name == "bf16" and "torch bf16" in rates:
+                against = rates[name], rates["torch bf16"], "tokens/s", AGAINST_BF16.get(self.batch)
+                yield row("decode against PyTorch in bf16", case, *against)
             rate = self.traffic(name) * STEPS / spent[name] / 1e9
             yield row("decode against reading memory", case, rate, bandwidth, "GB/s", OF_BANDWIDTH.get(self.batch))
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/omni_prefill.py [--quick] [--torch_bf16]
 
 A thinker of 8 layers, 768 wide, with towers of half its width; random. Ours has fp32 and bf16 weights, transformers
-fp32 (attention: sdpa), and bf16 where the processor multiplies it (AMX; ours then also with compute_dtype bf16) or
+fp32 (attention: sdpa), and bf16 where the processor multiplies it (ours then also with compute_dtype bf16) or
 where asked for. The prompt has 300 tokens, 128 of them a clip's of 8 frames of 224 × 112. Beside each stands its
 share of the best matrix product of the same rounds. Where logits in fp32 differ by more than 1e-3 nothing is reported.
 """
@@ -30,7 +30,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 from ms_impl.data.batch import sizes_of
 from ms_impl.data.sample import Outline
 from ms_impl.generate.decode import CORE, DecoderPool
-from ms_impl.kernels.operators import has_tiles, multiply_in_bf16
+from ms_impl.kernels.operators import multiplies_bf16, multiply_in_bf16
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
 from ms_impl.qwen2_5_omni.template import kinds_of
@@ -52,11 +52,11 @@ def main() -> None:
     for parameter in reference.parameters():
         parameter.data = parameter.data.bfloat16().float()  # so that both kinds of weights are the same
     references = {"torch": reference}
-    if parsed.torch_bf16 or has_tiles():
+    if parsed.torch_bf16 or multiplies_bf16():
         references["torch bf16"] = copy.deepcopy(reference).bfloat16()
     batch = prompt(config["text_config"]["vocab_size"])
     contestants = {f"ours {name}": our_prefill(config, reference, batch, dtype) for name, dtype in DTYPES.items()}
-    if has_tiles():
+    if multiplies_bf16():
         contestants[ROUNDED] = our_prefill(config, reference, batch, ms.bfloat16, multiply_in_bf16)
     contestants |= {name: their_prefill(model, batch) for name, model in references.items()}
     check("prefill with one clip", contestants)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/prefill.py [--quick] [--torch_bf16]
 
 Model: some 100 million parameters of language model and 30 million of vision tower in Qwen-VL's shape, random. Ours has
-fp32 and bf16 weights, torch fp32, and bf16 where the processor multiplies it (AMX; ours then also with compute_dtype
+fp32 and bf16 weights, torch fp32, and bf16 where the processor multiplies it (ours then also with compute_dtype
 bf16) or where asked for: another takes minutes for it. The prompt has 300 tokens, 256 of them an image's. Beside each
 stands its share of the best matrix product of the same rounds. Where results in fp32 differ by more than 1e-3 nothing
 is reported.
@@ -26,7 +26,7 @@ from products import ROUNDED, Contestants, operations, products, rows_of
 
 from ms_impl.generate.decode import DecoderPool
 from ms_impl.generate.static_graphs import static_graphs
-from ms_impl.kernels.operators import has_tiles, multiply_in_bf16
+from ms_impl.kernels.operators import multiplies_bf16, multiply_in_bf16
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.template import IMAGES
@@ -61,10 +61,10 @@ def main() -> None:
         parameter.data = parameter.data.bfloat16().float()  # so that both kinds of weights are the same
     models = {f"ours {name}": ours(reference, dtype) for name, dtype in DTYPES.items()}
     references = {"torch": reference}
-    if has_tiles():
+    if multiplies_bf16():
         models[ROUNDED] = ours(reference, ms.bfloat16)
         multiply_in_bf16(models[ROUNDED])
-    if parsed.torch_bf16 or has_tiles():
+    if parsed.torch_bf16 or multiplies_bf16():
         references["torch bf16"] = copy.deepcopy(reference).bfloat16()
     rows: list[Row] = []
     for question, (mine, theirs) in {"prefill with one image": PREFILLS, "vision tower alone": ENCODINGS}.items():

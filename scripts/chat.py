@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="directory with config.json, where --model is one file")
     parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
-    parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by AMX")
+    parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by its products")
     for kind, what in (("image", "an image file"), ("video", "a video file"), ("audio", "a sound file")):
         add = {"action": AddMedium, "dest": "media", "default": [], "metavar": "FILE"}
         parser.add_argument(f"--{kind}", **add, help=f"{what} to ask about; repeatable, shown in the order given")
@@ -134,8 +134,8 @@ def family_of(arguments: argparse.Namespace) -> Family:
 
 def begin(arguments: argparse.Namespace, settings: dict[str, Any], interrupts: Interrupts) -> Conversation:
     """Read the media and the model for a conversation."""
-    from ms_impl.cli.arguments import options_of
     from ms_impl.cli.conversation import Conversation, open_medium
+    from ms_impl.cli.options import options_of
     from ms_impl.data.trained_options import changed
 
     options = dict(options_of(arguments.options))

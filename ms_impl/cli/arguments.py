@@ -13,6 +13,7 @@ from ms_impl.cli.dry_run import dry_run, scale
 from ms_impl.cli.judge import judge
 from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.kinds import Section, dotted_keys, find, suggest
+from ms_impl.cli.options import options_of
 from ms_impl.cli.prompts import Prompt, check_media, queries
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, require_weights
@@ -176,15 +177,6 @@ def _parser() -> argparse.ArgumentParser:
 def _named(arguments: argparse.Namespace) -> list[tuple[str, Any]]:
     given = vars(arguments)
     return [(key, given[key]) for _, key, _, _ in _CHANGES if given[key] is not None]
-
-
-def options_of(options: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of ``--options KEY=VALUE``. Raises InputError for what has another form."""
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--options: expected KEY=VALUE, found {quote(option)}")
-        yield key, parse(value, f"--options {listed([key])}")
 
 
 def _dotted(rest: Sequence[str], settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -44,7 +44,7 @@ def load(
         model_type: the name of the family, where config.json does not tell it or another is meant.
         compute_dtype: of the activations, by the same names. None: that of the weights; but a CPU computes in fp32
             from bf16. ``bf16`` on a CPU: in fp32, but where it reads a prompt or an image, linear layers round both
-            factors to bf16, which is faster on a processor with AMX.
+            factors to bf16, which is faster on a processor with AMX or AVX512-BF16.
 
     Raises:
         InputError: a file is missing or damaged, the family unknown, the weights do not fit the configuration, or the

@@ -19,23 +19,26 @@ constexpr int64_t kBlock = 12;                // panels of x that stay in the se
 constexpr int64_t kWidest = 8;                // panels of w that are packed at once
 constexpr int64_t kTurns = 4;                 // that each thread should have at least, for their ends to meet
 
+// `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
+template <int Per>
 struct Product {
   Tensor x, w, y;     // [rows, depth], [columns, depth], [rows, columns]
   const float *bias;  // [columns], or null
   int64_t rows, columns, depth;
+  const int64_t slots = panels(depth, Per);
 
   void compute() {
     const int64_t held = std::min(panels(rows, kTileRows) * kTileRows, kRows), threads = omp_get_max_threads();
     const int64_t all = panels(columns, kTileColumns), wide = std::min(panels(all, kTurns * threads), kWidest);
-    const Room packed = room(held * depth);
+    const Room packed = room(held * slots);
     std::vector<Room> rooms;
-    for (int64_t i = 0; i < threads; ++i) rooms.push_back(room(wide * kTileColumns * (std::min(kDepth, depth) + held)));
+    for (int64_t i = 0; i < threads; ++i) rooms.push_back(room(wide * kTileColumns * (std::min(kDepth, slots) + held)));
     for (int64_t first = 0; first < rows; first += kRows) {
       const int64_t count = std::min(rows - first, kRows);
 #pragma omp parallel
       {
 #pragma omp for
-        for (int64_t row = 0; row < count; row += kTileRows) pack(first + row, count - row, packed.get() + row * depth);
+        for (int64_t row = 0; row < count; row += kTileRows) pack(first + row, count - row, packed.get() + row * slots);
 #pragma omp for schedule(dynamic)
         for (int64_t panel = 0; panel < all; panel += wide)
           group(packed.get(), first, count, panel, std::min(wide, all - panel), rooms[omp_get_thread_num()].get());
@@ -45,7 +48,7 @@ struct Product {
 
   void pack(int64_t row, int64_t count, float *panel) const {
     visit_activations(x, [&](auto *from) {
-      pack_rows(from + row * depth, std::min<int64_t>(count, kTileRows), depth, depth, panel);
+      pack_rows<Per>(from + row * depth, std::min<int64_t>(count, kTileRows), depth, depth, panel);
     });
   }
 
@@ -54,18 +57,18 @@ struct Product {
     const int64_t row_panels = panels(count, kTileRows);
     float *sums = space, *weights = space + wide * row_panels * kTileSize;
     std::fill_n(sums, wide * row_panels * kTileSize, 0.0f);
-    for (int64_t k = 0; k < depth; k += kDepth) {
-      const int64_t deep = std::min(kDepth, depth - k);
+    for (int64_t k = 0; k < slots; k += kDepth) {
+      const int64_t deep = std::min(kDepth, slots - k);
       visit_weights(w, [&](auto *from) {
         for (int64_t c = 0, column = panel * kTileColumns; c < wide; ++c, column += kTileColumns)
-          pack_columns(from + column * depth + k, std::min<int64_t>(columns - column, kTileColumns), depth, deep,
-                       weights + c * kTileColumns * deep);
+          pack_columns<Per>(from + column * depth + k * Per, std::min<int64_t>(columns - column, kTileColumns), depth,
+                            std::min(deep * Per, depth - k * Per), weights + c * kTileColumns * deep);
       });
       for (int64_t block = 0; block < row_panels; block += kBlock)
         for (int64_t c = 0; c < wide; ++c)
           for (int64_t r = block; r < std::min(block + kBlock, row_panels); ++r)
-            multiply(packed + (r * depth + k) * kTileRows, weights + c * kTileColumns * deep, deep,
-                     sums + (c * row_panels + r) * kTileSize);
+            multiply<Per>(packed + (r * slots + k) * kTileRows, weights + c * kTileColumns * deep, deep,
+                          sums + (c * row_panels + r) * kTileSize);
     }
     visit_activations(y, [&](auto *to) {
       for (int64_t row = 0; row < count; ++row)
@@ -116,8 +119,9 @@ struct TileProduct {
         const Tiles tiles;
 #pragma omp for
         for (int64_t tile = 0; tile < row_tiles; ++tile)
-          cut_rows<kPieces<X, Most>>(from + (first + tile * kSide) * depth, std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth,
-                   depth, cuts + tile * row_bytes);
+          cut_rows<kPieces<X, Most>>(from + (first + tile * kSide) * depth,
+                                     std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth, depth,
+                                     cuts + tile * row_bytes);
 #pragma omp for schedule(dynamic)
         for (int64_t pair = 0; pair < pairs; pair += wide) {
           float *sums = rooms[omp_get_thread_num()].get();
@@ -143,9 +147,9 @@ struct TileProduct {
       const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)
         for (int64_t r = 0; r < row_tiles; r += 2)
-          multiply_tiles<kPieces<W, Most>, kPieces<X, Most>>(cut + c * kColumnBytes, kColumnBytes, rows_cut + r * row_bytes,
-                                                 row_bytes, steps, sums + (c * row_tiles + r) * kTile,
-                                                 row_tiles * kTile);
+          multiply_tiles<kPieces<W, Most>, kPieces<X, Most>>(cut + c * kColumnBytes, kColumnBytes,
+                                                             rows_cut + r * row_bytes, row_bytes, steps,
+                                                             sums + (c * row_tiles + r) * kTile, row_tiles * kTile);
     }
   }
 
@@ -189,7 +193,13 @@ bool by_tiles() {
 #endif
 }
 
-template <int Most>
+#ifdef __AVX512BF16__
+constexpr int kRounded = kPaired;
+#else
+constexpr int kRounded = kSingle;  // Python does not ask for it: see multiplies_bf16
+#endif
+
+template <int Most, int Per>
 int linear_of(const Given &given) {
   const Tensor x = given[0], w = given[1], y = given[given.count - 1];
   return status([&] {
@@ -199,16 +209,16 @@ int linear_of(const Given &given) {
 #ifdef KERNEL_TILES
     if (by_tiles()) return TileProduct<Most>{x, w, y, added, rows, columns, depth}.compute();
 #endif
-    Product{x, w, y, added, rows, columns, depth}.compute();
+    Product<Per>{x, w, y, added, rows, columns, depth}.compute();
   });
 }
 
 }  // namespace
 
 // x [..., depth] fp32 or fp16, w [columns, depth], perhaps bias [columns] → y [..., columns] of x's type.
-OPERATOR(linear) { return linear_of<3>({count, data, dimensions, shapes, types}); }
+OPERATOR(linear) { return linear_of<3, kSingle>({count, data, dimensions, shapes, types}); }
 
-// The same of x and w rounded to bf16, where there are tiles.
-OPERATOR(linear_of_bf16) { return linear_of<1>({count, data, dimensions, shapes, types}); }
+// The same of x and w rounded to bf16, where the processor multiplies it.
+OPERATOR(linear_of_bf16) { return linear_of<1, kRounded>({count, data, dimensions, shapes, types}); }
 
-extern "C" bool has_tiles() { return by_tiles(); }
+extern "C" bool multiplies_bf16() { return by_tiles() || kRounded == kPaired; }

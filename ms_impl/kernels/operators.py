@@ -34,19 +34,20 @@ def use_kernels(model: nn.Cell) -> None:
 def linear_operator(of_bf16: bool = False) -> Operator | None:
     """(x [..., in], weight [out, in]) → [..., out] in x's dtype, and the same with a bias [out] as third.
 
-    x is fp32 or fp16; weight and bias may be bf16, too. ``of_bf16`` rounds both factors to bf16 where ``has_tiles``.
+    x is fp32 or fp16; weight and bias may be bf16, too. ``of_bf16`` rounds both factors to bf16, where
+    the processor multiplies it (``multiplies_bf16``).
     None where there is no kernel.
     """
     return _operator("linear", "linear_of_bf16" if of_bf16 else "linear", _linear_shape, _first_dtype)
 
 
 @cache
-def has_tiles() -> bool:
-    """Whether this processor multiplies tiles of bf16 (AMX), and a kernel here lets it."""
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bf16 (AMX or AVX512-BF16), and there is a kernel that does."""
     path = library("linear")
     if path is None:
         return False
-    function = ctypes.CDLL(str(path)).has_tiles
+    function = ctypes.CDLL(str(path)).multiplies_bf16
     function.restype = ctypes.c_bool
     return function()
 
@@ -57,8 +58,10 @@ def multiply_in_bf16(model: nn.Cell) -> None:
     Raises:
         InputError: this processor does not multiply bf16, so that nothing were won.
     """
-    if not has_tiles():
-        raise InputError("this processor does not multiply bf16 (AMX), or there is no compiler: compute in fp32")
+    if not multiplies_bf16():
+        raise InputError(
+            "this processor does not multiply bf16 (AMX or AVX512-BF16), or there is no compiler: compute in fp32"
+        )
     for _, cell in model.cells_and_names():
         if hasattr(cell, "of_bf16"):
             cell.of_bf16 = True

@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "numbers.h"
@@ -36,35 +37,73 @@ inline void transpose(Vector (&v)[kLanes]) {
   }
 }
 
-// panel [depth, kTileColumns] = `depth` numbers of each of `count` rows of w [·, n]; zeros for rows that are missing.
-template <class W>
+// What stands in the place of one fp32: a number widened, or two that are rounded to bf16 where the processor multiplies
+// such pairs.
+constexpr int kSingle = 1, kPaired = 2;
+
+// The next kLanes of a row.
+template <int Per, class T>
+inline Vector load_slots(const T *from) {
+#if defined(__AVX512BF16__)
+  if constexpr (Per == kPaired && std::is_same_v<T, BFloat16>) return read<Vector>(from);
+  if constexpr (Per == kPaired) return (Vector)_mm512_cvtne2ps_pbh(load(from + kLanes), load(from));
+#endif
+  return load(from);
+}
+
+// The same where only `there` numbers are left; zeros behind them.
+template <int Per, class T>
+inline Vector load_slots(const T *from, int64_t there) {
+  T few[Per * kLanes] = {};
+  std::copy_n(from, std::clamp<int64_t>(there, 0, Per * kLanes), few);
+  return load_slots<Per>(few);
+}
+
+// panel [⌈depth / Per⌉, kTileColumns] = `depth` numbers of each of `count` rows of w [·, n]; zeros for rows that are missing.
+template <int Per, class W>
 inline void pack_columns(const W *w, int64_t count, int64_t n, int64_t depth, float *panel) {
+  const int64_t slots = panels(depth, Per);
   for (int64_t lane = 0; lane < kTileColumns; lane += kLanes) {
     const int64_t there = std::clamp<int64_t>(count - lane, 0, kLanes);
     const W *rows = w + lane * n;
     float *to = panel + lane;
-    int64_t k = 0;
-    for (; there == kLanes && k + kLanes <= depth; k += kLanes) {
-      Vector v[kLanes];
-      for (int i = 0; i < kLanes; ++i) v[i] = load(rows + i * n + k);
+    for (int64_t k = 0; k < slots; k += kLanes) {
+      Vector v[kLanes] = {};
+      if (there == kLanes && (k + kLanes) * Per <= depth)
+        for (int i = 0; i < kLanes; ++i) v[i] = load_slots<Per>(rows + i * n + k * Per);
+      else
+        for (int i = 0; i < there; ++i) v[i] = load_slots<Per>(rows + i * n + k * Per, depth - k * Per);
       transpose(v);
-      for (int i = 0; i < kLanes; ++i) store(v[i], to + (k + i) * kTileColumns);
+      for (int i = 0; i < std::min<int64_t>(kLanes, slots - k); ++i) store(v[i], to + (k + i) * kTileColumns);
     }
-    for (; k < depth; ++k)
-      for (int64_t i = 0; i < kLanes; ++i) to[k * kTileColumns + i] = i < there ? widen(rows[i * n + k]) : 0;
   }
 }
 
-// panel [depth, kTileRows] likewise, of rows of x.
-template <class X>
+// panel [⌈depth / Per⌉, kTileRows] likewise, of rows of x.
+template <int Per, class X>
 inline void pack_rows(const X *x, int64_t count, int64_t n, int64_t depth, float *panel) {
-  for (int64_t k = 0; k < depth; ++k)
-    for (int64_t i = 0; i < kTileRows; ++i) panel[k * kTileRows + i] = i < count ? widen(x[i * n + k]) : 0;
+  const int64_t slots = panels(depth, Per);
+  for (int64_t k = 0; k < slots; k += kLanes)
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      float row[kLanes];
+      store(i < count ? load_slots<Per>(x + i * n + k * Per, depth - k * Per) : Vector{}, row);
+      for (int64_t j = 0; j < std::min<int64_t>(kLanes, slots - k); ++j) panel[(k + j) * kTileRows + i] = row[j];
+    }
+}
+
+// c + a · b; of pairs c + a₁ · b₁ + a₀ · b₀, where numbers under 2^-126 count as zero.
+template <int Per>
+inline Vector multiply_add_slots(const float *a, Vector b, Vector c) {
+#if defined(__AVX512BF16__)
+  if constexpr (Per == kPaired) return _mm512_dpbf16_ps(c, (__m512bh)_mm512_set1_ps(*a), (__m512bh)b);
+#endif
+  return multiply_add(*a, b, c);
 }
 
 // sums [kTileRows, kTileColumns] += rows [depth, kTileRows] by columns [depth, kTileColumns].
 // Each number is summed in the order of the depth, whatever stands beside it, and then added to what is there: sums of
 // sums are more exact than one long sum.
+template <int Per = kSingle>
 inline void multiply(const float *rows, const float *columns, int64_t depth, float *sums) {
   Vector s[kTileRows][kTileVectors] = {};
   for (int64_t i = 0; i < kTileSize; i += 16) __builtin_prefetch(sums + kTileSize + i, 1);  // likely the next tile
@@ -72,7 +111,8 @@ inline void multiply(const float *rows, const float *columns, int64_t depth, flo
     Vector w[kTileVectors];
     for (int c = 0; c < kTileVectors; ++c) w[c] = load(columns + k * kTileColumns + c * kLanes);
     for (int r = 0; r < kTileRows; ++r)
-      for (int c = 0; c < kTileVectors; ++c) s[r][c] = multiply_add(rows[k * kTileRows + r], w[c], s[r][c]);
+      for (int c = 0; c < kTileVectors; ++c)
+        s[r][c] = multiply_add_slots<Per>(rows + k * kTileRows + r, w[c], s[r][c]);
   }
   for (int r = 0; r < kTileRows; ++r)
     for (int c = 0; c < kTileVectors; ++c) {

@@ -117,7 +117,7 @@ struct Attention {
     const X *from = k + pair * keys * width, *values = v + pair * keys * width;
     float *to = packed + pair * (keys_size + values_size);
     for (int64_t key = start; key < last; key += kTileRows)
-      pack_rows(from + key * width, std::min<int64_t>(keys - key, kTileRows), width, width, to + key * width);
+      pack_rows<kSingle>(from + key * width, std::min<int64_t>(keys - key, kTileRows), width, width, to + key * width);
     for (int64_t panel = 0; panel < width_panels; ++panel) {
       float *row = value_panel(to + keys_size, piece, panel);
       const int64_t column = panel * kTileRows, count = std::min<int64_t>(width - column, kTileRows);
@@ -136,7 +136,7 @@ struct Attention {
     const Span span = seen(own, asking, keys);
     float *asked = space, *divisors = asked + width * kTileColumns, *sums = divisors + kTileColumns;
     float *scores = sums + width_panels * kTileSize;
-    pack_columns(q + (head * queries + asking.first) * width, asking.last - asking.first, width, width, asked);
+    pack_columns<kSingle>(q + (head * queries + asking.first) * width, asking.last - asking.first, width, width, asked);
     const float scale = 1 / std::sqrt(static_cast<float>(width));
     for (int64_t i = 0; i < width * kTileColumns; ++i) asked[i] *= scale;
     for (int64_t key = span.first / kTileRows * kTileRows; key < span.last; key += kTileRows) {

@@ -8,7 +8,7 @@ import argparse
 def add_dtypes(parser: argparse.ArgumentParser) -> None:
     """The types that ``load`` takes."""
     parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
-    parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by AMX")
+    parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by its products")
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

@@ -28,10 +28,13 @@ DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 FLOOR = 4  # times the error of fp32 itself
 
 
-def tiles() -> bool:
-    """Whether the processor has tiles of bf16."""
+def processor_has(*features: str) -> bool:
+    """Whether the processor says so."""
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and {"amx_bf16", "avx512_bf16"} <= set(cpuinfo.read_text().split())
+    return cpuinfo.exists() and set(features) <= set(cpuinfo.read_text().split())
+
+
+TILES, PRODUCTS_OF_BF16 = processor_has("amx_bf16", "avx512_bf16"), processor_has("avx512_bf16")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +97,7 @@ def test_weights_are_widened_bit_for_bit(dtype):
     assert not np.isfinite(found[~finite]).any()  # by tiles, infinity may become NaN
 
 
-@pytest.mark.skipif(not tiles(), reason="no tiles of bf16 (AMX) here")
+@pytest.mark.skipif(not TILES, reason="no tiles of bf16 (AMX) here")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_without_tiles_it_is_as_exact(tmp_path, monkeypatch, dtype):
     """The path of processors that have none; and with tiles other bits come out, so that these are what is tested else."""
@@ -124,19 +127,34 @@ def test_a_row_gives_the_same_bits_alone(rows):
     np.testing.assert_array_equal(cell(Tensor(x[-rows:])).asnumpy(), every[-rows:])
 
 
-@pytest.mark.skipif(not tiles(), reason="no tiles of bf16 (AMX) here")
-def test_products_of_bf16_round_both_factors_and_nothing_else():
-    cell, x = Linear(300, 70, True), Tensor(normal(40, 300))
-    cell.weight.set_data(Tensor(normal(70, 300, seed=1)))
-    multiply_in_bf16(cell)
-    found = wide(with_kernels(cell)(x))
-    rounded = [wide(each.astype(ms.bfloat16)) for each in (x, cell.weight)]
+@pytest.mark.skipif(not PRODUCTS_OF_BF16, reason="no products of bf16 (AMX, AVX512-BF16) here")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, outputs, inputs", [(40, 70, 300), (1, 1, 1), (13, 33, 31), (25, 64, 1025)])
+def test_products_of_bf16_round_both_factors_and_nothing_else(monkeypatch, tmp_path, dtype, rows, outputs, inputs):
+    """By tiles and, where there are none, by pairs; a row gives the same bits alone."""
+    weight, x = Tensor(normal(outputs, inputs, seed=1), DTYPES[dtype]), Tensor(normal(rows, inputs))
+    rounded = [wide(each.astype(ms.bfloat16)) for each in (x, weight)]
     size = np.abs(rounded[0]) @ np.abs(rounded[1].T)
-    assert (np.abs(found - rounded[0] @ rounded[1].T) / size).max() <= FLOOR * np.finfo(np.float32).eps
-    assert (np.abs(found - wide(x) @ wide(cell.weight).T) / size).max() > 1e-4  # a control: not of what was given
+    for multiply in products_of_bf16(monkeypatch, tmp_path):
+        found = wide(multiply(x, weight))
+        assert (np.abs(found - rounded[0] @ rounded[1].T) / size).max() <= FLOOR * np.finfo(np.float32).eps
+        np.testing.assert_array_equal(wide(multiply(x[-1:], weight))[0], found[-1])
+        if inputs > 1:  # a control: not of what was given
+            assert (np.abs(found - wide(x) @ wide(weight).T) / size).max() > 1e-4
 
 
-@pytest.mark.skipif(tiles(), reason="this processor multiplies bf16")
+def products_of_bf16(monkeypatch, folder: Path):
+    """That of the cell; and where it is by tiles the one of processors without."""
+    cell = Linear(1, 1, False)
+    multiply_in_bf16(cell)
+    yield with_kernels(cell).kernel
+    if TILES:
+        monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-mno-amx-tile"))
+        build.compile_to(folder / "linear.so", shutil.which("c++"), "linear")
+        yield Operator(f"{folder}/linear.so:linear_of_bf16", lambda x, w: (*x[:-1], w[0]), lambda x, w: x, "aot")
+
+
+@pytest.mark.skipif(PRODUCTS_OF_BF16, reason="this processor multiplies bf16")
 def test_a_processor_without_products_of_bf16_is_told():
     with pytest.raises(InputError, match="does not multiply bf16"):
         multiply_in_bf16(Linear(3, 2))
