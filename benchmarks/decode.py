@@ -33,7 +33,7 @@ from harness import Row, arguments, interleaved, report
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
-from ms_impl.generate.decode import Decoder, DecoderPool, power_of_two
+from ms_impl.generate.decode import Decoder, DecoderPool, cache_columns
 from ms_impl.kernels.build import FLAGS, run
 from ms_impl.kernels.decode_step import layer_arrays
 from ms_impl.kernels.operators import multiplies_bf16
@@ -145,7 +145,7 @@ class Contest:
 
     def decoder(self, model: nn.Cell) -> Decoder:
         """A decoder as a prefill of the prompt would leave it, with PyTorch's cache."""
-        capacity = power_of_two(self.prompt + STEPS)
+        capacity = cache_columns(self.prompt + STEPS)
         decoder = Decoder(DecoderPool(model), self.batch, capacity)
         ones = np.ones((self.batch, self.prompt), np.int32)
         decoder.begin({"input_ids": ones, "segment_ids": ones})

@@ -47,6 +47,15 @@ def chunks(length: int, capacity: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
+def cache_columns(columns: int) -> int:
+    """Of a cache that holds so many: a power of two; above 1,024 also one and a half, where caches are large.
+
+    Few sizes, as each has its graphs.
+    """
+    whole = max(power_of_two(columns), NARROWEST)
+    return whole // 4 * 3 if whole > 1024 and columns <= whole // 4 * 3 else whole
+
+
 def padding_side(template: Template) -> Literal["left", "right"]:
     """On which side the rows of a batch to answer are padded.
 
@@ -304,7 +313,7 @@ class DecoderPool:
         limit = self.model.config.max_position_embeddings
         if columns > limit:
             raise InputError(f"prompt and answer need {columns} tokens, the model takes {limit}")
-        return self._lend(power_of_two(rows), min(max(power_of_two(columns), NARROWEST), limit))
+        return self._lend(power_of_two(rows), min(cache_columns(columns), limit))
 
     @contextmanager
     def _lend(self, *shape: int) -> Iterator[Decoder]:

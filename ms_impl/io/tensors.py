@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,11 +117,15 @@ class StoredTensor(CheckpointTensor):
 
 
 def map_piece(piece: Piece, dtype: DType) -> np.ndarray:
-    """A piece of a file as a flat array, mapped copy-on-write."""
+    """A piece of a file as a flat array, mapped copy-on-write; in huge pages where the file system has them."""
     count = piece.nbytes // dtype.itemsize
     if count == 0:  # nothing cannot be mapped
         return np.empty(0, dtype.carrier)
-    return np.memmap(piece.path, dtype.carrier, "c", piece.offset, (count,))
+    array = np.memmap(piece.path, dtype.carrier, "c", piece.offset, (count,))
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; a kernel without them says so
+        with suppress(OSError):
+            array.base.madvise(mmap.MADV_HUGEPAGE)
+    return array
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_impl import families
 from ms_impl.errors import InputError
-from ms_impl.generate.decode import WIDEST, DecoderPool, chunks
+from ms_impl.generate.decode import WIDEST, DecoderPool, cache_columns, chunks
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.template import QwenVLTemplate
@@ -162,12 +162,19 @@ def test_prompts_and_batches_of_similar_size_share_their_graphs(model):
     assert list(pool.idle) == [(1, 256), (4, 256)]
 
 
+def test_a_cache_holds_what_is_asked_for_at_little_more():
+    sizes = {columns: cache_columns(columns) for columns in range(1, 9000)}
+    assert set(sizes.values()) == {64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288}
+    assert all(columns <= size for columns, size in sizes.items())
+    assert all(size < 1.51 * columns for columns, size in sizes.items() if columns > 1024)
+
+
 def test_a_decoder_lent_out_is_nobody_elses(model):
     with model.decoders.lend(1, 100) as first, model.decoders.lend(1, 100) as second:
         assert first is not second
 
 
-@pytest.mark.parametrize("capacity", [50, 64, 200, 512, 1000, 1024, 4096])
+@pytest.mark.parametrize("capacity", [50, 64, 200, 512, 1000, 1024, 1536, 4096])
 def test_chunks_cover_every_column_and_stay_in_the_cache(capacity):
     for length in range(1, capacity + 1):
         covered = set()
