@@ -9,10 +9,10 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SiLU
 
 from ms_impl.cells.attention import attention
+from ms_impl.cells.heads import JoinHeads, SplitHeads
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
-from ms_impl.cells.rotary import rotation
 from ms_impl.kernels.operators import activation_operator
 
 
@@ -43,15 +43,14 @@ class DecoderAttention(nn.Cell):
         self.o_proj = Linear(queries, shape.hidden_size, bias=False, dtype=dtype)
         self.q_norm = RMSNorm(shape.head_dim, shape.eps, dtype) if shape.qk_norm else None
         self.k_norm = RMSNorm(shape.head_dim, shape.eps, dtype) if shape.qk_norm else None
-        self.to_heads = ops.Transpose()
-        self.from_heads = ops.Transpose()
+        self.split_queries = SplitHeads(shape.heads, shape.head_dim)
+        self.split_keys = SplitHeads(shape.kv_heads, shape.head_dim)
+        self.join_heads = JoinHeads()
         self.attention = attention(shape.heads, shape.head_dim)
-        self.rotate = rotation()
 
-    def split_heads(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
-        """[B, T, heads · head_dim] → [B, heads, T, head_dim], each head normalised if there is a norm."""
-        x = x.reshape(*x.shape[:2], -1, self.shape.head_dim)
-        return self.to_heads(x if norm is None else norm(x), (0, 2, 1, 3))
+    def normed(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
+        """[B, T, heads · head_dim], each head normalised if there is a norm."""
+        return x if norm is None else norm(x.reshape(*x.shape[:2], -1, self.shape.head_dim)).reshape(x.shape)
 
     def construct(
         self,
@@ -71,15 +70,14 @@ class DecoderAttention(nn.Cell):
             q_scale: what queries are multiplied by, [B, 1, T, 1], or None.
             cache, columns: take keys and values of all S columns from the cache after these T ``columns`` are written.
         """
-        q = self.rotate(self.split_heads(self.q_proj(x), self.q_norm), cos, sin)
-        k = self.rotate(self.split_heads(self.k_proj(x), self.k_norm), cos, sin)
-        v = self.split_heads(self.v_proj(x))
+        q = self.split_queries(self.normed(self.q_proj(x), self.q_norm), cos, sin)
+        k = self.split_keys(self.normed(self.k_proj(x), self.k_norm), cos, sin)
+        v = self.split_keys(self.v_proj(x))
         if q_scale is not None:
             q = q * q_scale.astype(q.dtype)
         if cache is not None:
             k, v = cache(k, v, columns)
-        y = self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3))
-        return self.o_proj(y.reshape(*x.shape[:2], -1))
+        return self.o_proj(self.join_heads(self.attention(q, k, v, mask)))
 
 
 class GatedMLP(nn.Cell):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from ms_impl.cells.attention import attention
 from ms_impl.cells.block_attention import BlockAttention
 from ms_impl.cells.device import on_ascend
-from ms_impl.cells.rotary import rotation
+from ms_impl.cells.heads import JoinHeads, SplitHeads
 
 LONGEST = 1024  # columns of a row whose scores are held whole
 
@@ -24,10 +24,9 @@ class EncoderAttention(nn.Cell):
         super().__init__()
         self.heads = heads
         self.head_dim = head_dim
-        self.to_heads = ops.Transpose()
-        self.from_heads = ops.Transpose()
+        self.split_heads = SplitHeads(heads, head_dim, rotary)
+        self.join_heads = JoinHeads()
         self.attention = attention(heads, head_dim)
-        self.rotate = rotation() if rotary else None
         # On Ascend flash attention holds no scores, and loops with gradients of their own have never run there.
         self.by_blocks = None if on_ascend() else BlockAttention()
 
@@ -45,17 +44,11 @@ class EncoderAttention(nn.Cell):
             return segments
         return self.attention.segment_mask(segments, self.heads, dtype)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[N, L, heads · head_dim] → [N, heads, L, head_dim]."""
-        return self.to_heads(x.reshape(*x.shape[:2], self.heads, self.head_dim), (0, 2, 1, 3))
-
     def construct(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cos: Tensor | None = None, sin: Tensor | None = None
     ) -> Tensor:
         """Projected q, k, v [N, L, heads · head_dim] → the same shape; cos and sin fp32 [N, 1, L, head_dim]."""
-        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
-        if self.rotate is not None:
-            q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+        q, k, v = self.split_heads(q, cos, sin), self.split_heads(k, cos, sin), self.split_heads(v)
         long = mask.ndim == 2 and self.takes_blocks(q.shape[2])
         mixed = self.by_blocks(q, k, v, mask) if long else self.attention(q, k, v, mask)
-        return self.from_heads(mixed, (0, 2, 1, 3)).reshape(*q.shape[:1], q.shape[2], -1)
+        return self.join_heads(mixed)

@@ -91,6 +91,19 @@ def attention_operator() -> Operator | None:
     return _operator("segment_attention", "segment_attention", _first_shape, _first_dtype)
 
 
+def to_heads_operator() -> Operator | None:
+    """(x [B, T, C], columns int32 [H, d] of its heads; perhaps cos and sin fp32 [B or 1, 1, T, d]) → [B, H, T, d].
+
+    x is fp32 or fp16. A head's columns stand beside each other; it is rotated where there are cos and sin.
+    """
+    return _operator("heads", "to_heads", _to_heads_shape, _first_dtype)
+
+
+def from_heads_operator() -> Operator | None:
+    """x [B, H, T, d], fp32 or fp16 → [B, T, H · d]."""
+    return _operator("heads", "from_heads", _from_heads_shape, _first_dtype)
+
+
 class Operator(ops.Custom):
     """An operator that a copied cell shares with the cell; ``ops.Custom`` itself cannot be copied."""
 
@@ -105,6 +118,14 @@ def _operator(name: str, function: str, shape, dtype) -> Operator | None:
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
     return (*x[:-1], weight[0])
+
+
+def _to_heads_shape(x: Shape, columns: Shape, *_: Shape) -> Shape:
+    return x[0], columns[0], x[1], columns[1]
+
+
+def _from_heads_shape(x: Shape) -> Shape:
+    return x[0], x[2], x[1] * x[3]
 
 
 def _first_shape(x: Shape, *_: Shape) -> Shape:

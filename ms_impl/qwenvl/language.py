@@ -7,10 +7,10 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SiLU
 
 from ms_impl.cells.attention import attention
+from ms_impl.cells.heads import JoinHeads, SplitPacked
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
-from ms_impl.cells.rotary import rotation
 from ms_impl.generate.decoder_model import DecoderLayerParts, Projection
 from ms_impl.kernels.operators import activation_operator
 from ms_impl.qwenvl.config import QwenVLConfig
@@ -25,15 +25,9 @@ class Attention(nn.Cell):
         self.head_dim = config.kv_channels
         self.c_attn = Linear(config.hidden_size, 3 * config.hidden_size, dtype=dtype)
         self.c_proj = Linear(config.hidden_size, config.hidden_size, bias=False, dtype=dtype)
-        self.split = ops.Split(-1, 3)
-        self.to_heads = ops.Transpose()
-        self.from_heads = ops.Transpose()
+        self.split_heads = SplitPacked(self.heads, self.head_dim, by_head=False, rotary=True)
+        self.join_heads = JoinHeads()
         self.attention = attention(self.heads, self.head_dim)
-        self.rotate = rotation()
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[B, T, D] → [B, heads, T, head_dim]."""
-        return self.to_heads(x.reshape(*x.shape[:2], self.heads, self.head_dim), (0, 2, 1, 3))
 
     def construct(
         self,
@@ -54,16 +48,12 @@ class Attention(nn.Cell):
             cache, columns: take keys and values of all S columns from the cache after ``columns`` int [B, T] of it are
                 written.
         """
-        q, k, v = self.split(self.c_attn(x))
-        q = self.rotate(self.split_heads(q), cos, sin)
-        k = self.rotate(self.split_heads(k), cos, sin)
-        v = self.split_heads(v)
+        q, k, v = self.split_heads(self.c_attn(x), cos, sin)
         if q_scale is not None:
             q = q * q_scale.astype(q.dtype)
         if cache is not None:
             k, v = cache(k, v, columns)
-        y = self.from_heads(self.attention(q, k, v, mask), (0, 2, 1, 3))
-        return self.c_proj(y.reshape(x.shape))
+        return self.c_proj(self.join_heads(self.attention(q, k, v, mask)))
 
 
 class MLP(nn.Cell):

@@ -8,6 +8,7 @@ from mindspore.common.initializer import Normal
 
 from ms_impl.cells.attention import attention
 from ms_impl.cells.gelu import Gelu
+from ms_impl.cells.heads import JoinHeads, SplitPacked
 from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
 from ms_impl.cells.norms import LayerNorm
 from ms_impl.qwenvl.config import VisionConfig
@@ -23,17 +24,14 @@ class VisionAttention(nn.Cell):
         self.head_dim = config.head_dim
         self.in_proj = Linear(config.width, 3 * config.width, dtype=dtype)
         self.out_proj = Linear(config.width, config.width, dtype=dtype)
-        self.split = ops.Split(-1, 3)
-        self.to_heads = ops.Transpose()
-        self.from_heads = ops.Transpose()
+        self.split_heads = SplitPacked(self.heads, self.head_dim, by_head=True, rotary=False)
+        self.join_heads = JoinHeads()
         self.attention = attention(self.heads, self.head_dim)
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""
-        qkv = self.in_proj(x).reshape(*x.shape[:2], self.heads, 3 * self.head_dim)
-        q, k, v = (self.to_heads(part, (0, 2, 1, 3)) for part in self.split(qkv))
-        y = self.from_heads(self.attention(q, k, v), (0, 2, 1, 3))
-        return self.out_proj(y.reshape(x.shape))
+        q, k, v = self.split_heads(self.in_proj(x))
+        return self.out_proj(self.join_heads(self.attention(q, k, v)))
 
 
 class VisionMLP(nn.Cell):

@@ -15,6 +15,7 @@ from ms_impl.cells.attention import ComposedAttention
 from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu, GeluTanh
+from ms_impl.cells.heads import JoinHeads, SplitHeads, SplitPacked
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import LayerNorm, RMSNorm
 from ms_impl.errors import InputError
@@ -200,6 +201,26 @@ def test_a_gated_layer():
     expected = (x @ gate / (1 + np.exp(-x @ gate)) * (x @ up)) @ down
     found = wide(with_kernels(cell)(Tensor(x.astype(np.float32))))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("length", [3, 300])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("rows_of_angles", [0, 1, 2])
+def test_heads_have_the_bits_of_plain_operators(dtype, rows_of_angles, length):
+    heads, width = 3, 10
+    angles = [Tensor(normal(rows_of_angles, 1, length, width, seed=seed)) for seed in (1, 2) if rows_of_angles]
+    cells = [SplitHeads(heads, width), *(SplitPacked(heads, width, by_head, rotary=True) for by_head in (True, False))]
+    for cell, times in zip(cells, (1, 3, 3)):
+        x = Tensor(normal(2, length, times * heads * width), DTYPES[dtype])
+        plain = cell.set_train(False)(x, *angles)
+        found = with_kernels(cell)(x, *angles)
+        for ours, expected in zip(found if times == 3 else [found], plain if times == 3 else [plain], strict=True):
+            assert ours.dtype == x.dtype
+            np.testing.assert_array_equal(wide(ours), wide(expected))
+    x, join = Tensor(normal(2, heads, length, width), DTYPES[dtype]), JoinHeads().set_train(False)
+    plain = wide(join(x))
+    np.testing.assert_array_equal(wide(with_kernels(join)(x)), plain)
+    assert plain.shape == (2, length, heads * width)
 
 
 def attended(q, k, v, visible, dtype=np.float64) -> np.ndarray:

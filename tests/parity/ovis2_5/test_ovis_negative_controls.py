@@ -49,10 +49,10 @@ def test_another_bicubic_is_noticed(golden, side, monkeypatch):
 
 def test_norms_after_the_rotation_are_noticed(golden, side, monkeypatch):
     def norms_last(self, x, mask, cos, sin, q_scale=None, cache=None, columns=None):
-        q = self.rotate(self.split_heads(self.q_proj(x)), cos, sin)
-        k = self.rotate(self.split_heads(self.k_proj(x)), cos, sin)
-        y = self.attention(self.q_norm(q), self.k_norm(k), self.split_heads(self.v_proj(x)), mask)
-        return self.o_proj(self.from_heads(y, (0, 2, 1, 3)).reshape(*x.shape[:2], -1))
+        q = self.split_queries(self.q_proj(x), cos, sin)
+        k = self.split_keys(self.k_proj(x), cos, sin)
+        y = self.attention(self.q_norm(q), self.k_norm(k), self.split_keys(self.v_proj(x)), mask)
+        return self.o_proj(self.join_heads(y))
 
     monkeypatch.setattr(DecoderAttention, "construct", norms_last)
     assert_noticed(golden, side, "text")

@@ -1,0 +1,97 @@
+"""Projections to heads and back: by plain operators, or by a kernel where nothing is trained, with the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ms_impl.cells.rotary import rotation
+from ms_impl.kernels.operators import from_heads_operator, to_heads_operator
+
+
+class SplitHeads(nn.Cell):
+    """[B, T, heads · width] → [B, heads, T, width], rotated where there are angles.
+
+    Args:
+        rotary: whether there are.
+    """
+
+    kernel = None  # see ``use_kernels``
+
+    def __init__(self, heads: int, width: int, rotary: bool = True):
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.transpose = ops.Transpose()
+        self.rotate = rotation() if rotary else None
+        self.columns = Tensor(np.arange(heads * width, dtype=np.int32).reshape(heads, width))
+
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = to_heads_operator()
+
+    def construct(self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
+        """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x, self.columns) if cos is None else self.kernel(x, self.columns, cos, sin)
+        x = self.transpose(x.reshape(*x.shape[:2], self.heads, self.width), (0, 2, 1, 3))
+        return x if cos is None else self.rotate(x, cos, sin)
+
+
+class SplitPacked(nn.Cell):
+    """q, k and v of one projection [B, T, 3 · heads · width] → three of [B, heads, T, width], q and k rotated.
+
+    Args:
+        by_head: whether the three of a head lie beside each other; else all of q, all of k, all of v.
+        rotary: whether there are angles.
+    """
+
+    kernel = None  # see ``use_kernels``
+
+    def __init__(self, heads: int, width: int, by_head: bool, rotary: bool):
+        super().__init__()
+        self.heads, self.width, self.by_head = heads, width, by_head
+        self.split = ops.Split(-1, 3)
+        self.transpose = ops.Transpose()
+        self.rotate = rotation() if rotary else None
+        numbers = np.arange(3 * heads * width, dtype=np.int32)
+        shape, axis = ((heads, 3, width), 1) if by_head else ((3, heads, width), 0)
+        self.columns = [Tensor(part.copy()) for part in np.moveaxis(numbers.reshape(shape), axis, 0)]
+
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = to_heads_operator()
+
+    def construct(
+        self, qkv: Tensor, cos: Tensor | None = None, sin: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
+        if self.kernel is not None and not self.training:
+            turns = () if cos is None else (cos, sin)
+            q, k, v = self.columns
+            return self.kernel(qkv, q, *turns), self.kernel(qkv, k, *turns), self.kernel(qkv, v)
+        batch, length, _ = qkv.shape
+        if self.by_head:
+            qkv = qkv.reshape(batch, length, self.heads, 3 * self.width)
+        parts = [x.reshape(batch, length, self.heads, self.width) for x in self.split(qkv)]
+        q, k, v = [self.transpose(x, (0, 2, 1, 3)) for x in parts]
+        return (q, k, v) if cos is None else (self.rotate(q, cos, sin), self.rotate(k, cos, sin), v)
+
+
+class JoinHeads(nn.Cell):
+    """[B, heads, T, width] → [B, T, heads · width]."""
+
+    kernel = None  # see ``use_kernels``
+
+    def __init__(self):
+        super().__init__()
+        self.transpose = ops.Transpose()
+
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = from_heads_operator()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Of the same dtype."""
+        if self.kernel is not None and not self.training:
+            return self.kernel(x)
+        return self.transpose(x, (0, 2, 1, 3)).reshape(x.shape[0], x.shape[2], -1)
