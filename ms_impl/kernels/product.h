@@ -8,6 +8,7 @@
 
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
+constexpr int kTogether = kLanes == 16 ? 3 : 2;    // rows of w that share what is loaded of x, by registers
 
 inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead); }
 
@@ -56,9 +57,9 @@ inline void rows(const W *w, int64_t first, const float *x, int64_t batch, int64
 
 // put(row of w, row of x, dot product) for rows [first, last) of w [out, n] with all rows of x [batch, n].
 // One or two vectors are bound by memory, which gives most where one row is read after the other; more are bound by
-// arithmetic, and two rows share what is loaded of x.
+// arithmetic and by the second cache, and some rows share what is loaded of x.
 template <class W, class Put>
 inline void product(const W *w, int64_t first, int64_t last, const float *x, int64_t batch, int64_t n, Put put) {
-  for (; batch > 2 && first + 2 <= last; first += 2) rows<2>(w, first, x, batch, n, put);
+  for (; batch > 2 && first + kTogether <= last; first += kTogether) rows<kTogether>(w, first, x, batch, n, put);
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }
