@@ -6,9 +6,8 @@
 
 #include <omp.h>
 
-#include <vector>
-
 #include "attention.h"
+#include "panels.h"
 
 namespace {
 
@@ -51,12 +50,12 @@ struct Step {
   double epsilon;
 };
 
-// What the threads share.
+// What the threads share. Where a vector begins counts: one that lies in two lines of the cache is loaded in two.
 struct State {
-  std::vector<float> x, q, k, v, mixed, inner;
+  Room x, q, k, v, mixed, inner;
   explicit State(const Step &m)
-      : x(m.batch * m.width), q(m.batch * m.heads * m.dim), k(m.batch * m.kv_heads * m.dim), v(k.size()),
-        mixed(q.size()), inner(m.batch * m.inner) {}
+      : x(room(m.batch * m.width)), q(room(m.batch * m.heads * m.dim)), k(room(m.batch * m.kv_heads * m.dim)),
+        v(room(m.batch * m.kv_heads * m.dim)), mixed(room(m.batch * m.heads * m.dim)), inner(room(m.batch * m.inner)) {}
 };
 
 struct Thread {
@@ -114,9 +113,9 @@ void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer
     });
   };
   const int64_t keys = m.kv_heads * m.dim;
-  project(layer.q, layer.q_b, m.heads * m.dim, s.q.data());
-  project(layer.k, layer.k_b, keys, s.k.data());
-  project(layer.v, layer.v_b, keys, s.v.data());
+  project(layer.q, layer.q_b, m.heads * m.dim, s.q.get());
+  project(layer.k, layer.k_b, keys, s.k.get());
+  project(layer.v, layer.v_b, keys, s.v.get());
 }
 
 // Normalises, rotates and scales a head [dim] of row b in place; `room` for as many numbers.
@@ -162,7 +161,7 @@ void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State
 float silu(float x) { return x / (1 + std::exp(-x)); }
 
 void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed, float *scores) {
-  normalise_rows(m, layer.ln_1, s.x.data(), normed);
+  normalise_rows(m, layer.ln_1, s.x.get(), normed);
   queries_keys_values(thread, m, layer, normed, s);
 #pragma omp barrier
   turn_heads(thread, m, layer, s, normed);
@@ -170,15 +169,15 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, Stat
   attend_heads(thread, m, layer, s, scores);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
-  share(thread, m, layer.o, layer.o_b, m.width, m.heads * m.dim, s.mixed.data(), add);
+  share(thread, m, layer.o, layer.o_b, m.width, m.heads * m.dim, s.mixed.get(), add);
 #pragma omp barrier
-  normalise_rows(m, layer.ln_2, s.x.data(), normed);
+  normalise_rows(m, layer.ln_2, s.x.get(), normed);
   const auto store = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; };
   const auto close = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); };
   share(thread, m, layer.up, layer.up_b, m.inner, m.width, normed, store);
   share(thread, m, layer.gate, layer.gate_b, m.inner, m.width, normed, close);
 #pragma omp barrier
-  share(thread, m, layer.down, layer.down_b, m.width, m.inner, s.inner.data(), add);
+  share(thread, m, layer.down, layer.down_b, m.width, m.inner, s.inner.get(), add);
 #pragma omp barrier
 }
 
@@ -196,12 +195,12 @@ void step(const Step &m) {
 #pragma omp parallel num_threads(threads(m))
   {
     const Thread thread;
-    std::vector<float> normed(std::max(m.batch * m.width, m.dim)), scores(m.heads / m.kv_heads * m.columns);
+    const Room normed = room(std::max(m.batch * m.width, m.dim)), scores = room(m.heads / m.kv_heads * m.columns);
     embed(thread, m, s);
 #pragma omp barrier
-    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.data(), scores.data());
-    normalise_rows(m, m.norm, s.x.data(), normed.data());
-    share(thread, m, m.head, Array{}, m.vocabulary, m.width, normed.data(), [&](int64_t o, int64_t b, float y) {
+    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), scores.get());
+    normalise_rows(m, m.norm, s.x.get(), normed.get());
+    share(thread, m, m.head, Array{}, m.vocabulary, m.width, normed.get(), [&](int64_t o, int64_t b, float y) {
       m.logits[b * m.vocabulary + o] = y;
     });
   }
