@@ -8,7 +8,6 @@
 
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
-constexpr int kTogether = 3, kWideBatch = kLanes == 16 ? 8 : 4;  // rows of w by vectors: their sums are in registers
 
 inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead); }
 
@@ -40,53 +39,16 @@ inline void dots(const W *w, const float *x, int64_t n, float (&y)[R][B]) {
     }
 }
 
-// The same of more vectors, where arithmetic counts: first all of the first sums, then all of the second, so that more rows
-// share what is loaded of x, and more vectors what is loaded of w. Meanwhile the next rows are fetched, if `ahead`.
-template <int R, int B, class W>
-inline void dots_in_turns(const W *w, const float *x, int64_t n, bool ahead, float (&y)[R][B]) {
-  Vector sums[kSums][R][B];
-  const int64_t even = n / (kSums * kLanes) * (kSums * kLanes), whole = n / kLanes * kLanes;
-  for (int u = 0; u < kSums; ++u) {
-    Vector s[R][B] = {};
-    const auto add = [&](int64_t i) {
-      Vector v[B];
-      for (int b = 0; b < B; ++b) v[b] = load(x + b * n + i);
-      for (int r = 0; r < R; ++r) {
-        const Vector weights = load(w + r * n + i);
-        for (int b = 0; b < B; ++b) s[r][b] = multiply_add(weights, v[b], s[r][b]);
-      }
-    };
-    for (int64_t i = u * kLanes; i < even; i += kSums * kLanes) {
-      if (ahead && u * kLanes * sizeof(W) % kCacheLine == 0)
-        for (int r = 0; r < R; ++r) __builtin_prefetch(w + (R + r) * n + i, 0, 2);
-      add(i);
-    }
-    for (int64_t i = even; u == 0 && i < whole; i += kLanes) add(i);
-    for (int r = 0; r < R; ++r) std::copy_n(s[r], B, sums[u][r]);
-  }
-  for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) {
-      Vector total = sums[0][r][b];
-      for (int u = 1; u < kSums; ++u) total += sums[u][r][b];
-      y[r][b] = sum(total);
-      for (int64_t j = whole; j < n; ++j) y[r][b] = multiply_add(widen(w[r * n + j]), x[b * n + j], y[r][b]);
-    }
-}
-
 // put(row of w, row of x, dot product) for R rows of w with all rows of x, as many at once as registers hold.
 template <int R, class W, class Put>
 inline void rows(const W *w, int64_t first, const float *x, int64_t batch, int64_t n, Put put) {
   const auto block = [&](int64_t from, auto width) {
     float y[R][width.value];
-    if constexpr (R == 1)
-      dots<R, width.value>(w + first * n, x + from * n, n, y);
-    else
-      dots_in_turns<R, width.value>(w + first * n, x + from * n, n, from == 0, y);
+    dots<R, width.value>(w + first * n, x + from * n, n, y);
     for (int r = 0; r < R; ++r)
       for (int b = 0; b < width.value; ++b) put(first + r, from + b, y[r][b]);
   };
   int64_t b = 0;
-  for (; R > 1 && b + kWideBatch <= batch; b += kWideBatch) block(b, std::integral_constant<int, kWideBatch>());
   for (; b + 4 <= batch; b += 4) block(b, std::integral_constant<int, 4>());
   for (; b + 2 <= batch; b += 2) block(b, std::integral_constant<int, 2>());
   for (; b < batch; ++b) block(b, std::integral_constant<int, 1>());
@@ -94,9 +56,9 @@ inline void rows(const W *w, int64_t first, const float *x, int64_t batch, int64
 
 // put(row of w, row of x, dot product) for rows [first, last) of w [out, n] with all rows of x [batch, n].
 // One or two vectors are bound by memory, which gives most where one row is read after the other; more are bound by
-// arithmetic and by the second cache, and some rows share what is loaded of x.
+// arithmetic, and two rows share what is loaded of x.
 template <class W, class Put>
 inline void product(const W *w, int64_t first, int64_t last, const float *x, int64_t batch, int64_t n, Put put) {
-  for (; batch > 2 && first + kTogether <= last; first += kTogether) rows<kTogether>(w, first, x, batch, n, put);
+  for (; batch > 2 && first + 2 <= last; first += 2) rows<2>(w, first, x, batch, n, put);
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }
