@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "numbers.h"
+#include "panels.h"
 
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
@@ -62,3 +62,106 @@ inline void product(const W *w, int64_t first, int64_t last, const float *x, int
   for (; batch > 2 && first + 2 <= last; first += 2) rows<2>(w, first, x, batch, n, put);
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }
+
+// The same for one x and large matrices, one after the other: faster, with the same bits. Of three vectors and more, where
+// arithmetic is the limit, a block of sums stays in registers, and what is multiplied in turn lies together in memory:
+// the rows of x are laid side by side, vector by vector.
+class Factor {
+ public:
+  // Room for up to `batch` vectors of up to `longest` numbers.
+  Factor(int64_t batch, int64_t longest)
+      : batch_(batch), laid_(room(many() ? batch * longest : 1)), sums_(room(batch * kSums * kHigh * kLanes)) {}
+
+  // What is multiplied from now on: x [batch, n], which must stay as it is.
+  void set(const float *x, int64_t n) {
+    x_ = x, n_ = n, whole_ = n / kPair * kPair;
+    for (int64_t i = 0; many() && i < whole_; i += kLanes)
+      for (int64_t b = 0; b < batch_; ++b) store(load(x + b * n + i), laid_.get() + i * batch_ + b * kLanes);
+  }
+
+  template <class W, class Put>
+  void times(const W *w, int64_t first, int64_t last, Put put) const {
+    const bool blocks = batch_ > (sizeof(W) == sizeof(float) ? 2 : 4);  // 16 bits: still bound by memory
+    for (; blocks && first + kHigh <= last; first += kHigh) block(w + first * n_, first, put);
+    product(w, first, last, x_, batch_, n_, put);
+  }
+
+ private:
+  // Rows of w by rows of x whose sums are in registers: 24 of AVX-512's 32, 8 of 16.
+  static constexpr int kHigh = kLanes == 16 ? 6 : 2, kWide = 4;
+  static constexpr int64_t kPiece = 1024;  // numbers of each row that are multiplied in one go, for caches to hold them
+  static constexpr int64_t kPair = kSums * kLanes;
+
+  bool many() const { return batch_ > 2; }
+
+  // call(first row of x, how many) for all of them.
+  template <class Call>
+  void each(Call call) const {
+    int64_t b = 0;
+    for (; b + kWide <= batch_; b += kWide) call(b, std::integral_constant<int, kWide>());
+    for (; b + 2 <= batch_; b += 2) call(b, std::integral_constant<int, 2>());
+    for (; b < batch_; ++b) call(b, std::integral_constant<int, 1>());
+  }
+
+  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid.
+  template <int B, bool kFetch, class W>
+  void add(const W *w, const float *x, int64_t count, Vector *sums) const {
+    Vector s[kHigh][B];
+    for (int r = 0; r < kHigh; ++r)
+      for (int b = 0; b < B; ++b) s[r][b] = sums[r * B + b];
+    for (int64_t i = 0; i < count; i += kPair) {
+      Vector xs[B];
+      for (int b = 0; b < B; ++b) xs[b] = load(x + i * batch_ + b * kLanes);
+      for (int r = 0; r < kHigh; ++r) {
+        if (kFetch) __builtin_prefetch(w + (r + kHigh) * n_ + i);  // for the next block
+        const Vector weights = in_register(load(w + r * n_ + i));
+        for (int b = 0; b < B; ++b) s[r][b] = multiply_add(weights, xs[b], s[r][b]);
+      }
+    }
+    for (int r = 0; r < kHigh; ++r)
+      for (int b = 0; b < B; ++b) sums[r * B + b] = s[r][b];
+  }
+
+  // kHigh rows of w, from `w` on, whose first has the number `first`; summed as `dots` does.
+  template <class W, class Put>
+  void block(const W *w, int64_t first, Put put) const {
+    auto *sums = reinterpret_cast<Vector *>(sums_.get());
+    std::fill_n(sums, batch_ * kSums * kHigh, Vector{});
+    for (int64_t k = 0; k < whole_; k += kPiece)
+      each([&](int64_t b, auto width) {
+        for (int u = 0; u < kSums; ++u) {
+          const int64_t from = k + u * kLanes, count = std::min(kPiece, whole_ - k);
+          const float *x = laid_.get() + from * batch_ + b * kLanes;
+          Vector *own = sums + (b * kSums + u * width.value) * kHigh;
+          if (b == 0)
+            add<width.value, true>(w + from, x, count, own);
+          else
+            add<width.value, false>(w + from, x, count, own);
+        }
+      });
+    each([&](int64_t b, auto width) {
+      for (int i = 0; i < kHigh * width.value; ++i) {
+        const int64_t r = i / width.value, row = b + i % width.value;
+        const Vector *own = sums + b * kSums * kHigh + i;
+        put(first + r, row, finished(w + r * n_, x_ + row * n_, own, width.value * kHigh));
+      }
+    });
+  }
+
+  // A dot product from its sums, `next` vectors apart, and what is left of both rows.
+  template <class W>
+  float finished(const W *w, const float *x, const Vector *sums, int64_t next) const {
+    Vector total = sums[0];
+    int64_t i = whole_;
+    for (; i + kLanes <= n_; i += kLanes) total = multiply_add(load(w + i), load(x + i), total);
+    for (int u = 1; u < kSums; ++u) total += sums[u * next];
+    float y = sum(total);
+    for (; i < n_; ++i) y = multiply_add(widen(w[i]), x[i], y);
+    return y;
+  }
+
+  const int64_t batch_;
+  Room laid_, sums_;
+  const float *x_ = nullptr;
+  int64_t n_ = 0, whole_ = 0;  // numbers of a row, and those in whole pairs of vectors
+};
