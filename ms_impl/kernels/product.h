@@ -103,17 +103,18 @@ class Factor {
     for (; b < batch_; ++b) call(b, std::integral_constant<int, 1>());
   }
 
-  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid.
-  template <int B, bool kFetch, class W>
-  void add(const W *w, const float *x, int64_t count, Vector *sums) const {
+  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid. Meanwhile
+  // kFetch rows of w from `next` on are fetched.
+  template <int B, int kFetch, class W>
+  __attribute__((noinline)) void add(const W *w, const W *next, const float *x, int64_t count, Vector *sums) const {
     Vector s[kHigh][B];
     for (int r = 0; r < kHigh; ++r)
       for (int b = 0; b < B; ++b) s[r][b] = sums[r * B + b];
     for (int64_t i = 0; i < count; i += kPair) {
       Vector xs[B];
       for (int b = 0; b < B; ++b) xs[b] = load(x + i * batch_ + b * kLanes);
+      for (int r = 0; r < kFetch; ++r) __builtin_prefetch(next + r * n_ + i);
       for (int r = 0; r < kHigh; ++r) {
-        if (kFetch) __builtin_prefetch(w + (r + kHigh) * n_ + i);  // for the next block
         const Vector weights = in_register(load(w + r * n_ + i));
         for (int b = 0; b < B; ++b) s[r][b] = multiply_add(weights, xs[b], s[r][b]);
       }
@@ -133,10 +134,15 @@ class Factor {
           const int64_t from = k + u * kLanes, count = std::min(kPiece, whole_ - k);
           const float *x = laid_.get() + from * batch_ + b * kLanes;
           Vector *own = sums + (b * kSums + u * width.value) * kHigh;
-          if (b == 0)
-            add<width.value, true>(w + from, x, count, own);
+          // The next rows of w come in all the time, not while the first rows of x are multiplied.
+          const int64_t fetched = batch_ > 2 * kWide ? b / 2 : b ? kHigh : 0;
+          const W *next = w + from + (kHigh + fetched) * n_;
+          if (fetched >= kHigh)
+            add<width.value, 0>(w + from, next, x, count, own);
+          else if (batch_ > 2 * kWide)
+            add<width.value, 2>(w + from, next, x, count, own);
           else
-            add<width.value, false>(w + from, x, count, own);
+            add<width.value, kHigh>(w + from, next, x, count, own);
         }
       });
     each([&](int64_t b, auto width) {

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import pytest
 from PIL import Image
-from running_server import KEY, NAME, RunningServer, data_url, image_part
+from running_server import DEMO, KEY, NAME, RunningServer, data_url, image_part
 
 openai = pytest.importorskip("openai")
 
@@ -296,8 +296,12 @@ def test_the_log_tells_of_requests_and_not_what_was_said(server):
 
 
 def test_told_to_end_it_finishes_what_it_answers(tmp_path, request):
-    running = RunningServer(tmp_path, "--max_length", "512", key=None)
+    running = RunningServer(tmp_path, "--max_length", "512", "--log_prompts", key=None)
     request.addfinalizer(running.process.kill)
+    shown = data_url(DEMO)
+    assert running.chat([image_part(shown), {"type": "text", "text": "Is it logged?"}], max_tokens=1)[0] == 200
+    log = running.log.read_text()
+    assert "user: '[image_url] Is it logged?'" in log and shown[:99] not in log
     assert running.request("/health", Host="evil.example")[0] == 421
     assert running.request("/health", Host="localhost:1")[0] == 200
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
