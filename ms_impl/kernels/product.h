@@ -63,14 +63,15 @@ inline void product(const W *w, int64_t first, int64_t last, const float *x, int
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }
 
-// The same for one x and large matrices, one after the other: faster, with the same bits. Of three vectors and more, where
-// arithmetic is the limit, a block of sums stays in registers, and what is multiplied in turn lies together in memory:
-// the rows of x are laid side by side, vector by vector.
+// The same for one x and large matrices, one after the other: faster, with the same bits. Of three vectors and more,
+// where arithmetic is the limit, a block of sums stays in registers, and what is multiplied in turn lies together in
+// memory: the rows of x are laid side by side, vector by vector.
 class Factor {
  public:
   // Room for up to `batch` vectors of up to `longest` numbers.
   Factor(int64_t batch, int64_t longest)
-      : batch_(batch), laid_(room(many() ? batch * longest : 1)), sums_(room(batch * kSums * kHigh * kLanes)) {}
+      : batch_(batch), laid_(room(many() ? batch * longest : 1)),
+        sums_(room(many() ? batch * kSums * kHigh * kLanes : 1)) {}
 
   // What is multiplied from now on: x [batch, n], which must stay as it is.
   void set(const float *x, int64_t n) {
@@ -81,8 +82,8 @@ class Factor {
 
   template <class W, class Put>
   void times(const W *w, int64_t first, int64_t last, Put put) const {
-    const bool blocks = batch_ > (sizeof(W) == sizeof(float) ? 2 : 4);  // 16 bits: still bound by memory
-    for (; blocks && first + kHigh <= last; first += kHigh) block(w + first * n_, first, put);
+    const bool dense = batch_ > (sizeof(W) == sizeof(float) ? 2 : 4);  // 16 bits: still bound by memory
+    for (; dense && first + kHigh <= last; first += kHigh) block(w + first * n_, first, put);
     product(w, first, last, x_, batch_, n_, put);
   }
 
@@ -93,18 +94,25 @@ class Factor {
   static constexpr int64_t kPair = kSums * kLanes;
 
   bool many() const { return batch_ > 2; }
+  int64_t blocks() const { return (batch_ + kWide - 1) / kWide; }
 
-  // call(first row of x, how many) for all of them.
+  // call(first row of x, how many, the block's number) for blocks of 2 to kWide rows, which differ by one at most.
   template <class Call>
   void each(Call call) const {
-    int64_t b = 0;
-    for (; b + kWide <= batch_; b += kWide) call(b, std::integral_constant<int, kWide>());
-    for (; b + 2 <= batch_; b += 2) call(b, std::integral_constant<int, 2>());
-    for (; b < batch_; ++b) call(b, std::integral_constant<int, 1>());
+    const int64_t narrow = batch_ / blocks(), wide = batch_ % blocks();  // rows of a block, blocks with one more
+    for (int64_t i = 0, b = 0; i < blocks(); ++i) {
+      const int64_t width = narrow + (i < wide);
+      switch (width) {
+        case 4: call(b, std::integral_constant<int, 4>(), i); break;
+        case 3: call(b, std::integral_constant<int, 3>(), i); break;
+        default: call(b, std::integral_constant<int, 2>(), i);
+      }
+      b += width;
+    }
   }
 
-  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid. Meanwhile
-  // kFetch rows of w from `next` on are fetched.
+  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid.
+  // Meanwhile kFetch rows of w from `next` on are fetched.
   template <int B, int kFetch, class W>
   __attribute__((noinline)) void add(const W *w, const W *next, const float *x, int64_t count, Vector *sums) const {
     Vector s[kHigh][B];
@@ -128,24 +136,25 @@ class Factor {
   void block(const W *w, int64_t first, Put put) const {
     auto *sums = reinterpret_cast<Vector *>(sums_.get());
     std::fill_n(sums, batch_ * kSums * kHigh, Vector{});
+    // Meanwhile the next rows of w are fetched, as many with each block of x: memory and arithmetic are busy together.
+    const int64_t share = (kHigh + blocks() - 1) / blocks();
     for (int64_t k = 0; k < whole_; k += kPiece)
-      each([&](int64_t b, auto width) {
+      each([&](int64_t b, auto width, int64_t number) {
         for (int u = 0; u < kSums; ++u) {
           const int64_t from = k + u * kLanes, count = std::min(kPiece, whole_ - k);
           const float *x = laid_.get() + from * batch_ + b * kLanes;
           Vector *own = sums + (b * kSums + u * width.value) * kHigh;
-          // The next rows of w come in all the time, not while the first rows of x are multiplied.
-          const int64_t fetched = batch_ > 2 * kWide ? b / 2 : b ? kHigh : 0;
-          const W *next = w + from + (kHigh + fetched) * n_;
-          if (fetched >= kHigh)
-            add<width.value, 0>(w + from, next, x, count, own);
-          else if (batch_ > 2 * kWide)
-            add<width.value, 2>(w + from, next, x, count, own);
-          else
-            add<width.value, kHigh>(w + from, next, x, count, own);
+          const W *next = w + from + (kHigh + number * share) * n_;
+          switch (number * share < kHigh ? share : 0) {
+            case 0: add<width.value, 0>(w + from, next, x, count, own); break;
+            case 1: add<width.value, 1>(w + from, next, x, count, own); break;
+            case 2: add<width.value, 2>(w + from, next, x, count, own); break;
+            case 3: add<width.value, 3>(w + from, next, x, count, own); break;
+            default: add<width.value, kHigh>(w + from, next, x, count, own);
+          }
         }
       });
-    each([&](int64_t b, auto width) {
+    each([&](int64_t b, auto width, int64_t) {
       for (int i = 0; i < kHigh * width.value; ++i) {
         const int64_t r = i / width.value, row = b + i % width.value;
         const Vector *own = sums + b * kSums * kHigh + i;
