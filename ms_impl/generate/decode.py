@@ -28,7 +28,8 @@ from ms_impl.generate.static_graphs import static_graphs
 from ms_impl.kernels.decode_step import fused_token_step
 from ms_impl.kernels.operators import use_kernels
 
-NARROWEST, WIDEST = 64, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
+NARROWEST, WIDEST = 32, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
+SMALLEST = 64  # columns of a cache
 DECODERS_KEPT = 4  # each holds a cache
 
 CORE = frozenset({"input_ids", "segment_ids", "position_ids", "next_positions"})  # of a batch, beside its media
@@ -52,7 +53,7 @@ def cache_columns(columns: int) -> int:
 
     Few sizes, as each has its graphs.
     """
-    whole = max(power_of_two(columns), NARROWEST)
+    whole = max(power_of_two(columns), SMALLEST)
     return whole // 4 * 3 if whole > 1024 and columns <= whole // 4 * 3 else whole
 
 

@@ -84,10 +84,9 @@ void normalise_rows(const Step &m, const Array &weight, const float *x, float *y
 
 // put(row of w, row of x, dot product plus bias) for this thread's share of the rows of w.
 template <class Put>
-void share(const Thread &thread, const Step &m, const Array &weight, const Array &bias, int64_t rows, int64_t n,
-           const float *x, Put put) {
+void share(const Thread &thread, const Array &weight, const Array &bias, int64_t rows, const Factor &x, Put put) {
   visit(weight, [&](auto *w) {
-    const auto products = [&](auto each) { product(w, thread.first(rows), thread.last(rows), x, m.batch, n, each); };
+    const auto products = [&](auto each) { x.times(w, thread.first(rows), thread.last(rows), each); };
     if (bias.data)
       products([&](int64_t o, int64_t b, float y) { put(o, b, y + element(bias, o)); });
     else
@@ -102,10 +101,10 @@ void embed(const Thread &thread, const Step &m, State &s) {
   });
 }
 
-void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, const float *x, State &s) {
+void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, const Factor &x, State &s) {
   const auto project = [&](const Array &weight, const Array &bias, int64_t rows, float *y) {
     const auto store = [=](int64_t o, int64_t b, float value) { y[b * rows + o] = value; };
-    share(thread, m, weight, Array{}, rows, m.width, x, store);
+    share(thread, weight, Array{}, rows, x, store);
     if (!bias.data) return;
     visit(bias, [&](auto *added) {  // all at once: asking for the type of each takes a hundredth of the step
       for (int64_t b = 0; b < m.batch; ++b)
@@ -160,24 +159,29 @@ void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State
 
 float silu(float x) { return x / (1 + std::exp(-x)); }
 
-void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed, float *scores) {
+void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed, float *scores,
+                   Factor &x) {
   normalise_rows(m, layer.ln_1, s.x.get(), normed);
-  queries_keys_values(thread, m, layer, normed, s);
+  x.set(normed, m.width);
+  queries_keys_values(thread, m, layer, x, s);
 #pragma omp barrier
   turn_heads(thread, m, layer, s, normed);
 #pragma omp barrier
   attend_heads(thread, m, layer, s, scores);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
-  share(thread, m, layer.o, layer.o_b, m.width, m.heads * m.dim, s.mixed.get(), add);
+  x.set(s.mixed.get(), m.heads * m.dim);
+  share(thread, layer.o, layer.o_b, m.width, x, add);
 #pragma omp barrier
   normalise_rows(m, layer.ln_2, s.x.get(), normed);
+  x.set(normed, m.width);
   const auto store = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; };
   const auto close = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); };
-  share(thread, m, layer.up, layer.up_b, m.inner, m.width, normed, store);
-  share(thread, m, layer.gate, layer.gate_b, m.inner, m.width, normed, close);
+  share(thread, layer.up, layer.up_b, m.inner, x, store);
+  share(thread, layer.gate, layer.gate_b, m.inner, x, close);
 #pragma omp barrier
-  share(thread, m, layer.down, layer.down_b, m.width, m.inner, s.inner.get(), add);
+  x.set(s.inner.get(), m.inner);
+  share(thread, layer.down, layer.down_b, m.width, x, add);
 #pragma omp barrier
 }
 
@@ -196,11 +200,13 @@ void step(const Step &m) {
   {
     const Thread thread;
     const Room normed = room(std::max(m.batch * m.width, m.dim)), scores = room(m.heads / m.kv_heads * m.columns);
+    Factor x(m.batch, std::max({m.width, m.inner, m.heads * m.dim}));
     embed(thread, m, s);
 #pragma omp barrier
-    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), scores.get());
+    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), scores.get(), x);
     normalise_rows(m, m.norm, s.x.get(), normed.get());
-    share(thread, m, m.head, Array{}, m.vocabulary, m.width, normed.get(), [&](int64_t o, int64_t b, float y) {
+    x.set(normed.get(), m.width);
+    share(thread, m.head, Array{}, m.vocabulary, x, [&](int64_t o, int64_t b, float y) {
       m.logits[b * m.vocabulary + o] = y;
     });
   }

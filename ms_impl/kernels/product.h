@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "numbers.h"
+#include "panels.h"
 
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
@@ -62,3 +62,121 @@ inline void product(const W *w, int64_t first, int64_t last, const float *x, int
   for (; batch > 2 && first + 2 <= last; first += 2) rows<2>(w, first, x, batch, n, put);
   for (; first < last; ++first) rows<1>(w, first, x, batch, n, put);
 }
+
+// The same for one x and large matrices, one after the other: faster, with the same bits. Of three vectors and more,
+// where arithmetic is the limit, a block of sums stays in registers, and what is multiplied in turn lies together in
+// memory: the rows of x are laid side by side, vector by vector.
+class Factor {
+ public:
+  // Room for up to `batch` vectors of up to `longest` numbers.
+  Factor(int64_t batch, int64_t longest)
+      : batch_(batch), laid_(room(many() ? batch * longest : 1)),
+        sums_(room(many() ? batch * kSums * kHigh * kLanes : 1)) {}
+
+  // What is multiplied from now on: x [batch, n], which must stay as it is.
+  void set(const float *x, int64_t n) {
+    x_ = x, n_ = n, whole_ = n / kPair * kPair;
+    for (int64_t i = 0; many() && i < whole_; i += kLanes)
+      for (int64_t b = 0; b < batch_; ++b) store(load(x + b * n + i), laid_.get() + i * batch_ + b * kLanes);
+  }
+
+  template <class W, class Put>
+  void times(const W *w, int64_t first, int64_t last, Put put) const {
+    const bool dense = batch_ > (sizeof(W) == sizeof(float) ? 2 : 4);  // 16 bits: still bound by memory
+    for (; dense && first + kHigh <= last; first += kHigh) block(w + first * n_, first, put);
+    product(w, first, last, x_, batch_, n_, put);
+  }
+
+ private:
+  // Rows of w by rows of x whose sums are in registers: 24 of AVX-512's 32, 8 of 16.
+  static constexpr int kHigh = kLanes == 16 ? 6 : 2, kWide = 4;
+  static constexpr int64_t kPiece = 1024;  // numbers of each row that are multiplied in one go, for caches to hold them
+  static constexpr int64_t kPair = kSums * kLanes;
+
+  bool many() const { return batch_ > 2; }
+  int64_t blocks() const { return (batch_ + kWide - 1) / kWide; }
+
+  // call(first row of x, how many, the block's number) for blocks of 2 to kWide rows, which differ by one at most.
+  template <class Call>
+  void each(Call call) const {
+    const int64_t narrow = batch_ / blocks(), wide = batch_ % blocks();  // rows of a block, blocks with one more
+    for (int64_t i = 0, b = 0; i < blocks(); ++i) {
+      const int64_t width = narrow + (i < wide);
+      switch (width) {
+        case 4: call(b, std::integral_constant<int, 4>(), i); break;
+        case 3: call(b, std::integral_constant<int, 3>(), i); break;
+        default: call(b, std::integral_constant<int, 2>(), i);
+      }
+      b += width;
+    }
+  }
+
+  // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid.
+  // Meanwhile kFetch rows of w from `next` on are fetched.
+  template <int B, int kFetch, class W>
+  __attribute__((noinline)) void add(const W *w, const W *next, const float *x, int64_t count, Vector *sums) const {
+    Vector s[kHigh][B];
+    for (int r = 0; r < kHigh; ++r)
+      for (int b = 0; b < B; ++b) s[r][b] = sums[r * B + b];
+    for (int64_t i = 0; i < count; i += kPair) {
+      Vector xs[B];
+      for (int b = 0; b < B; ++b) xs[b] = load(x + i * batch_ + b * kLanes);
+      for (int r = 0; r < kFetch; ++r) __builtin_prefetch(next + r * n_ + i);
+      for (int r = 0; r < kHigh; ++r) {
+        const Vector weights = in_register(load(w + r * n_ + i));
+        for (int b = 0; b < B; ++b) s[r][b] = multiply_add(weights, xs[b], s[r][b]);
+      }
+    }
+    for (int r = 0; r < kHigh; ++r)
+      for (int b = 0; b < B; ++b) sums[r * B + b] = s[r][b];
+  }
+
+  // kHigh rows of w, from `w` on, whose first has the number `first`; summed as `dots` does.
+  template <class W, class Put>
+  void block(const W *w, int64_t first, Put put) const {
+    auto *sums = reinterpret_cast<Vector *>(sums_.get());
+    std::fill_n(sums, batch_ * kSums * kHigh, Vector{});
+    // Meanwhile the next rows of w are fetched, as many with each block of x: memory and arithmetic are busy together.
+    const int64_t share = (kHigh + blocks() - 1) / blocks();
+    for (int64_t k = 0; k < whole_; k += kPiece)
+      each([&](int64_t b, auto width, int64_t number) {
+        for (int u = 0; u < kSums; ++u) {
+          const int64_t from = k + u * kLanes, count = std::min(kPiece, whole_ - k);
+          const float *x = laid_.get() + from * batch_ + b * kLanes;
+          Vector *own = sums + (b * kSums + u * width.value) * kHigh;
+          const W *next = w + from + (kHigh + number * share) * n_;
+          switch (number * share < kHigh ? share : 0) {
+            case 0: add<width.value, 0>(w + from, next, x, count, own); break;
+            case 1: add<width.value, 1>(w + from, next, x, count, own); break;
+            case 2: add<width.value, 2>(w + from, next, x, count, own); break;
+            case 3: add<width.value, 3>(w + from, next, x, count, own); break;
+            default: add<width.value, kHigh>(w + from, next, x, count, own);
+          }
+        }
+      });
+    each([&](int64_t b, auto width, int64_t) {
+      for (int i = 0; i < kHigh * width.value; ++i) {
+        const int64_t r = i / width.value, row = b + i % width.value;
+        const Vector *own = sums + b * kSums * kHigh + i;
+        put(first + r, row, finished(w + r * n_, x_ + row * n_, own, width.value * kHigh));
+      }
+    });
+  }
+
+  // A dot product from its sums, `next` vectors apart, and what is left of both rows.
+  template <class W>
+  float finished(const W *w, const float *x, const Vector *sums, int64_t next) const {
+    Vector total = sums[0];
+    int64_t i = whole_;
+    for (; i + kLanes <= n_; i += kLanes) total = multiply_add(load(w + i), load(x + i), total);
+    for (int u = 1; u < kSums; ++u) total += sums[u * next];
+    float y = sum(total);
+    for (; i < n_; ++i) y = multiply_add(widen(w[i]), x[i], y);
+    return y;
+  }
+
+  const int64_t batch_;
+  Room laid_, sums_;
+  const float *x_ = nullptr;
+  int64_t n_ = 0, whole_ = 0;  // numbers of a row, and those in whole pairs of vectors
+};

@@ -54,7 +54,10 @@ def make_app(engines: Mapping[str, Engine], settings: ServerSettings) -> FastAPI
     @app.get("/metrics")
     async def counts() -> Response:
         schedulers = [engine.scheduler for engine in engines.values()]
-        text = metrics.text(sum(len(each.answering) for each in schedulers), sum(each.waiting for each in schedulers))
+        text = metrics.text(
+            sum(len(each.answering) for each in schedulers), sum(each.waiting for each in schedulers),
+            sum(each.pace.per_second() for each in schedulers),
+        )  # fmt: skip
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Lock
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -31,6 +32,28 @@ class Histogram:
         return [*lines, f"{self.name}_sum {self._sum:.6f}", f"{self.name}_count {total}"]
 
 
+class Pace:
+    """How many a second, of the last whole seconds. Counted in one thread, asked for in any."""
+
+    SECONDS = 10
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._counts = [(-1, 0)] * (self.SECONDS + 2)  # a second and its count, in turn
+
+    def add(self, count: int) -> None:
+        """So many now."""
+        now = int(self._clock())
+        place = now % len(self._counts)
+        second, before = self._counts[place]
+        self._counts[place] = now, count + (before if second == now else 0)
+
+    def per_second(self) -> float:
+        """Their mean over the last ``SECONDS`` whole ones."""
+        now = int(self._clock())
+        return sum(count for second, count in self._counts if now - self.SECONDS <= second < now) / self.SECONDS
+
+
 class Metrics:
     """Requests by status, tokens, and times."""
 
@@ -49,16 +72,18 @@ class Metrics:
             self._tokens["prompt"] += prompt
             self._tokens["generated"] += generated
 
-    def text(self, running: int, waiting: int) -> str:
-        """All of it; how many answers are ``running`` and requests ``waiting`` now is told by who knows."""
+    def text(self, running: int, waiting: int, pace: float) -> str:
+        """All of it; ``running`` answers, ``waiting`` requests and the ``pace`` of now are told by who knows them."""
         lines = ["# HELP vlm_requests_total requests by status", "# TYPE vlm_requests_total counter"]
         lines += [f'vlm_requests_total{{status="{status}"}} {n}' for status, n in sorted(self._requests.items())]
         for kind in ("prompt", "generated"):
             name = f"vlm_{kind}_tokens_total"
             lines += [f"# HELP {name} tokens of answered requests", f"# TYPE {name} counter",
                       f"{name} {self._tokens[kind]}"]  # fmt: skip
-        for name, what, value in (("running", "answers that are growing", running),
-                                  ("waiting", "requests that are prepared or wait", waiting)):  # fmt: skip
+        gauges = (("running", "answers that are growing", running),
+                  ("waiting", "requests that are prepared or wait", waiting),
+                  ("generated_tokens_per_second", f"of the last {Pace.SECONDS} seconds", pace))  # fmt: skip
+        for name, what, value in gauges:
             lines += [f"# HELP vlm_{name} {what}", f"# TYPE vlm_{name} gauge", f"vlm_{name} {value}"]
         for histogram in (self.first_token, self.per_token, self.whole):
             lines += histogram.lines()

@@ -18,6 +18,7 @@ from ms_impl.generate.features import Batch, KeptFeatures
 from ms_impl.generate.prefixes import KeptPrefixes
 from ms_impl.generate.row_batch import RowBatch
 from ms_impl.serve.choice import Choice, Piece
+from ms_impl.serve.metrics import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Scheduler:
         self.rows, self.max_waiting = rows, max_waiting
         self.columns = min(columns or limit, limit)
         self.counts = Counts()
+        self.pace = Pace()  # of generated tokens
         self.kept = model.decoders.encoder.kept = KeptFeatures(kept_bytes)
         self.prefixes = model.decoders.kept = KeptPrefixes(prefix_bytes)
         self.batch = RowBatch(model, rows, self.columns)
@@ -260,6 +262,7 @@ class Scheduler:
 
     def _extend(self, job: Job, number: int, logits: np.ndarray) -> None:
         self.counts.generated_tokens += 1
+        self.pace.add(1)
         self._report(job, number, job.choices[number].extend(logits))
 
     def _release(self, row: int) -> None:

@@ -100,6 +100,46 @@ def test_a_row_has_the_bits_of_the_row_alone(decoder):
         np.testing.assert_array_equal(run(parts, tuple(each[own] for each in given), alone), together[own])
 
 
+@pytest.fixture(scope="module", params=DTYPES)
+def long_rows(request):
+    """A decoder whose matrices have rows of two pieces, whole vectors and a rest, and a filled cache of 16 rows."""
+    rng = np.random.default_rng(2)
+    parts = random_decoder(rng, DTYPES[request.param], heads=4, kv_heads=2, dim=6, width=1077, inner=1109, layers=1)
+    cache = random_cache(rng, parts, 16, COLUMNS, ms.float32)
+    tokens = rng.integers(0, parts.embedding.shape[0], (16, 1), dtype=np.int32)
+    columns = rng.integers(3, COLUMNS, (16, 1), dtype=np.int32)
+    angles = rng.uniform(0, 6, (16, 1, 1, 6)).astype(np.float32)
+    return (
+        parts,
+        cache,
+        (tokens, (np.arange(COLUMNS) <= columns).astype(np.int32), columns, np.cos(angles), np.sin(angles)),
+    )
+
+
+def first_rows(long_rows, batch: int) -> tuple:
+    """The decoder with the first rows alone: parts, what is given, a cache."""
+    parts, cache, given = long_rows
+    own = random_cache(np.random.default_rng(0), parts, batch, COLUMNS, ms.float32)
+    for few, all_rows in zip(own.get_parameters(), cache.get_parameters(), strict=True):
+        few.set_data(ms.Tensor(all_rows.asnumpy()[: few.shape[0]]))
+    return parts, (*(each[:batch] for each in given), None), own
+
+
+def test_long_rows_give_the_exact_step_and_the_same_bits_in_batches_of_any_size(long_rows):
+    parts, given, cache = first_rows(long_rows, 16)
+    exact = exact_step(parts, cache, *given)
+    whole = run(parts, given, cache)
+    assert error(whole, exact) <= TOLERANCE
+    for batch in (1, 2, 3, 4, 5, 6, 7, 11):
+        np.testing.assert_array_equal(run(*first_rows(long_rows, batch)), whole[:batch], f"{batch} rows")
+    parts, given, cache = first_rows(long_rows, 5)  # control: what is left out of the second piece is found out
+    layer, weight = parts.layers[0], parts.layers[0].down.weight
+    values = numbers(weight).astype(np.float32)
+    values[:, 1024:1056] = 0
+    without = replace(layer, down=Projection(ms.Parameter(ms.Tensor(values, weight.dtype))))
+    assert error(run(replace(parts, layers=[without]), given, cache), exact[:5]) > CONTROL
+
+
 def test_the_bits_do_not_depend_on_where_in_the_cache_a_row_begins(decoder):
     rng, parts, given = decoder
     cache = random_cache(rng, parts, len(ROWS), COLUMNS, ms.float32)

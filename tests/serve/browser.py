@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 PATIENCE = 120  # seconds; a graph may be compiled meanwhile
 PHONE, DESK = (375, 812), (1100, 820)
-_LOCAL = ("data", "blob", "chrome", "chrome-extension", "about", "devtools")
+_LOCAL = ("data", "blob", "chrome", "chrome-untrusted", "chrome-extension", "about", "devtools")
 
 
 def missing() -> str:
@@ -50,6 +50,7 @@ class Browser:
             f"user-data-dir={profile}", f"lang={language}", f"accept-lang={language}",
         ):  # fmt: skip
             options.add_argument(f"--{flag}")
+        options.add_argument("about:blank")  # not the browser's own first page
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         profile.mkdir(parents=True, exist_ok=True)
         fonts = {"FONTCONFIG_FILE": str(fonts_with_chinese(profile / "fonts.conf"))}

@@ -18,6 +18,7 @@ from ms_impl.generate import decode
 from ms_impl.generate.features import KeptFeatures, unit_name
 from ms_impl.generate.prefixes import KeptPrefixes, chunk_name
 from ms_impl.serve.choice import STOP, StopCutter
+from ms_impl.serve.metrics import Pace
 from ms_impl.serve.preparation import Question, job_for
 from ms_impl.serve.scheduler import QueueFull, Scheduler, ShuttingDown, TimeLimit
 
@@ -312,6 +313,41 @@ def test_a_full_queue_and_a_closed_one(tiny_chat):
     assert not small.alive
     with pytest.raises(ShuttingDown):
         small.reserve()
+
+
+def test_what_is_not_done_in_time_when_it_is_closed_is_told_so(tiny_chat, directory):
+    model, template = tiny_chat
+    closing = Scheduler(*tiny_chat, rows=1, max_waiting=4, columns=COLUMNS)
+    listeners = []
+    for _ in range(2):  # one is answered, one waits
+        job = job_for(template, question(model, directory, settings={"max_new_tokens": 200}), COLUMNS, Listener())
+        for choice in job.choices:
+            choice.answer.stops, choice._stop_words = [], []  # it talks as long as it may
+        listeners.append(job.report)
+        closing.reserve()
+        closing.submit(job)
+    while not closing.answering:
+        time.sleep(0.001)
+    closing.close(0)
+    assert all(listener.over.is_set() and isinstance(listener.problem, ShuttingDown) for listener in listeners)
+    assert not closing.alive and not closing.answering and not closing.waiting
+
+
+def test_a_pace_is_that_of_the_last_whole_seconds():
+    now = 100.0
+    pace = Pace(lambda: now)
+    pace.add(5)
+    pace.add(2)
+    assert pace.per_second() == 0  # the second is not over
+    now = 101.5
+    pace.add(13)
+    assert pace.per_second() == 7 / Pace.SECONDS
+    now = 110.2
+    assert pace.per_second() == 20 / Pace.SECONDS
+    now = 111.0
+    assert pace.per_second() == 13 / Pace.SECONDS
+    now = 112.0 + 3 * Pace.SECONDS
+    assert pace.per_second() == 0
 
 
 def test_text_cannot_show_what_was_not_sent(tiny_chat, directory):

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import pytest
 from PIL import Image
-from running_server import KEY, NAME, RunningServer, data_url, image_part
+from running_server import DEMO, KEY, NAME, RunningServer, data_url, image_part
 
 openai = pytest.importorskip("openai")
 
@@ -236,6 +236,27 @@ def test_raw_requests(server):
     assert status == 400 and "hex escape" in body["error"]["message"]
 
 
+def test_the_metrics_tell_of_requests_tokens_the_queue_and_times(server):
+    before = {name: server.metric(name) for name in ("vlm_generated_tokens_total", "vlm_prompt_tokens_total")}
+    usage = server.chat("Hi", max_tokens=3)[1]["usage"]
+    lines = server.request("/metrics")[2].decode().splitlines()
+    assert (
+        server.metric("vlm_generated_tokens_total") == before["vlm_generated_tokens_total"] + usage["completion_tokens"]
+    )
+    assert server.metric("vlm_prompt_tokens_total") == before["vlm_prompt_tokens_total"] + usage["prompt_tokens"]
+    assert server.metric("vlm_running") == server.metric("vlm_waiting") == 0
+    for name in ("time_to_first_token_seconds", "time_per_output_token_seconds", "request_seconds"):
+        counts = [float(line.split()[-1]) for line in lines if line.startswith(f"vlm_{name}_bucket")]
+        assert counts == sorted(counts) and counts[-1] == server.metric(f"vlm_{name}_count") > 0
+        assert server.metric(f"vlm_{name}_sum") > 0
+    deadline = time.monotonic() + 5
+    while not server.metric("vlm_generated_tokens_per_second"):
+        assert time.monotonic() < deadline, "tokens of this second are told in the next one"
+        time.sleep(0.1)
+    told = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(set(told)) == len(told) and all(line.startswith(("#", "vlm_")) for line in lines)
+
+
 def test_a_client_that_goes_away_stops_its_answer(server):
     address, gone = urlparse(server.url), 'vlm_requests_total{status="499"}'
     before = server.metric(gone)
@@ -275,8 +296,12 @@ def test_the_log_tells_of_requests_and_not_what_was_said(server):
 
 
 def test_told_to_end_it_finishes_what_it_answers(tmp_path, request):
-    running = RunningServer(tmp_path, "--max_length", "512", key=None)
+    running = RunningServer(tmp_path, "--max_length", "512", "--log_prompts", key=None)
     request.addfinalizer(running.process.kill)
+    shown = data_url(DEMO)
+    assert running.chat([image_part(shown), {"type": "text", "text": "Is it logged?"}], max_tokens=1)[0] == 200
+    log = running.log.read_text()
+    assert "user: '[image_url] Is it logged?'" in log and shown[:99] not in log
     assert running.request("/health", Host="evil.example")[0] == 421
     assert running.request("/health", Host="localhost:1")[0] == 200
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
@@ -291,3 +316,16 @@ def test_told_to_end_it_finishes_what_it_answers(tmp_path, request):
     assert running.process.wait(30) == 0
     with pytest.raises(openai.APIConnectionError):
         client.models.list()
+
+
+def test_a_request_that_takes_too_long_ends_with_504(tmp_path, request):
+    running = RunningServer(tmp_path, "--max_length", "512", "--request_seconds", "0.05", key=None)
+    request.addfinalizer(running.process.kill)
+    status, body = running.chat("Hi", **LONG)
+    assert status == 504 and body["error"]["code"] == "time_limit" and body["error"]["type"] == "server_error"
+    fields = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "stream": True, **LONG}
+    status, _, body = running.request("/v1/chat/completions", fields)
+    *_, last = body.decode().strip().split("\n\n")
+    assert status == 200 and json.loads(last.removeprefix("data: "))["error"]["code"] == "time_limit"
+    assert running.metric('vlm_requests_total{status="504"}') == 2 and running.metric("vlm_running") == 0
+    assert running.end() == 0 and "Traceback" not in running.log.read_text()
