@@ -25,7 +25,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-MAX_LENGTH, TOLERANCE, MISTAKE = 96, 3e-6, 1e-3  # tokens; relative differences of the loss
+MAX_LENGTH = 96  # tokens
+TOLERANCE = 3e-6  # relative difference of the losses; what is wrong differs by a hundred times that
 BEFORE, BETWEEN, AFTER = "before " * 8, " between" * 4, " after" * 8
 
 
@@ -165,4 +166,4 @@ def test_the_first_loss_is_that_of_the_labels(root, strategy, more):
     trained = [original.row(record).cut(strategy) for record in told]
     other = [row.cut({"left": "right", "right": "left"}[strategy]) for row in whole]
     for wrong in (heavy, trained, other):
-        assert abs(original.loss(wrong) / loss - 1) > MISTAKE
+        assert abs(original.loss(wrong) / loss - 1) > 100 * TOLERANCE
