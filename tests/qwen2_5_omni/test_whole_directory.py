@@ -48,6 +48,7 @@ def test_it_answers_as_its_thinker_and_merging_keeps_the_rest(tiny_omni, whole, 
     chance = np.random.default_rng(0)
     for parameter in factors.parameters().values():
         parameter.set_data(Tensor(chance.normal(0, 0.3, parameter.shape).astype(np.float32)))
+    adapter.mkdir()
     factors.save(adapter)
     given = ["--input_path", str(whole), "--adapter", str(adapter), "--output_path", f"{merged}/"]
     assert merge_adapter(["--model", "qwen2_5_omni", *given]) == 0
