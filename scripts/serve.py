@@ -43,7 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     add_dtypes(parser)
     add("--name", help="what requests call the model; else the name of its directory")
     add("--adapter", action="append", default=[], metavar="NAME=DIR",
-        help="also serve the model with this LoRA adapter, as a copy of its own in memory; repeatable")  # fmt: skip
+        help="also serve the model with this LoRA adapter, as a copy of its own in memory; repeatable; "
+             "with the model's own name: in its place")  # fmt: skip
     add("--host", default="127.0.0.1", help="another than this machine itself needs a key")
     add("--port", type=whole(0, 65535), default=8000, help="0: any that is free")
     add("--api_key", help="what requests must bear; better in the environment as VLM_API_KEY, which ps does not show")

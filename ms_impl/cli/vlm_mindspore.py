@@ -48,7 +48,7 @@ COMMANDS = {
     "finetune": Command(_RUN, "train, from a checkpoint", ("--run_mode", "finetune")),
     "predict": Command(_RUN, "answer prompts", ("--run_mode", "predict")),
     "eval": Command(_RUN, "measure a checkpoint on data sets", ("--run_mode", "eval")),
-    "swift": Command("scripts/swift.py", "sft, infer and export with ms-swift's argument names"),
+    "swift": Command("scripts/swift.py", "sft, infer, export and deploy with ms-swift's argument names"),
     "launch": Command("scripts/msrun_launcher.sh", "start a command on several workers with msrun"),
     "supervise": Command("scripts/train_supervised.py", "train on several workers, restarted until it is done"),
     "plot": Command("scripts/plot_run.py", "draw the curves of a run"),

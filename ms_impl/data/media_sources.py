@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from ms_impl.data.inline_media import file_of_base64, file_of_url
 from ms_impl.data.tags import IMAGE_START, shorten, whole_text
 from ms_impl.errors import InputError, listed, quote
 
@@ -72,7 +73,7 @@ def media_beside(record: Mapping[str, Any]) -> dict[str, list[Medium]]:
 def media_of_part(part: Mapping[str, Any], kind: str, name: str) -> list[Medium]:
     """What a part of a message's content shows; nothing where the record lists its media elsewhere.
 
-    ``name`` is how errors name the part.
+    What stands in the part itself, as base64, is put into a file. ``name`` is how errors name the part.
     """
     keys = (f"{kind}_url", f"input_{kind}", kind, "path", "url")
     given = [key for key in keys if part.get(key) is not None]
@@ -81,7 +82,7 @@ def media_of_part(part: Mapping[str, Any], kind: str, name: str) -> list[Medium]
             return []
         raise InputError(f"{name} must be the path of a file, not {quote(None)}")
     options = {key: value for key, value in part.items() if key not in ("type", given[0])}
-    medium = _medium(part[given[0]], kind, name)
+    medium = _medium(_filed(part[given[0]], kind, name), kind, name)
     return [Medium(kind, medium.source, _options({**dict(medium.options), **options}, name))]
 
 
@@ -142,6 +143,18 @@ def _are_frames(value: Any, key: str) -> bool:
     return (
         key == "video_frames" or key == "video" and all(PurePath(item).suffix.lower() in _IMAGE_NAMES for item in value)
     )
+
+
+def _filed(item: Any, kind: str, name: str) -> Any:
+    """What a part gives, with the path of a file in place of base64 (OpenAI's ``data`` of sounds) or a data: URL."""
+    if isinstance(item, dict) and isinstance(item.get("data"), str):
+        return {**{key: value for key, value in item.items() if key != "data"},
+                "path": file_of_base64(item["data"], f"{name}: 'data'")}  # fmt: skip
+    if isinstance(item, dict) and isinstance(item.get("url"), str):
+        return {**item, "url": _filed(item["url"], kind, name)}
+    if isinstance(item, str) and item[:5].lower() == "data:":
+        return file_of_url(item, kind, name)
+    return item
 
 
 def _medium(item: Any, kind: str, name: str) -> Medium:

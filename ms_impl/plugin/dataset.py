@@ -20,6 +20,7 @@ from ms_impl.cli.annotations import mixture_of
 from ms_impl.cli.plan import plan_settings, training_template
 from ms_impl.data.batch_plan import BatchPlan, described
 from ms_impl.data.encoded_dataset import EncodedDataset
+from ms_impl.data.record_reading import cores
 from ms_impl.data.trained_options import told
 from ms_impl.plugin.model import ModelSection
 from ms_impl.train.feed import Shard, StepFeed
@@ -60,12 +61,17 @@ def training_feed(
 
 
 def step_dataset(feed: StepFeed, section: MindFormerConfig) -> GeneratorDataset:
-    """The steps of a feed as MindSpore takes them; the section says how many threads read them."""
+    """The steps of a feed as MindSpore takes them; the section says how many threads read them, one a core at most."""
+    workers, most = section.get("num_parallel_workers", 1), cores()
+    if workers > most:  # MindSpore takes no more
+        if is_first_rank():
+            logger.warning("num_parallel_workers: %d of %d, this process has no more cores", most, workers)
+        section, workers = MindFormerConfig(**{**section, "num_parallel_workers": most}), most
     BaseDataset.init_dataset_config(section)
     return GeneratorDataset(
         feed,
         list(feed.columns),
         shuffle=False,
-        num_parallel_workers=section.get("num_parallel_workers", 1),
+        num_parallel_workers=workers,
         python_multiprocessing=False,  # in this process, so that an InputError can be handed on whole
     )

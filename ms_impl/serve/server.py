@@ -93,12 +93,12 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
 
 
 def load_engines(arguments: argparse.Namespace, settings: ServerSettings) -> Mapping[str, Engine]:
-    """The model by its name, and one more, merged in memory, for each adapter."""
+    """The model by its name, and one more, merged in memory, for each adapter; of the model's name: in its place."""
     base = arguments.name or Path(arguments.model).resolve().name
     named: dict[str, str | None] = {base: None}
     for told in arguments.adapter:
         name, found, directory = told.partition("=")
-        if not (name and found and directory) or name in named:
+        if not (name and found and directory) or named.get(name):
             raise InputError(f"--adapter {told}: expected NAME=DIR, each name once")
         named[name] = directory
     return {name: load_engine(arguments, settings, name, adapter) for name, adapter in named.items()}

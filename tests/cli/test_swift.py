@@ -16,6 +16,7 @@ from ms_impl.cli.swift.answers import row_of, settings_of
 from ms_impl.cli.swift.arguments import COMMANDS, NOTES, REFUSED, read
 from ms_impl.cli.swift.commands import export, infer, port_of, ranks_of, sft
 from ms_impl.cli.swift.datasets import Split, prepared
+from ms_impl.cli.swift.deploy import words_of
 from ms_impl.cli.swift.training import notes_of
 from ms_impl.cli.swift.training import settings_of as training_settings
 from ms_impl.errors import InputError
@@ -230,6 +231,38 @@ def test_processes_of_a_node():
     ):
         with pytest.raises(InputError, match="environment variable"):
             ranks_of(wrong)
+
+
+def test_a_server_of_a_model_and_its_adapters(tmp_path, capsys):
+    """An adapter without a name stands in the model's place; what is not given is as its training was."""
+    for number, model in ((50, "/models/a"), (60, "/models/b")):
+        folder = tmp_path / f"v{number}/checkpoint-{number}"
+        folder.mkdir(parents=True)
+        saved = {"model": model, "torch_dtype": "float16", "custom_register_path": ["/my.py"], "system": "Be brief."}
+        runs.save_arguments(saved, folder)
+    one, other = tmp_path / "v50/checkpoint-50", tmp_path / "v60/checkpoint-60"
+    words = words_of(read("deploy", ["--adapters", str(one), f"x={one}", "--port", "9", "--verbose", "true"]))
+    assert words == [
+        "--model", "/models/a", "--name", "a", "--adapter", f"a={one}", "--adapter", f"x={one}",
+        "--custom_register_path", "/my.py", "--host", "127.0.0.1", "--port", "9", "--dtype", "float16",
+    ]  # fmt: skip
+    assert "requests bring it as their first message" in capsys.readouterr().out
+    given = ["--model", "/models/c", "--served_model_name", "n", "--torch_dtype", "bfloat16", "--api_key", "k"]
+    assert words_of(read("deploy", given)) == [
+        "--model", "/models/c", "--name", "n", "--host", "127.0.0.1", "--port", "8000", "--api_key", "k",
+        "--dtype", "bfloat16",
+    ]  # fmt: skip
+    with pytest.raises(
+        InputError, match=r"was trained with --model '/models/a', .*checkpoint-60 was not; give --model"
+    ):
+        words_of(read("deploy", ["--adapters", f"x={one}", f"y={other}"]))
+    for wrong, message in (
+        ([], "--model: give"),
+        (["--adapters", "x=no"], "no: no such"),
+        (["--seed", "1"], "--seed is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            words_of(read("deploy", wrong))
 
 
 def test_infer_and_export_say_what_they_miss(tiny_omni, tmp_path):

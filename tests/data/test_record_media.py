@@ -1,5 +1,7 @@
 """Images, videos, sounds and objects of records in every dialect; what is wrong with others is refused by name."""
 
+import base64
+
 import pytest
 
 from ms_impl.data.inline_images import as_media
@@ -60,6 +62,28 @@ def parse(record):
 )
 def test_media_come_in_the_order_of_their_placeholders(record, media):
     assert list(parse(record).media) == media
+
+
+def test_media_inside_a_part_become_files(tmp_path, monkeypatch):
+    """As OpenAI's clients send them. Equal bytes are one file, which is not written again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    coded = base64.b64encode(b"RIFF\x00\xff").decode()
+    parts = [
+        part("input_audio", {"data": coded, "format": "wav"}),
+        part("audio_url", {"url": f"data:audio/wav;base64,{coded}"}, audio_start=1),
+        part("video_url", f"DATA:application/octet-stream;charset=x;base64,{base64.b64encode(b'b').decode()}"),
+        part("image_url", {"url": "a.png"}),
+    ]
+    media = parse(message(parts)).media
+    files = sorted((tmp_path / "vlm_mindspore/media").iterdir())
+    assert sorted(file.read_bytes() for file in files) == [b"RIFF\x00\xff", b"b"]
+    assert media[0].source == media[1].source and media[1].options == (("audio_start", 1),) and media[3] == IMAGE
+    assert {media[0].source, media[2].source} == set(map(str, files))
+    ages = [file.stat().st_mtime_ns for file in files]
+    assert parse(message(parts)).media == media and [file.stat().st_mtime_ns for file in files] == ages
+    (tmp_path / "vlm_mindspore/media").chmod(0o777)
+    with pytest.raises(InputError, match="turn 0: part 0: 'data': cannot be kept as a file .*give its path"):
+        parse(message(parts))
 
 
 def test_options_stand_with_their_medium():
@@ -149,7 +173,11 @@ def grounded(**objects):
         (turns("<video>", video=[["a.png", 3]]), "'video' must be the path of a file or a list of them, not 3"),
         (turns("<video>", video=[[]]), "'video' must be the path of a file"),
         (turns("<image>", image=[["a.png"]]), "'image' must be the path of a file"),
-        (message([part("input_audio", {"data": "UklGR", "format": "wav"})]), "has an audio inside the record ('data')"),
+        (message([part("input_audio", {"data": "UklGR", "format": "wav"})]), "part 0: 'data': its base64 is damaged"),
+        (message([part("input_audio", {"data": "", "format": "wav"})]), "turn 0: part 0: 'data': is empty"),
+        (message([part("image_url", {"url": "data:image/png,AA"})]), "part 0: expected data:image/…;base64,…"),
+        (message([part("image_url", "data:video/mp4;base64,AAAA")]), "expected data:image/…, not 'video/mp4'"),
+        (turns("<audio>", audio={"data": "AAAA"}), "has an audio inside the record ('data')"),
         (message([part("video_url", {"url": "http://host/a"})]), "turn 0: part 0 'http://host/a' is a URL"),
         (message([{"type": "video_url"}]), "turn 0: part 0 must be the path of a file"),
         (message([part("video", "a.mp4")], videos=["b.mp4"]), "videos are given both in the turns and beside them"),

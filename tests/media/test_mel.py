@@ -1,10 +1,16 @@
 """Mel features equal Whisper's own extractor, which computes in numpy, or where torch is there in float32 by torch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 from transformers import WhisperFeatureExtractor
 
 from ms_impl.media.mel import HOP, frame_count, log_mel
+from ms_impl.media.sound import probe_sound, read_sound
+
+SPEECH = Path(__file__).parents[1] / "golden/speech.flac"
 
 TOLERANCE = 5e-7  # of values between −1.5 and 1.6; measured 1.2e-7, the last bit of float32
 TORCH_TOLERANCE = 2e-5  # measured 7e-6, and as much between Whisper's two ways
@@ -39,6 +45,18 @@ def test_whisper(whisper, samples):
     assert found.shape == (128, frame_count(samples)) and found.dtype == np.float32
     assert np.abs(found - original(whisper, sound(samples))).max() < TOLERANCE
     assert np.abs(found - by_torch(whisper, sound(samples), padding="max_length")).max() < TORCH_TOLERANCE
+
+
+def test_speech(whisper):
+    """Recorded, read from its file."""
+    info = probe_sound(SPEECH)
+    samples = read_sound(info)
+    np.testing.assert_array_equal(samples, soundfile.read(SPEECH, dtype="float32")[0])
+    found, expected = log_mel(samples), original(whisper, samples)
+    assert found.shape == (128, 329)
+    assert np.abs(found - expected).max() < TOLERANCE
+    torchs = by_torch(whisper, samples, padding="max_length")
+    assert np.abs(found - torchs).max() < np.abs(expected - torchs).max() + TOLERANCE  # Whisper's two ways differ so
 
 
 def test_a_burst_at_the_end_counts_in_the_silence_behind_it(whisper):

@@ -44,6 +44,13 @@ def build(read):
     return lambda *changes, **run: step_dataset(*read(*changes, **run))
 
 
+def test_more_threads_than_cores_are_as_many_as_cores(build, caplog):
+    """MindSpore refuses more; a YAML for a large machine, or ms-swift's usual 4, runs on a small one."""
+    few, many = (list(build(("num_parallel_workers", number))) for number in (1, 256))
+    assert len(few) == len(many) and all(np.array_equal(a, b) for x, y in zip(few, many) for a, b in zip(x, y))
+    assert "of 256, this process has no more cores" in caplog.text
+
+
 @pytest.fixture
 def conversations(tmp_path):
     """Write a conversation file of (user's text, assistant's text) pairs."""

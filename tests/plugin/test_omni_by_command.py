@@ -26,7 +26,6 @@ def records(tiny_omni, tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_prompts_of_films(run_mindformer, tiny_omni, tmp_path):
     """Prompts of one pattern; what the template shows is printed, and decides how many tokens a prompt has."""
     lines = {}
@@ -45,7 +44,6 @@ def test_prompts_of_films(run_mindformer, tiny_omni, tmp_path):
     assert silent["prompt_ids"] == same["prompt_ids"] and silent["answer_ids"] == same["answer_ids"]
 
 
-@pytest.mark.slow
 def test_data_sets_of_speech_films_and_boxes(run_mindformer, tiny_omni, records):
     """Each data set has a metric and options of its own; a wrong option is refused."""
     shown = (

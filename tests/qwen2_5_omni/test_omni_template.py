@@ -1,5 +1,6 @@
 """The template: labels as ms-swift 3.9, cutting that spares media, arrays that the contract's model takes, chats."""
 
+import base64
 import json
 import pickle
 import sys
@@ -330,6 +331,31 @@ def test_rows_of_patches_hold_the_golden_features(contract, case):
         features = contract.vision(patches[row], segments[:, 0], segments[:, 1], out["patch_places"][row])
         found[units[row][units[row] >= 0]] = features[units[row] >= 0]
     assert np.abs(found - golden).max() / max(1, np.abs(golden).max()) < 1e-4
+
+
+def test_media_inside_a_record_are_those_of_files(make_template, files, omni_clip, tmp_path, monkeypatch):
+    """OpenAI's parts with base64: the same row and the same arrays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    paths = {"image": files / "wide.png", "audio": files / "tone.wav", "video": omni_clip}
+    coded = {kind: base64.b64encode(path.read_bytes()).decode() for kind, path in paths.items()}
+    parts = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{coded['image']}"}},
+        {"type": "input_audio", "input_audio": {"data": coded["audio"], "format": "wav"}},
+        {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{coded['video']}"}},
+        {"type": "text", "text": "What?"},
+    ]
+    beside = {f"{kind}s": [str(path)] for kind, path in paths.items()}
+    template = make_template(dataset_dir=str(files), use_audio_in_video=True, fps=1.0)
+    inside, outside = (
+        template.sample(chat(("user", text, {}), ("assistant", "That.", {}), **media))
+        for text, media in ((parts, {}), ("<image><audio><video>What?", beside))
+    )
+    np.testing.assert_array_equal(inside.input_ids, outside.input_ids)
+    np.testing.assert_array_equal(inside.position_ids, outside.position_ids)
+    sizes = sizes_of(template, [inside])
+    found, expected = (arrays_of(template, sample, sizes) for sample in (inside, outside))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 # Chats, files, options.

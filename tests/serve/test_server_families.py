@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running_server import KEY, NAME, ROOT, TINY, RunningServer, data_url, image_part
+from running_server import KEY, NAME, ROOT, TINY, RunningCommand, RunningServer, data_url, image_part
 from safetensors.numpy import save_file
 
 from ms_impl.data.thinking import split_thinking
@@ -160,6 +160,24 @@ def test_adapters_by_name(tmp_path_factory, request):
     assert told == [alone[each] for each in asked] and alone[NAME, "Hi"] == expected[NAME]
     with pytest.raises(openai.NotFoundError, match="no such model; this server has: tiny, other"):
         made.ask("Hi", "third")
+
+
+def test_an_adapter_in_the_models_place_by_ms_swifts_command(tmp_path_factory, request):
+    directory = random_adapter(tmp_path_factory.mktemp("adapter"))
+    words = ["deploy", "--model", TINY, "--adapters", directory, "--port", 0, "--max_length", 512]
+    command = RunningCommand(tmp_path_factory.mktemp("deployed"), "swift.py", *words, VLM_API_KEY=KEY)
+    request.addfinalizer(command.process.kill)
+    client = openai.OpenAI(base_url=command.url, api_key=KEY, max_retries=0)
+    assert [each.id for each in client.models.list()] == [TINY.name]
+    said = [{"role": "user", "content": "Hi"}]
+    found = client.chat.completions.create(model=TINY.name, messages=said, temperature=1.0, seed=3, max_tokens=24)
+    drawn = {"do_sample": True, "temperature": 1.0, "seed": 3, "max_new_tokens": 24}
+    answers = []
+    for adapter in (directory, None):
+        model, template = load(TINY, adapter=adapter)
+        answers.append(model.chat(template, "Hi", **drawn)[0])
+    assert found.choices[0].message.content == answers[0] != answers[1]
+    assert command.end() == 0
 
 
 def random_adapter(directory: Path) -> Path:

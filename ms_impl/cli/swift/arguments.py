@@ -58,7 +58,13 @@ INFER = {
     "val_dataset_sample": Argument(WHOLE),
 }  # fmt: skip
 EXPORT = {**_MODEL, "merge_lora": Argument(FLAG, False), "output_dir": Argument()}
-COMMANDS: Mapping[str, Mapping[str, Argument]] = {"sft": SFT, "infer": INFER, "export": EXPORT}
+DEPLOY = {
+    **{name: _MODEL[name] for name in ("model", "model_type", "template", "custom_register_path", "adapters",
+                                       "torch_dtype")},
+    "host": Argument(TEXT, "127.0.0.1"), "port": Argument(WHOLE, 8000), "api_key": Argument(),
+    "served_model_name": Argument(), "max_batch_size": Argument(WHOLE), "max_length": Argument(WHOLE),
+}  # fmt: skip
+COMMANDS: Mapping[str, Mapping[str, Argument]] = {"sft": SFT, "infer": INFER, "export": EXPORT, "deploy": DEPLOY}
 
 # What has no counterpart and changes no result, and what stands for it.
 NOTES = {
@@ -84,6 +90,9 @@ NOTES = {
     "check_model": "headers of the weights are checked in any case",
     "write_batch_size": "results are written at the end",
     "metric": "run_mindformer.py --run_mode eval has metrics",
+    "verbose": "scripts/serve.py --log_prompts logs what is said", "log_interval": "/metrics tells it at any time",
+    "owned_by": "models belong to whoever serves them", "max_logprobs": "requests may ask for 20, as OpenAI's may",
+    "use_async_engine": "requests are always answered together",
 }  # fmt: skip
 # What would change the result: the values that ask for nothing, and why others are refused.
 REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -104,6 +113,8 @@ REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "vit_lr": ((), "a YAML with grouped_lr_schedule has rates by module group"),
     "aligner_lr": ((), "a YAML with grouped_lr_schedule has rates by module group"),
     "num_beams": (("1",), "answers are greedy or sampled"), "strict": (("true", "false"), ""),
+    "ssl_keyfile": ((), "the server speaks HTTP; a proxy before it may speak HTTPS"),
+    "ssl_certfile": ((), "the server speaks HTTP; a proxy before it may speak HTTPS"),
     "model_kwargs": ((), "say the limits in the environment, as MAX_PIXELS=…"),
 }  # fmt: skip
 

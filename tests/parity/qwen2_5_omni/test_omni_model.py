@@ -74,12 +74,18 @@ def test_audio_tower_at_every_edge_of_a_chunk(vectors, original, omni_floors, ta
 
 
 def test_several_sounds_at_once_are_what_each_is_alone(vectors, graph, omni_floors, table):
-    """The golden call of four sounds, joined; here a row a sound, and the original's order."""
+    """The golden call of four sounds, joined; here a row a sound, and the original's order. In one batch bit for bit."""
     lengths = vectors.told["audio"]["batch"]["lengths"]
     found = [graph.features(*audio_row(vectors, f"audio.{length}.features")[:2]) for length in lengths]
     golden = vectors["audio.batch.output"]
     floor = max(omni_floors.audio(f"audio.{length}.features") for length in lengths)
     table.check(f"{graph.name} / golden", "audio tower, batch", np.concatenate(found), golden, ACTIVATION, floor)
+    rows = [audio_row(vectors, f"audio.{length}.features")[0] for length in lengths]
+    assert vectors.sizes.rows > 1
+    for start in range(0, len(rows), vectors.sizes.rows):
+        company = rows[start : start + vectors.sizes.rows]
+        for row, together in zip(company, graph.run(vectors.batch(company))[1]):
+            np.testing.assert_array_equal(together, graph.run(vectors.batch([row]))[1][0])
 
 
 def test_units_may_come_in_any_order(vectors, graph, omni_floors, table):

@@ -1,13 +1,15 @@
-"""O22: with trained weights in the audio tower and the text model, ms_impl is transformers' equal, and says so in words."""
+"""O22: with trained weights, ms_impl is transformers' equal on recorded speech and on text, and says so in words."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
+import soundfile
 import torch
 from mindspore import Tensor
 from omni_reference import original, precise
@@ -20,7 +22,9 @@ from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
 pytestmark = pytest.mark.slow
 REAL = 1e-5  # rms(difference) / rms(reference), of the last of 30 layers too
 PROMPT = ("The", "Ġcapital", "Ġof", "ĠFrance", "Ġis")
-FRAMES = 513  # two chunks and a part
+SPEECH = Path(__file__).parents[2] / "golden/speech.flac"  # "He might even have been made amiable himself."
+FRAMES = 329  # of it: a chunk and a part
+CHUNK = 200
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +55,20 @@ def sides() -> SimpleNamespace:
 
 
 def mel_frames() -> np.ndarray:
-    """A tone that rises, then noise: [bins, FRAMES]."""
-    time = np.arange(FRAMES * 160) / 16000
-    sound = 0.4 * np.sin(2 * np.pi * (200 + 150 * time) * time) * (time < 3)
-    sound = sound + 0.1 * np.random.default_rng(0).normal(size=len(time)) * (time >= 3)
+    """Of the speech: [bins, FRAMES]."""
+    samples, rate = soundfile.read(SPEECH, dtype="float32")
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS)
-    return extractor(sound.astype(np.float32), sampling_rate=16000)["input_features"][0][:, :FRAMES]
+    found = extractor(samples, sampling_rate=rate, return_attention_mask=True)
+    assert found["attention_mask"].sum() == FRAMES
+    return found["input_features"][0][:, :FRAMES]
+
+
+def chunks_of(mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chunks [C, bins, CHUNK], filled up with zeros, and the frames of each."""
+    starts = range(0, FRAMES, CHUNK)
+    parts = [mel[:, start : start + CHUNK] for start in starts]
+    padded = np.stack([np.pad(part, ((0, 0), (0, CHUNK - part.shape[1]))) for part in parts])
+    return padded, np.array([part.shape[1] for part in parts], np.int32)
 
 
 def theirs_of(sides: SimpleNamespace, model: torch.nn.Module) -> np.ndarray:
@@ -66,12 +78,8 @@ def theirs_of(sides: SimpleNamespace, model: torch.nn.Module) -> np.ndarray:
 
 
 def test_whisper_in_the_audio_tower(sides, table):
-    chunks = -(-FRAMES // 200)
-    mel = np.zeros((chunks, MEL_BINS, 200), np.float32)
-    frames = [min(200, FRAMES - 200 * number) for number in range(chunks)]
-    for number, count in enumerate(frames):
-        mel[number, :, :count] = sides.mel[:, 200 * number : 200 * number + count]
-    made = sides.ours.audio_tower(Tensor(mel), Tensor(np.array(frames, np.int32))).asnumpy()
+    mel, frames = chunks_of(sides.mel)
+    made = sides.ours.audio_tower(Tensor(mel), Tensor(frames)).asnumpy()
     found = np.concatenate([part[: (count + 1) // 2 // 2] for part, count in zip(made, frames)])
     wanted, exact = theirs_of(sides, sides.theirs), theirs_of(sides, precise(sides.theirs))
     floor = float(np.sqrt(np.square(wanted - exact).mean() / np.square(exact).mean()))
@@ -95,3 +103,32 @@ def test_smollm2_in_the_text_model(sides, table):
             made.append(int(decoder.step(np.array(made[-1:])).argmax()))
     assert made == answer[0, ids.shape[1] :].tolist()
     assert sides.tokens[made[0]] == "ĠParis"
+
+
+def test_speech_before_text(sides, table):
+    """Both together: the features of the speech stand in the prompt. Positions are transformers' own on its side."""
+    mel, frames = chunks_of(sides.mel)
+    tokens = (frames + 1) // 2 // 2
+    said = [CONFIG["audio_token_index"]] * int(tokens.sum())
+    text = [sides.tokens.index(token) for token in PROMPT]
+    ids = np.array([[CONFIG["audio_start_token_id"], *said, CONFIG["audio_end_token_id"], *text]])
+    columns = np.full((1, len(mel), CHUNK // 4), ids.shape[1], np.int32)
+    for number, count in enumerate(tokens):
+        columns[0, number, :count] = 1 + tokens[:number].sum() + np.arange(count)
+    given = {"mel": mel[None], "mel_frames": frames[None], "mel_columns": columns}
+    found = sides.ours(Tensor(ids.astype(np.int32)), **{name: Tensor(array) for name, array in given.items()}).asnumpy()
+    wanted, exact = (prompt_logits(model, ids, sides.mel) for model in (sides.theirs, precise(sides.theirs)))
+    floor = float(np.sqrt(np.square(wanted - exact).mean() / np.square(exact).mean()))
+    table.check("omni graph fp32 / transformers", "O22 logits after speech", found, wanted, REAL, floor)
+    silent = prompt_logits(sides.theirs, ids, np.zeros_like(sides.mel))
+    assert np.sqrt(np.square(silent - wanted).mean() / np.square(wanted).mean()) > 100 * REAL  # it is heard
+
+
+def prompt_logits(model: torch.nn.Module, ids: np.ndarray, mel: np.ndarray) -> np.ndarray:
+    given, model.rope_deltas = torch.from_numpy(ids), None
+    features = torch.from_numpy(mel[None]).to(model.lm_head.weight.dtype)
+    mask = torch.ones(1, FRAMES, dtype=torch.long)
+    with torch.no_grad():
+        return model(
+            input_ids=given, attention_mask=torch.ones_like(given), input_features=features, feature_attention_mask=mask
+        ).logits.numpy()

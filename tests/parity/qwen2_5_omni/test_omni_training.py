@@ -63,7 +63,6 @@ def trainable(graph) -> OmniSide:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.slow_for("towers_frozen")
 def test_five_steps_of_adamw(batch, vectors, original, omni_floors, table, trainable, variant):
     """O17, and the freezing of module groups by the family's record."""
     side, told = trainable, vectors.told["train"]["adamw"][variant]
