@@ -32,6 +32,7 @@ from gqa_decoder import GqaDecoder, GqaReference
 from harness import Row, arguments, interleaved, report
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
+from ovis_decoder import OvisReference, ovis_decoder
 
 from ms_impl.generate.decode import Decoder, DecoderPool, cache_columns
 from ms_impl.kernels.build import FLAGS, run
@@ -92,6 +93,7 @@ class QwenVLReference(Reference):
 SHAPES = {
     "qwen-vl": (QwenVLReference, lambda *dtypes: QwenVL(CONFIG, *dtypes)),
     "gqa 16/2": (GqaReference, GqaDecoder),
+    "ovis2.5 16/8": (OvisReference, ovis_decoder),  # with norms on query and key heads, its head tied
 }
 
 

@@ -57,6 +57,7 @@ def rows(sides: tuple[int, ...], repeats: int) -> Iterator[Row]:
     import torch
     from products import operations, products, rows_of
 
+    from ms_impl.generate.decode import DecoderPool
     from ms_impl.ovis2_5.model import Ovis2_5
     from torch_ref.ovis2_5.model import Ovis2_5 as Reference
 
@@ -70,17 +71,17 @@ def rows(sides: tuple[int, ...], repeats: int) -> Iterator[Row]:
         parameter.set_data(weights[name])
     reference = Reference(config).eval()
     reference.load_state_dict({name: torch.from_numpy(weights[name].asnumpy()) for name in reference.state_dict()})
-    encoders = {"ours fp32": encoder_of(wide), "ours bf16": encoder_of(model)}
+    encoders = {"ours fp32": DecoderPool(wide).encoder, "ours bf16": DecoderPool(model).encoder}
     first = None
     for side in sides:
         arrays, patches = image(config, side)
-        tensors, theirs = [ms.Tensor(a) for a in arrays], [torch.from_numpy(a) for a in arrays]
+        theirs = [torch.from_numpy(a) for a in arrays]
 
         @torch.inference_mode()
         def anchor(theirs=theirs) -> np.ndarray:
             return reference.encode_visuals(*theirs).numpy()
 
-        runs = {name: partial(encoded, encoder, tensors) for name, encoder in encoders.items()}
+        runs = {name: partial(encoded, encoder, arrays) for name, encoder in encoders.items()}
         wanted = anchor()
         for run in runs.values():
             if not np.abs(run() - wanted).max() <= TOLERANCE * np.abs(wanted).max():
@@ -95,9 +96,12 @@ def rows(sides: tuple[int, ...], repeats: int) -> Iterator[Row]:
                   f"≤ {PER_PATCH}", held <= PER_PATCH)  # fmt: skip
 
 
-def encoded(encoder, tensors: list) -> np.ndarray:
-    """Features of an image."""
-    return encoder(*tensors).asnumpy()
+def encoded(encoder, arrays: list[np.ndarray]) -> np.ndarray:
+    """Features of an image, as a prefill encodes it."""
+    from ms_impl.generate.static_graphs import static_graphs
+
+    with static_graphs(encoder.model):
+        return encoder.encode("encode_visuals", arrays, 1)
 
 
 def image(config: Ovis2_5Config, side: int) -> tuple[list[np.ndarray], int]:
@@ -115,25 +119,6 @@ def image(config: Ovis2_5Config, side: int) -> tuple[list[np.ndarray], int]:
     }  # fmt: skip
     fill_rows([Visual(grid, pixels, np.arange(patches // 4, dtype=np.int32))], out, vision)
     return [out[name] for name in ("patches", "patch_segments", "patch_places", "patch_taps")], patches
-
-
-def encoder_of(model):
-    """The model's encoding of visuals as a graph of its own."""
-    from mindspore import nn
-
-    from ms_impl.kernels.operators import use_kernels
-
-    use_kernels(model)
-
-    class EncodingCell(nn.Cell):
-        def __init__(self):
-            super().__init__(auto_prefix=False)
-            self.model = model
-
-        def construct(self, patches, segments, places, taps):
-            return self.model.encode_visuals(patches, segments, places, taps)
-
-    return EncodingCell().set_train(False)
 
 
 if __name__ == "__main__":

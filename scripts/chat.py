@@ -55,7 +55,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="directory of a LoRA adapter for that checkpoint")
     parser.add_argument("--dtype", help="of the weights: fp32, fp16 or bf16, also float32, float16, bfloat16")
     parser.add_argument("--compute_dtype", help="of the activations; bf16 on a CPU: prompts are read by its products")
-    for kind, what in (("image", "an image file"), ("video", "a video file"), ("audio", "a sound file")):
+    files = {"image": "an image file", "video": "a video file, or a directory of its frames,", "audio": "a sound file"}
+    for kind, what in files.items():
         add = {"action": AddMedium, "dest": "media", "default": [], "metavar": "FILE"}
         parser.add_argument(f"--{kind}", **add, help=f"{what} to ask about; repeatable, shown in the order given")
     parser.add_argument(

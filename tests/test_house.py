@@ -1,5 +1,6 @@
 """Shared rooms name no family, and nothing that only one of them has: what there is to know of one is in its folder and its record."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -72,6 +73,46 @@ def test_what_offends_is_found(text):
 
 def test_other_words_are_no_offence():
     assert not offences("image_token, images, tokenizer_config; omnipresent; image_sizes_of; provision")
+
+
+def owner_of(file: Path) -> str | None:
+    """The family whose a file is: in its directory, or its table and what stands beside that."""
+    names = {*file.relative_to(ROOT).parts[:-1], file.stem.removesuffix("_mindformers")}
+    return next((family for family in family_directories() if family in names), None)
+
+
+def imported_families(source: str) -> set[str]:
+    """Whose modules a file imports, wherever in it."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+    parts = {part for module in modules for part in module.split(".")[:2]}
+    return parts & set(family_directories())
+
+
+def test_a_family_that_is_taken_away_is_missed_by_nothing():
+    """Neither a shared room nor another family imports of it."""
+    faults, seen = {}, 0
+    for package in ("ms_impl", "torch_ref", "convert"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file.relative_to(PACKAGE if package == "ms_impl" else ROOT).as_posix().startswith(STUBS):
+                continue
+            imported = imported_families(file.read_text(encoding="utf-8"))
+            seen += len(imported)
+            if others := imported - {owner_of(file)}:
+                faults[str(file.relative_to(ROOT))] = others
+    assert not faults and seen > 20
+
+
+def test_an_import_of_a_family_is_found():
+    text = (
+        "def f():\n    from ms_impl.qwenvl.config import X\nimport convert.ovis2_5\nfrom torch_ref import qwen2_5_omni"
+    )
+    assert imported_families(text) == {"qwenvl", "ovis2_5", "qwen2_5_omni"}
+    assert not imported_families("from ms_impl.generate import load")
 
 
 def test_no_two_modules_of_tests_have_one_name():

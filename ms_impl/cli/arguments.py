@@ -14,7 +14,7 @@ from ms_impl.cli.judge import judge
 from ms_impl.cli.keys import settings_schema
 from ms_impl.cli.kinds import Section, dotted_keys, find, suggest
 from ms_impl.cli.options import options_of
-from ms_impl.cli.prompts import Prompt, check_media, queries
+from ms_impl.cli.prompts import Prompt, queries, with_files
 from ms_impl.cli.schema import Settings, lookup
 from ms_impl.cli.settings import REGISTER_PATH, adapt_to_cpu, check_weights, complete, override, require_weights
 from ms_impl.cli.training_plan import read_plan
@@ -137,9 +137,7 @@ def _settings_to_judge(arguments: argparse.Namespace, rest: Sequence[str]) -> Se
 def _prompts(arguments: argparse.Namespace, settings: Settings) -> list[Prompt]:
     """The prompts of the command line, of media that the model takes and that are there."""
     takes = schema.family_of(settings).resolve("template").takes
-    prompts = queries(arguments.predict_data or [], arguments.modal_type, takes)
-    check_media(prompts)
-    return prompts
+    return with_files(queries(arguments.predict_data or [], arguments.modal_type, takes))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ms_impl.cli.answer_printer import AnswerPrinter
 from ms_impl.cli.interrupts import Interrupts
+from ms_impl.cli.media_paths import medium_path
 from ms_impl.data.box_drawing import draw_boxes, enlarged
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.media_sources import IMAGE
@@ -29,7 +30,8 @@ _COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?")
 
 @dataclass(frozen=True)
 class Shown:
-    """An image, a video or an audio that goes with a question; ``content`` is an image in memory, or a path."""
+    """An image, a video or an audio that goes with a question; ``content`` is an image in memory, a path, or the paths
+    of a video's frames."""
 
     kind: str
     content: Any
@@ -37,21 +39,18 @@ class Shown:
     @property
     def told(self) -> str:
         """How it is listed."""
-        image = self.content
-        return f"{image.width}×{image.height}" if self.kind == IMAGE else os.path.basename(image)
+        if self.kind == IMAGE:
+            return f"{self.content.width}×{self.content.height}"
+        return f"{len(self.content)} frames" if isinstance(self.content, list) else os.path.basename(self.content)
 
 
 def open_medium(kind: str, path: str) -> Shown:
-    """A file named on a command line. Raises InputError for a URL, what is not there, and an image that cannot be read.
+    """A file named on a command line, or the directory of a video's frames.
 
-    Videos and audios are read when they are asked about.
+    Videos and audios are read when they are asked about. Raises InputError for a URL, what is not there, an image that
+    cannot be read, and a directory as ``media_paths.frames_in``.
     """
-    file = resolve_path(path, what=kind)
-    if kind == IMAGE:
-        return Shown(kind, read_image(file))
-    if not file.is_file():
-        raise InputError(f"{kind} {quote(path)} {'is not a file' if file.exists() else 'does not exist'}")
-    return Shown(kind, str(file))
+    return Shown(kind, read_image(resolve_path(path, what=kind)) if kind == IMAGE else medium_path(kind, path))
 
 
 @dataclass
@@ -168,7 +167,9 @@ class Conversation:
             print(f"(no {listed_or(self.template.takes)} to draw on)")
             return
         _, answer = split_thinking(self.session.history[-1][1] or "", self.template.think_end)
-        if self.latest.kind != IMAGE:
+        if isinstance(self.latest.content, list):
+            print("(frames have no seconds to draw)")
+        elif self.latest.kind != IMAGE:
             save_image(_timeline(self.latest.content, answer, self.font), target)
         elif self.template.boxes is None:
             print("(this model writes no boxes)")

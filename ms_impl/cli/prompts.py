@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ms_impl.cli.kinds import suggest
-from ms_impl.data.images import resolve_path
-from ms_impl.data.media_sources import AUDIO, IMAGE, PLACEHOLDERS, VIDEO
+from ms_impl.cli.media_paths import ENDINGS, Source, medium_path
+from ms_impl.data.media_sources import IMAGE, PLACEHOLDERS, VIDEO
 from ms_impl.errors import InputError, quote
 
 TEXT = "text"
 MODALITIES = (*PLACEHOLDERS, TEXT)
-Prompt = list[dict[str, str]]  # in list format
-
-_ENDINGS = {
-    VIDEO: (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".ts", ".mpg", ".mpeg"),
-    AUDIO: (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".amr", ".aiff"),
-    IMAGE: (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".tga", ".ico"),
-}
+Prompt = list[dict[str, Source]]  # in list format
 
 
 def queries(
@@ -47,11 +41,18 @@ def queries(
     return [[{kind: datum} for kind, datum in zip(pattern, data[start:])] for start in starts]
 
 
-def check_media(prompts: Sequence[Prompt]) -> None:
-    """Raise InputError for a file of a prompt that is a URL or not found."""
-    for kind, path in (item for prompt in prompts for element in prompt for item in element.items()):
-        if kind != TEXT and not os.path.isfile(resolve_path(path, what=kind)):
-            raise InputError(f"--predict_data: {kind} file {quote(path)} not found")
+def with_files(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts with the files of their media, of a video's directory its frames. Raises InputError for a URL, for what
+    is not there, and as ``media_paths.frames_in``."""
+    try:
+        return [[_with_file(element) for element in prompt] for prompt in prompts]
+    except InputError as error:
+        raise InputError(f"--predict_data: {error}") from error
+
+
+def _with_file(element: Mapping[str, Source]) -> dict[str, Source]:
+    ((kind, datum),) = element.items()
+    return {kind: datum if kind == TEXT or not isinstance(datum, str) else medium_path(kind, datum)}
 
 
 def _inferred(data: Sequence[str]) -> list[str]:
@@ -70,7 +71,7 @@ def _inferred(data: Sequence[str]) -> list[str]:
 def _kind_of(datum: str) -> str:
     """What a datum is: a file, or what could only be meant as one, by its ending; any other file is an image."""
     is_file = os.path.isfile(datum)
-    for kind, endings in _ENDINGS.items():
+    for kind, endings in ENDINGS.items():
         if datum.lower().endswith(endings) and (is_file or not any(map(str.isspace, datum))):
             return kind
     return IMAGE if is_file else TEXT

@@ -295,7 +295,10 @@ def test_predict_data_that_do_not_pair_are_named(data, modalities, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--predict_data", "/no.png", "?", "--modal_type", "image", "text"], "image file '/no.png' not found"),
+        (
+            ["--predict_data", "/no.png", "?", "--modal_type", "image", "text"],
+            "--predict_data: image '/no.png' does not exist",
+        ),
         (["--predict_data", "http://x/y.png", "--modal_type", "image"], "'http://x/y.png' is a URL"),
         (["--predict_data", "Hello", "--load_checkpoint", ""], "load_checkpoint: run_mode predict needs weights"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,46 @@ def settings_of(place, tmp_path):
         return read_settings(["--config", str(written), "--run_mode", "finetune"])
 
     return translate
+
+
+OTHER = {
+    "data_path": ["more.json"], "image_folder": "/images", "output_dir": "elsewhere", "resume_from_checkpoint": True,
+    "num_train_epochs": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "learning_rate": 1e-3,
+    "max_grad_norm": 0.5, "weight_decay": 0.1, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6,
+    "warmup_ratio": 0.1, "warmup_steps": 7, "lr_scheduler_type": "cosine", "logging_steps": 3, "save_steps": 9,
+    "save_total_limit": 2, "seed": 7, "train_modules": "vte", "freeze_vision_tower": True, "freeze_llm": True,
+    "multimodal_max_length": 9000, "text_max_length": 9000, "single_image_min_pixels": 1024,
+    "single_image_max_pixels": 300000, "multiple_image_min_pixels": 1024, "multiple_image_max_pixels": 300000,
+    "video_min_pixels": 1024, "video_max_pixels": 300000, "min_frames": 2, "max_frames": 16, "packing": True,
+    "group_by_length": True, "gradient_checkpointing": True, "bf16": True, "fp16": True, "torch_dtype": "float16",
+    "dataloader_num_workers": 3, "dataloader_drop_last": True, "dataloader_shuffle": False, "lora_r": 4, "lora_alpha": 8,
+    "lora_dropout": 0.2, "lora_target_modules": "q_proj", "device_target": "Ascend", "report_to": ["wandb"],
+    "deepspeed": "zero2.json", "ovis_pretrained_path": "/elsewhere", "eval_steps": 5, "eval_strategy": "steps",
+}  # fmt: skip
+SAID_AGAIN = {"data_type", "save_strategy", "apply_lora_to_vision"}  # each may only say what is done anyway
+
+
+@pytest.mark.parametrize("key", sorted(KEYS.content.keys() - SAID_AGAIN))
+def test_no_key_is_dropped_in_silence(place, tmp_path, key):
+    """Each changes a setting, or has a line of the log."""
+
+    def translated(**keys) -> tuple[dict, list[str]]:
+        given = {"model_path": f"{place}/model", "data_path": f"{place}/records.json", "device_target": "CPU"}
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**given, **keys}))
+        config = train_config.read_config(file)
+        return train_config.settings_of(config), train_config.notes(config)
+
+    beside = {"lora_r": 8} if key in ("lora_alpha", "lora_dropout", "lora_target_modules") else {}
+    if key == "visual_vocab_size":  # the checkpoint's own counts
+        with pytest.raises(InputError, match="visual_vocab_size: 9, but"):
+            translated(visual_vocab_size=9)
+    elif key == "model_path":
+        shutil.copytree(place / "model", tmp_path / "model")
+        assert translated(model_path=f"{tmp_path}/model") != translated()
+    else:
+        (settings, notes), (without, none) = translated(**beside, **{key: OTHER.get(key, True)}), translated(**beside)
+        assert none == [] and (settings != without or notes[0].startswith(f"{key}: "))
 
 
 def test_every_documented_key_is_known():

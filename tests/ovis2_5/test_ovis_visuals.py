@@ -63,8 +63,10 @@ class Thinks:
     enable_thinking = True
 
 
-@pytest.mark.parametrize("content", [b"", b"no video"], ids=["empty", "text"])
-def test_a_file_that_is_no_video_is_named(make_template, tmp_path, content):
+@pytest.mark.parametrize("kind", ["empty", "text", "cut off"])
+def test_a_file_that_is_no_video_is_named(make_template, clip, tmp_path, kind):
+    whole = clip.read_bytes()
+    content = {"empty": b"", "text": b"no video", "cut off": whole[: len(whole) // 2]}[kind]
     (tmp_path / "bad.mp4").write_bytes(content)
     turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "a"}]
     record = parse_record({"conversations": turns, "video": "bad.mp4"}, "data.json, record 0")
