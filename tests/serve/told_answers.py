@@ -5,6 +5,7 @@ Which box the shape has is the model's to say.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ms_impl.qwenvl.template import QwenVLTemplate
 from ms_impl.register import TemplateMeta, register_template
 
 BEGINNINGS = {"框": "<ref>绿色圆形</ref><box>", "at length": "one two three four five " * 300}
+PAUSE = 0.01  # seconds before each token at length: the small model would be done before anyone could stop it
 
 
 @dataclass
@@ -20,9 +22,11 @@ class Beginning:
     """A token policy."""
 
     tokens: Sequence[int]
+    pause: float
     overrun: int = 0
 
     def forced(self, generated: Sequence[int]) -> int | None:
+        time.sleep(self.pause)
         return self.tokens[len(generated)] if len(generated) < len(self.tokens) else None
 
     def penalised(self, prompt: Sequence[int], generated: Sequence[int]) -> Sequence[int]:
@@ -34,7 +38,8 @@ class ToldAnswers(QwenVLTemplate):
         question = self.tokenizer.decode(sample.input_ids).rpartition("user")[2]
         for said, beginning in BEGINNINGS.items():
             if said in question:
-                return Beginning(self.encode_answer(beginning, generation.chat_format))
+                tokens = self.encode_answer(beginning, generation.chat_format)
+                return Beginning(tokens, PAUSE if said == "at length" else 0)
         return None
 
 
