@@ -275,6 +275,7 @@ class Scheduler:
         if problem and not isinstance(problem, InputError | TimeLimit | ShuttingDown):
             logger.error("an answer failed", exc_info=problem)
         self._report(job, None, problem)
+        job.report = unheard  # who asked holds the job: a ring, with all its arrays, that is seldom looked for
 
     def _report(self, job: Job, number: int | None, what: Piece | Exception | None) -> None:
         if job.cancelled:
@@ -284,6 +285,10 @@ class Scheduler:
         except Exception:  # whoever asked is gone
             logger.warning("an answer could not be handed over", exc_info=True)
             job.cancel()
+
+
+def unheard(number: int | None, what: Piece | Exception | None) -> None:
+    """A report that nobody waits for."""
 
 
 def require_room(prompt: int, answer: int, columns: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -331,6 +333,31 @@ def test_what_is_not_done_in_time_when_it_is_closed_is_told_so(tiny_chat, direct
     closing.close(0)
     assert all(listener.over.is_set() and isinstance(listener.problem, ShuttingDown) for listener in listeners)
     assert not closing.alive and not closing.answering and not closing.waiting
+
+
+def test_a_job_and_who_asked_for_it_are_free_when_it_is_over(scheduler, tiny_chat, directory):
+    model, template = tiny_chat
+
+    class Asker(Listener):
+        job = None
+
+    gc.disable()
+    try:
+        for cancelled in (False, True):
+            asker = Asker()
+            asker.job = job_for(template, question(model, directory, shown=True), scheduler.columns, asker)
+            asker.job.cancelled = cancelled
+            scheduler.reserve()
+            scheduler.submit(asker.job)
+            assert cancelled or asker.over.wait(60)
+            gone = weakref.ref(asker)
+            del asker
+            deadline = time.monotonic() + 10
+            while gone() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert gone() is None, "held by a ring"
+    finally:
+        gc.enable()
 
 
 def test_a_pace_is_that_of_the_last_whole_seconds():
