@@ -51,7 +51,9 @@ def ours(options: dict[str, Any], folder: Path) -> None:
     model = load_model(options["checkpoint"], "fp32")[0].set_train()
     ms.set_context(mode=ms.GRAPH_MODE)
     batch = columns(make(family.name, model.config, options["length"], options["side"]))
-    weights = ms.ParameterTuple([p for p in model.get_parameters() if is_trained(p.name, family)])
+    for parameter in model.get_parameters():  # the loss computes no gradient of a head that is frozen
+        parameter.requires_grad = is_trained(parameter.name, family)
+    weights = ms.ParameterTuple(model.trainable_params())
     names = step_columns(family.resolve("template"))
     given = [ms.Tensor(batch[name]) for name in names if name != "seeds"]
 

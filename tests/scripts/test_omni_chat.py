@@ -62,7 +62,7 @@ def test_media_stand_in_the_order_of_the_command_line(monkeypatch):
 @pytest.mark.parametrize("option, message", [
     (("--video", "https://x.org/a.mp4"), "video 'https://x.org/a.mp4' is a URL; download it yourself and give the path of the file"),
     (("--audio", "no.wav"), "audio 'no.wav' does not exist"),
-    (("--video", "."), "video '.' is not a file"),
+    (("--audio", "."), "audio '.' is not a file"),
     (("--options", "fps"), "--options: expected KEY=VALUE, found 'fps'"),
 ])  # fmt: skip
 def test_a_wrong_medium_is_refused_before_the_model_is_read(option, message):

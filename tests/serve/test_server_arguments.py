@@ -59,7 +59,7 @@ def test_what_is_refused(parsed, tmp_path):
         settings_of(parsed("--host", "0.0.0.0"))
     with pytest.raises(InputError, match="--allowed_media_dir .*none: not a directory"):
         settings_of(parsed("--allowed_media_dir", str(tmp_path / "none")))
-    for adapters in (["a"], ["=x"], ["a="], ["a=x", "a=y"], [f"{TINY.name}=x"]):
+    for adapters in (["a"], ["=x"], ["a="], ["a=x", "a=y"], [f"{TINY.name}=x", f"{TINY.name}=y"]):
         arguments = parsed(*(part for adapter in adapters for part in ("--adapter", adapter)))
         with pytest.raises(InputError, match=f"--adapter {adapters[-1]}: expected NAME=DIR, each name once"):
             load_engines(arguments, settings_of(arguments))
