@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "assets/qwenvl_tiny_easyvqa"
-GOAL = 1.3
+GOALS = {"model loaded": 1.3, "first token, first run": 2.0, "first token, second run": 1.25}
 IMPORT = ("-c", "import mindspore; print('imported', flush=True)")
 LOAD = ("-c", f"from ms_impl import load; load({str(MODEL)!r}); print('loaded', flush=True)")
 
@@ -76,8 +76,8 @@ def first_output(command: Sequence[str]) -> Callable[[], None]:
 
 def row(case: str, ours: float, anchor: float) -> Row:
     """Seconds to the first output against seconds to have imported MindSpore."""
-    ratio = ours / anchor
-    return Row("first token / import mindspore", case, ours, anchor, "s", ratio, f"≤ {GOAL}", ratio <= GOAL)
+    ratio, goal = ours / anchor, GOALS[case]
+    return Row("first token / import mindspore", case, ours, anchor, "s", ratio, f"≤ {goal}", ratio <= goal)
 
 
 if __name__ == "__main__":
