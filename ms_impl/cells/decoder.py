@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SiLU
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.attention import attention
 from ms_impl.cells.heads import JoinHeads, SplitHeads
 from ms_impl.cells.kv_cache import LayerCache
@@ -113,7 +114,7 @@ class DecoderLayer(nn.Cell):
         self.self_attn = DecoderAttention(shape, dtype)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.eps, dtype)
         self.mlp = GatedMLP(shape.hidden_size, shape.intermediate_size, dtype)
-        self.add = ops.Add()
+        self.add = Add()
 
     def construct(
         self,

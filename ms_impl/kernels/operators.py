@@ -68,7 +68,10 @@ def multiply_in_bf16(model: nn.Cell) -> None:
 
 
 def activation_operator(name: str) -> Operator | None:
-    """``gelu`` or ``gelu_tanh``: x → y; ``gated_silu``: (gate, up) → silu(gate)·up. fp32 or fp16, of any shape."""
+    """``gelu`` or ``gelu_tanh``: x → y; ``gated_silu``: (gate, up) → silu(gate)·up; ``add``: (x, y) → x + y.
+
+    All of one shape, fp32 or fp16.
+    """
     return _operator("rows", name, _first_shape, _first_dtype)
 
 

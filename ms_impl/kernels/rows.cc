@@ -118,6 +118,15 @@ OPERATOR(gelu_tanh) {
   return 0;
 }
 
+OPERATOR(add) {
+  const Given given{count, data, dimensions, shapes, types};
+  visit_activations(given[0], [&](auto *x) {
+    const auto *y = static_cast<decltype(x)>(data[1]);
+    each(given[0].size(), static_cast<decltype(x)>(data[2]), [](Vector a, Vector b) { return a + b; }, x, y);
+  });
+  return 0;
+}
+
 // gate, up → silu(gate) · up, each rounded to their type.
 OPERATOR(gated_silu) {
   const Given given{count, data, dimensions, shapes, types};

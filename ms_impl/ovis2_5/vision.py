@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.expand import expand
 from ms_impl.cells.gelu import GeluTanh
@@ -104,7 +105,7 @@ class VisionLayer(nn.Cell):
         self.self_attn = VisionAttention(config, dtype)
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype)
         self.mlp = VisionMLP(config, dtype)
-        self.add = ops.Add()
+        self.add = Add()
 
     def construct(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]; the other arguments as in ``VisionAttention``."""

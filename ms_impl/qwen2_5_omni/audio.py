@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.conv1d import Conv1d
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.expand import expand
@@ -56,7 +57,7 @@ class AudioLayer(nn.Cell):
         self.fc2 = Linear(config.encoder_ffn_dim, config.d_model, dtype=dtype)
         self.final_layer_norm = LayerNorm(config.d_model, NORM_EPS, dtype)
         self.gelu = Gelu()
-        self.add = ops.Add()
+        self.add = Add()
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""

@@ -7,9 +7,10 @@ Nothing is reordered: a patch attends to those of its frame or of its window, wh
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu
@@ -69,7 +70,7 @@ class VisionBlock(nn.Cell):
         self.attn = VisionAttention(config, dtype)
         self.norm2 = RMSNorm(config.hidden_size, NORM_EPS, dtype)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, dtype, bias=True)
-        self.add = ops.Add()
+        self.add = Add()
 
     def construct(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import SiLU
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.attention import attention
 from ms_impl.cells.heads import JoinHeads, SplitPacked
 from ms_impl.cells.kv_cache import LayerCache
@@ -89,7 +90,7 @@ class Block(nn.Cell):
         self.attn = Attention(config, dtype)
         self.ln_2 = RMSNorm(config.hidden_size, config.layer_norm_epsilon, dtype)
         self.mlp = MLP(config, dtype)
-        self.add = ops.Add()
+        self.add = Add()
 
     @property
     def linears(self) -> tuple[nn.Cell, ...]:

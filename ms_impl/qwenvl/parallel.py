@@ -93,7 +93,7 @@ def _layer_strategies(dp: int, mp: int) -> dict[str, Strategy]:
         "mlp.silu": (inner,),
         "mlp.mul": (inner, inner),
         "mlp.c_proj.matmul": by_columns,
-        "add": (hidden, hidden),
+        "add.add": (hidden, hidden),
     }
 
 
@@ -113,7 +113,7 @@ def _vision_layer_strategies(dp: int) -> dict[str, Strategy]:
         "mlp.gelu.add": (images, number),
         "mlp.gelu.mul": (images, images),
         "mlp.gelu.halve": (images, number),
-        "add": (images, images),
+        "add.add": (images, images),
         **{f"{linear}.matmul": rows for linear in linears},
         **{f"{linear}.bias_add": bias for linear in linears},
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.attention import attention
 from ms_impl.cells.gelu import Gelu
 from ms_impl.cells.heads import JoinHeads, SplitPacked
@@ -57,7 +58,7 @@ class VisionBlock(nn.Cell):
         self.attn = VisionAttention(config, dtype)
         self.ln_2 = LayerNorm(config.width, LAYER_NORM_EPS, dtype)
         self.mlp = VisionMLP(config, dtype)
-        self.add = ops.Add()
+        self.add = Add()
 
     def construct(self, x: Tensor) -> Tensor:
         """[N, L, width] → [N, L, width]."""

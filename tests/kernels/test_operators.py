@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from ms_impl.cells.add import Add
 from ms_impl.cells.attention import ComposedAttention
 from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
@@ -221,6 +222,15 @@ def test_heads_have_the_bits_of_plain_operators(dtype, rows_of_angles, length):
     plain = wide(join(x))
     np.testing.assert_array_equal(wide(with_kernels(join)(x)), plain)
     assert plain.shape == (2, length, heads * width)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_sums_have_the_bits_of_the_plain_operator(dtype):
+    x, y = (Tensor(normal(3, 1, 5001, seed=seed), DTYPES[dtype]) for seed in (1, 2))
+    cell = Add().set_train(False)
+    plain = wide(cell(x, y))
+    assert with_kernels(cell)(x, y).dtype == x.dtype
+    np.testing.assert_array_equal(wide(cell(x, y)), plain)
 
 
 def attended(q, k, v, visible, dtype=np.float64) -> np.ndarray:
