@@ -11,7 +11,7 @@ class Add(nn.Cell):
     """x + y of one shape and dtype.
 
     By a kernel where nothing is trained: MindSpore's operator has threads of its own, and between two kernels each pool
-    waits for the other's, which still look for work; two sums a layer cost as much as its products.
+    waits for the other's, which still look for work.
     """
 
     kernel = None  # see ``use_kernels``

@@ -6,21 +6,16 @@ read again, is one file, whose age stays.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import os
-import re
 from pathlib import Path
 
-from ms_impl.errors import InputError, quote
+from ms_impl.data.data_urls import base64_of_url, decoded
+from ms_impl.errors import InputError
 from ms_impl.io.atomic_write import atomic_write
 from ms_impl.user_cache import cache_folder
 
 FOLDER = "media"  # of the user's cache
-
-_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[\w.+-]+)*)(;base64)?,", re.ASCII | re.IGNORECASE)
-_ANYTHING = "application/octet-stream"
 
 
 def file_of_url(url: str, kind: str, name: str) -> str:
@@ -28,21 +23,12 @@ def file_of_url(url: str, kind: str, name: str) -> str:
 
     Raises InputError for a URL without base64, of another kind of media, or empty.
     """
-    found = _URL.match(url)
-    if not found or not found[3]:
-        raise InputError(f"{name}: expected data:{kind}/…;base64,… and base64 after it")
-    mime = (found[1] or _ANYTHING).lower()
-    if mime != _ANYTHING and mime.partition("/")[0] != kind:
-        raise InputError(f"{name}: expected data:{kind}/…, not {quote(mime)}")
-    return file_of_base64(url[found.end() :], name)
+    return file_of_base64(base64_of_url(url, kind, name), name)
 
 
 def file_of_base64(data: str, name: str) -> str:
     """The path of a file with these bytes. Raises InputError for what is no base64, and for a cache that takes none."""
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{name}: its base64 is damaged: {error}") from error
+    content = decoded(data, name)
     if not content:
         raise InputError(f"{name}: is empty")
     try:

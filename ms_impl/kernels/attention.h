@@ -5,12 +5,14 @@
 
 #include "product.h"
 
-// Rotates x [dim] by cos and sin [dim], halves against each other, and scales it.
-inline void rotate(const float *x, const float *cos, const float *sin, int64_t dim, float scale, float *y) {
-  int64_t half = dim / 2;
+// Rotates x [dim] by cos and sin [dim], halves against each other, and scales it; in fp32, each product rounded.
+template <class X>
+inline void rotate(const X *x, const float *cos, const float *sin, int64_t dim, float scale, X *y) {
+  const int64_t half = dim / 2;
   for (int64_t i = 0; i < half; ++i) {
-    y[i] = (x[i] * cos[i] - x[i + half] * sin[i]) * scale;
-    y[i + half] = (x[i + half] * cos[i + half] + x[i] * sin[i + half]) * scale;
+    const float low = widen(x[i]), high = widen(x[i + half]);
+    narrow((low * cos[i] - high * sin[i]) * scale, y + i);
+    narrow((high * cos[i + half] + low * sin[i + half]) * scale, y + i + half);
   }
 }
 

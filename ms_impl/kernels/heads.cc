@@ -2,6 +2,7 @@
 // What MindSpore's Split, Transpose and some more operators do, with the same bits. Parity: tests/kernels/test_operators.py.
 #include <algorithm>
 
+#include "attention.h"
 #include "operator.h"
 
 namespace {
@@ -22,17 +23,6 @@ struct Heads {
   }
 };
 
-// x rotated by cos and sin, halves against each other, in fp32 and each product rounded.
-template <class X>
-void rotate(const X *x, const float *cos, const float *sin, int64_t width, X *y) {
-  const int64_t half = width / 2;
-  for (int64_t i = 0; i < half; ++i) {
-    const float low = widen(x[i]), high = widen(x[i + half]);
-    narrow(low * cos[i] - high * sin[i], y + i);
-    narrow(high * cos[i + half] + low * sin[i + half], y + i + half);
-  }
-}
-
 }  // namespace
 
 // x [B, T, C] fp32 or fp16, columns int32 [heads, width]: which numbers of a row of x make each head, the first of so many
@@ -52,7 +42,7 @@ OPERATOR(to_heads) {
     const int64_t turns = given[2].shape[0] * all.length;
     all.each([&](int64_t row, int64_t head, int64_t at) {
       const int64_t turn = row % turns * all.width;
-      rotate(head_of(row, head), cos + turn, sin + turn, all.width, to + at);
+      rotate(head_of(row, head), cos + turn, sin + turn, all.width, 1, to + at);
     });
   });
   return 0;

@@ -77,7 +77,7 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// The same, loaded once for all its uses: left to itself the compiler loads it anew for each.
+// A vector that is loaded once for all its uses: left to itself the compiler loads it anew for each.
 inline Vector in_register(Vector v) {
 #if defined(__x86_64__)
   asm("" : "+v"(v));

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from ms_impl.data import image_cost
+from ms_impl.data.data_urls import base64_of_url, decoded
 from ms_impl.data.media_sources import AUDIO, IMAGE, VIDEO
 from ms_impl.errors import InputError, quote
 from ms_impl.serve.settings import MediaLimits
-
-_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[\w.+-]+)*)(;base64)?,", re.ASCII)
-_ANYTHING = "application/octet-stream"
 
 
 class RequestMedia:
@@ -45,7 +40,7 @@ class RequestMedia:
         """The name of the medium of a URL. Raises InputError that names the ``place`` in the request."""
         file = self._place(kind, place)
         if url[:5].lower() == "data:":
-            self._write(file, _decoded(_data_of(url, kind, place), place))
+            self._write(file, decoded(base64_of_url(url, kind, place), place))
         elif url[:7].lower() == "file://":
             os.symlink(self._allowed_file(url, place), file)
         else:
@@ -55,7 +50,7 @@ class RequestMedia:
     def add_base64(self, kind: str, data: str, place: str) -> str:
         """The name of a medium that is given as base64."""
         file = self._place(kind, place)
-        self._write(file, _decoded(data, place))
+        self._write(file, decoded(data, place))
         return self._checked(kind, file, place)
 
     def _place(self, kind: str, place: str) -> Path:
@@ -129,21 +124,3 @@ class RequestMedia:
     def _check_seconds(self, seconds: float) -> None:
         if seconds > self._limits.seconds:
             raise InputError(f"{seconds:.1f} s are more than the {self._limits.seconds:g} of this server")
-
-
-def _data_of(url: str, kind: str, place: str) -> str:
-    """The base64 of a data: URL."""
-    found = _DATA.match(url)
-    if not found or not found[3]:
-        raise InputError(f"{place}: expected data:{kind}/…;base64,… and base64 after it")
-    mime = (found[1] or _ANYTHING).lower()
-    if mime != _ANYTHING and mime.partition("/")[0] != kind:
-        raise InputError(f"{place}: expected data:{kind}/…, not {quote(mime)}")
-    return url[found.end() :]
-
-
-def _decoded(data: str, place: str) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{place}: its base64 is damaged: {error}") from error
