@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=2 python benchmarks/decode.py [--quick] [--torch_bf16]
 
-Models of some 100 million random parameters each: one in Qwen-VL's shape, one in that of a Qwen2 with 16 query heads
-and 2 key heads. Contestants: PyTorch eager in fp32 with a preallocated cache (torch_ref; for the second with PyTorch's
-own attention, which copies no keys), the same in bf16 where the processor multiplies it or where asked for, and this
-package with fp32, bf16 and fp16 weights; the same prompt (random keys
-and values), batch and threads, and where a step of fp32 differs from PyTorch's by more than 1e-4 nothing is reported.
+Models of some 100 million random parameters each: in the shapes of Qwen-VL, of a Qwen2 with 16 query heads and 2 key
+heads, and of Ovis2.5. Contestants: PyTorch eager in fp32 with a preallocated cache (torch_ref; for the second with
+PyTorch's own attention, which copies no keys), the same in bf16 where the processor multiplies it or where asked for,
+and this package with fp32, bf16 and fp16 weights; the same prompt (random keys and values), batch and threads, and
+where a step of fp32 differs from PyTorch's by more than 1e-4 nothing is reported.
 The bandwidth is that of reading an array in order on the same threads, in the same rounds; a step's traffic is every
 weight once, and the keys and values of all columns.
 """
