@@ -9,7 +9,8 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import FlashAttentionScore
 
 from ms_impl.cells.device import on_ascend
-from ms_impl.kernels.operators import attention_operator
+from ms_impl.cells.kv_cache import LayerCache
+from ms_impl.kernels.operators import attention_operator, cached_attention_operator
 
 # Added to hidden scores. Not the smallest number: a negative score on top would make it −inf, and a row of −inf is NaN.
 HIDDEN = -1e30
@@ -78,6 +79,11 @@ class MaskedAttention(nn.Cell):
         """For T queries that see what ``same_segment`` says."""
         return self.mask(same_segment(segment_ids), heads, dtype)
 
+    def cached(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: LayerCache, columns: Tensor) -> Tensor:
+        """Attention to all S columns of a cache, after k and v [B, KV, T, d] are written at T of them."""
+        k, v = cache(k, v, columns)
+        return self.construct(q, k, v, mask)
+
 
 class ComposedAttention(MaskedAttention):
     """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype; or by a kernel where nothing is trained.
@@ -85,13 +91,16 @@ class ComposedAttention(MaskedAttention):
     Where several query heads share a key head (GQA) they are taken as more queries of it: keys are not copied.
     """
 
+    of_bf16 = False  # whether the kernel rounds the factors of both products to bf16
+
     def __init__(self):
         super().__init__()
         self.mix = MaskedMix()
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = attention_operator()
+        self.kernel = attention_operator(self.of_bf16)
+        self.cached_kernel = cached_attention_operator(self.of_bf16)
 
     def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """For T queries that see what ``visible_keys`` says."""
@@ -104,6 +113,12 @@ class ComposedAttention(MaskedAttention):
         if self.kernel is not None and not self.training:
             return sight_of_segments(segment_ids)
         return self.mask(same_segment(segment_ids), heads, dtype)
+
+    def cached(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: LayerCache, columns: Tensor) -> Tensor:
+        """By one kernel where it can: no operator of MindSpore stands in between."""
+        if self.kernel is not None and not self.training and mask.ndim == 2:
+            return self.cached_kernel(q, k, v, cache.keys, cache.values, mask)
+        return super().cached(q, k, v, mask, cache, columns)
 
     def mask(self, visible: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask, made once for all layers: [B, heads, T, S], 0 or a large negative number.

@@ -76,9 +76,11 @@ class DecoderAttention(nn.Cell):
         v = self.split_keys(self.v_proj(x))
         if q_scale is not None:
             q = q * q_scale.astype(q.dtype)
-        if cache is not None:
-            k, v = cache(k, v, columns)
-        return self.o_proj(self.join_heads(self.attention(q, k, v, mask)))
+        if cache is None:
+            mixed = self.attention(q, k, v, mask)
+        else:
+            mixed = self.attention.cached(q, k, v, mask, cache, columns)
+        return self.o_proj(self.join_heads(mixed))
 
 
 class GatedMLP(nn.Cell):

@@ -25,10 +25,12 @@ from ms_impl.generate.layer_frame import LayerFrame
 from ms_impl.generate.prefill import Chunk, Embedder, LayeredPrefill, WholePrefill, layer_frame, tensors
 from ms_impl.generate.prefixes import KeptPrefixes, PromptPrefix
 from ms_impl.generate.static_graphs import static_graphs
+from ms_impl.kernels.build import library
 from ms_impl.kernels.decode_step import fused_token_step
 from ms_impl.kernels.operators import use_kernels
 
 NARROWEST, WIDEST = 32, 256  # columns of a prefill chunk; wider ones leave less of a prompt for the next turn to keep
+JOINED = 128  # columns of a last chunk that is computed in one with the one before it: an image of 256 and a question
 SMALLEST = 64  # columns of a cache
 DECODERS_KEPT = 4  # each holds a cache
 
@@ -173,22 +175,35 @@ class Decoder:
         with static_graphs(self.model):
             features = self.encoder(batch, kinds, self.length)
         prefix = PromptPrefix(self.kept if self.rows == 1 else None, self.cache)
-        computed = []
+        missing: list[tuple[Chunk, bytes]] = []
         for start, width in chunks(self.length, self.capacity):
             with static_graphs(self.model):
                 chunk = self._chunk(input_ids, positions, features, start, width)
             if start + width < self.length and prefix.found(start, chunk.arrays):
                 continue
-            computed.append((chunk, prefix.last_name))
-        for step, found in enumerate(self.through([chunk for chunk, _ in computed]), start=1):
+            missing.append((chunk, prefix.last_name))
+        computed = [chunk for chunk, _ in missing]
+        if self.joins(computed[-2:]):
+            before, last = computed[-2:]
+            with static_graphs(self.model):
+                both = self._chunk(input_ids, positions, features, before.start, before.width + last.width)
+            computed[-2:] = [both]
+        for step, found in enumerate(self.through(computed), start=1):
             for number, after in found.items():
-                ending = computed[number][0].ending
+                ending = computed[number].ending
                 logits[ending] = after[ending]
             checked = self._checked(logits)
             if step == len(computed):
-                for chunk, name in computed[:-1]:  # the last one is not whole
+                for chunk, name in missing[:-1]:  # the last one is not whole
                     prefix.keep(name, chunk.start, chunk.width)
             yield checked
+
+    def joins(self, computed: Sequence[Chunk]) -> bool:
+        """Whether the last two chunks are computed as one: where a column has the same bits in any."""
+        if len(computed) < 2 or not self.pool.columns_are_alone:
+            return False
+        before, last = computed
+        return last.width <= JOINED and before.start + before.width == last.start
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Append one token to each row; logits, float32 [B, vocab], after it.
@@ -286,6 +301,11 @@ class DecoderPool:
     def frame(self) -> LayerFrame | None:
         """For the decoder's layers; None where it is computed as a whole."""
         return layer_frame(self.model)
+
+    @cached_property
+    def columns_are_alone(self) -> bool:
+        """Whether a column's keys and values do not depend on those beside it: the kernels'."""
+        return self.frame is not None and library("linear") is not None
 
     @cached_property
     def embedder(self) -> Embedder:

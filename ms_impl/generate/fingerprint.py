@@ -39,6 +39,9 @@ _NO_SOURCES = ("builtins", "pybind11_builtins", "mindspore")  # the version stan
 _PLAIN = (type(None), bool, int, float, str, bytes, Path, Enum, ms.Type)
 
 
+Form = tuple[tuple[str, tuple[int, ...]] | None, ...]
+
+
 class NotCacheable(Exception):
     """Something that no fingerprint can be taken of."""
 
@@ -60,7 +63,7 @@ def fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str:
     return description.digest()
 
 
-def form(inputs: tuple[Tensor | None, ...]) -> tuple[tuple[str, tuple[int, ...]] | None, ...]:
+def form(inputs: tuple[Tensor | None, ...]) -> Form:
     """dtype and shape of each tensor."""
     return tuple(None if tensor is None else (str(tensor.dtype), tensor.shape) for tensor in inputs)
 

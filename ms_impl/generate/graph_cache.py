@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn
+from mindspore.graph.api import _cell_graph_executor, _convert_python_data
 
-from ms_impl.generate.fingerprint import NotCacheable, fingerprint, form
+from ms_impl.generate.fingerprint import Form, NotCacheable, fingerprint, form
 from ms_impl.generate.graph_store import GraphStore
 from ms_impl.user_cache import cache_folder
 
@@ -37,15 +39,23 @@ class CachedGraph(nn.Cell):
     Its inputs are tensors or None, positional.
     """
 
+    def __call__(self, *inputs: Tensor | None) -> Any:
+        """As ``nn.Cell``'s, which asks itself, each time and for each cell within, what is known here."""
+        if ms.get_context("mode") != ms.GRAPH_MODE or (phase := self._graphs.get(form(inputs))) is None:
+            return super().__call__(*inputs)
+        given = tuple(each for each in inputs if each is not None)
+        return _convert_python_data(_cell_graph_executor._graph_executor(given, phase))
+
     def compile(self, *inputs: Tensor | None) -> None:
-        """As ``nn.Cell.compile``, which each call in GRAPH_MODE begins with."""
-        forms = vars(self).setdefault("_forms", set())
-        if (wanted := form(inputs)) in forms:
-            super().compile(*inputs)
-            return
+        """As ``nn.Cell.compile``, which the first call for inputs of each form in GRAPH_MODE begins with."""
         with kept(self, inputs):
             super().compile(*inputs)
-        forms.add(wanted)
+        self._graphs[form(inputs)] = self.current_phase
+
+    @property
+    def _graphs(self) -> dict[Form, str]:
+        """What MindSpore calls the compiled graphs, by the forms of their inputs."""
+        return vars(self).setdefault("_forms", {})
 
 
 @contextmanager

@@ -50,8 +50,11 @@ class Chunk:
 
     @cached_property
     def where(self) -> list[Tensor | None]:
-        """What each layer takes: segments, columns and rotary."""
-        return tensors(self.segments, self.columns, *self.rotary)
+        """What each layer takes: segments, columns and rotary; no scale of queries where it is 1."""
+        cos, sin, q_scale = self.rotary
+        if q_scale is not None and (q_scale == 1).all():
+            q_scale = None
+        return tensors(self.segments, self.columns, cos, sin, q_scale)
 
 
 def tensors(*arrays: np.ndarray | None) -> list[Tensor | None]:

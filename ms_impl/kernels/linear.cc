@@ -18,6 +18,7 @@ constexpr int64_t kRows = 84 * kTileRows;     // of x that are packed at once
 constexpr int64_t kBlock = 12;                // panels of x that stay in the second cache, a piece of the depth
 constexpr int64_t kWidest = 8;                // panels of w that are packed at once
 constexpr int64_t kTurns = 4;                 // that each thread should have at least, for their ends to meet
+constexpr int64_t kFewTurns = 2;                  // the same of tiles, which read all rows of x once a turn
 
 // `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
 template <int Per>
@@ -104,13 +105,13 @@ struct TileProduct {
   template <class X, class W>
   void compute(const X *from, const W *weights) {
     const int64_t threads = omp_get_max_threads(), steps = panels(depth, kStep), pairs = panels(columns, kPair);
-    const int64_t wide = std::min(panels(pairs, kTurns * threads), kGroup / kPair);  // pairs of tiles of columns
+    const int64_t wide = std::min(panels(pairs, kFewTurns * threads), kGroup / kPair);  // pairs of tiles of columns
     const int64_t held = std::min(panels(rows, kPair) * kPair, kHeld);
     const int64_t row_bytes = steps * kPieces<X, Most> * 1024;  // of 16 rows
     const Room cut = room(held / kSide * row_bytes / sizeof(float));
     std::vector<Room> rooms;
     for (int64_t i = 0; i < threads; ++i)
-      rooms.push_back(room(wide * kPair * (held + kPieces<W, Most> * kChunk / 2)));
+      rooms.push_back(room(wide * kPair * (held + kPieces<W, Most> * kChunk<Most> / 2)));
     for (int64_t first = 0; first < rows; first += kHeld) {
       const int64_t count = std::min(rows - first, kHeld), row_tiles = panels(count, kPair) * 2;
       char *cuts = reinterpret_cast<char *>(cut.get());
@@ -136,20 +137,19 @@ struct TileProduct {
   template <class X, class W>
   void group(const W *weights, const char *cuts, int64_t row_bytes, int64_t row_tiles, int64_t column, int64_t wide,
              float *sums) const {
-    constexpr int64_t kColumnBytes = kChunk / kStep * kPieces<W, Most> * 1024;
+    constexpr int64_t kColumnBytes = kChunk<Most> / kStep * kPieces<W, Most> * 1024;
     auto *cut = reinterpret_cast<char *>(sums + wide * row_tiles * kTile);
-    std::fill_n(sums, wide * row_tiles * kTile, 0.0f);
-    for (int64_t k = 0; k < depth; k += kChunk) {
-      const int64_t deep = std::min(kChunk, depth - k), steps = panels(deep, kStep);
+    for (int64_t k = 0; k < depth; k += kChunk<Most>) {
+      const int64_t deep = std::min(kChunk<Most>, depth - k), steps = panels(deep, kStep);
       for (int64_t c = 0; c < wide; ++c)
         cut_columns<kPieces<W, Most>>(weights + (column + c * kSide) * depth + k,
                     std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep, cut + c * kColumnBytes);
       const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)
         for (int64_t r = 0; r < row_tiles; r += 2)
-          multiply_tiles<kPieces<W, Most>, kPieces<X, Most>>(cut + c * kColumnBytes, kColumnBytes,
-                                                             rows_cut + r * row_bytes, row_bytes, steps,
-                                                             sums + (c * row_tiles + r) * kTile, row_tiles * kTile);
+          multiply_tiles<kPieces<W, Most>, kPieces<X, Most>>(
+              cut + c * kColumnBytes, kColumnBytes, rows_cut + r * row_bytes, row_bytes, steps, k == 0,
+              sums + (c * row_tiles + r) * kTile, {row_tiles * kTile, kTile, kSide});
     }
   }
 
@@ -164,13 +164,13 @@ struct TileProduct {
   void put(const float *sums, const Y *, int64_t first, int64_t count, int64_t row_tiles, int64_t column,
            int64_t wide) const {
     auto *to = static_cast<Y *>(y.data);
-    for (int64_t c = 0; c < wide; ++c, column += kSide)
-      for (int64_t r = 0; r < row_tiles; ++r) {
+    for (int64_t r = 0; r < row_tiles; ++r)
+      for (int64_t c = 0; c < wide; ++c) {
         Vector tile[kLanes];  // of which each row is one of x's after this
         for (int64_t i = 0; i < kSide; ++i) tile[i] = load(sums + (c * row_tiles + r) * kTile + i * kLanes);
         transpose(tile);
         for (int64_t i = 0; i < std::min(kSide, count - r * kSide); ++i)
-          put_row(tile[i], column, to + (first + r * kSide + i) * columns + column);
+          put_row(tile[i], column + c * kSide, to + (first + r * kSide + i) * columns + column + c * kSide);
       }
   }
 };
@@ -200,17 +200,39 @@ constexpr int kRounded = kSingle;  // Python does not ask for it: see multiplies
 #endif
 
 template <int Most, int Per>
-int linear_of(const Given &given) {
-  const Tensor x = given[0], w = given[1], y = given[given.count - 1];
+int linear_of(const Tensor &x, const Tensor &w, const Tensor *bias, const Tensor &y) {
   return status([&] {
-    const std::vector<float> bias = given.count == 4 ? widened(given[2]) : std::vector<float>();
-    const float *added = given.count == 4 ? bias.data() : nullptr;
+    const std::vector<float> numbers = bias ? widened(*bias) : std::vector<float>();
+    const float *added = bias ? numbers.data() : nullptr;
     const int64_t rows = x.size() / x.last(), columns = w.shape[0], depth = x.last();
 #ifdef KERNEL_TILES
     if (by_tiles()) return TileProduct<Most>{x, w, y, added, rows, columns, depth}.compute();
 #endif
     Product<Per>{x, w, y, added, rows, columns, depth}.compute();
   });
+}
+
+template <int Most, int Per>
+int linear_of(const Given &given) {
+  const Tensor bias = given[2];
+  return linear_of<Most, Per>(given[0], given[1], given.count == 4 ? &bias : nullptr, given[given.count - 1]);
+}
+
+// Some rows of a weight or bias, from the first of `rows` [count] on.
+struct RowsOf {
+  int64_t shape[2];
+  Tensor tensor;
+  RowsOf(const Tensor &whole, const Tensor &rows) : shape{rows.size(), whole.last()}, tensor(whole) {
+    const int64_t first = *static_cast<int32_t *>(rows.data), width = whole.dimensions == 1 ? 1 : whole.last();
+    visit_weights(whole, [&](auto *numbers) { tensor.data = numbers + first * width; });
+    tensor.shape = shape;
+  }
+};
+
+template <int Most, int Per>
+int linear_rows_of(const Given &given) {
+  const RowsOf weight(given[1], given[3]), bias(given[2], given[3]);
+  return linear_of<Most, Per>(given[0], weight.tensor, &bias.tensor, given[4]);
 }
 
 }  // namespace
@@ -220,5 +242,10 @@ OPERATOR(linear) { return linear_of<3, kSingle>({count, data, dimensions, shapes
 
 // The same of x and w rounded to bf16, where the processor multiplies it.
 OPERATOR(linear_of_bf16) { return linear_of<1, kRounded>({count, data, dimensions, shapes, types}); }
+
+// x, w, bias and rows int32 [n], which follow each other → y [..., n]: of these rows of w and bias alone.
+OPERATOR(linear_rows) { return linear_rows_of<3, kSingle>({count, data, dimensions, shapes, types}); }
+
+OPERATOR(linear_rows_of_bf16) { return linear_rows_of<1, kRounded>({count, data, dimensions, shapes, types}); }
 
 extern "C" bool multiplies_bf16() { return by_tiles() || kRounded == kPaired; }

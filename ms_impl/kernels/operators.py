@@ -41,6 +41,14 @@ def linear_operator(of_bf16: bool = False) -> Operator | None:
     return _operator("linear", "linear_of_bf16" if of_bf16 else "linear", _linear_shape, _first_dtype)
 
 
+def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
+    """(x [..., in], weight [rows, in], bias [rows], which int32 [out]) → [..., out]: as above, of some rows alone.
+
+    ``which`` follow each other.
+    """
+    return _operator("linear", "linear_rows_of_bf16" if of_bf16 else "linear_rows", _rows_shape, _first_dtype)
+
+
 @cache
 def multiplies_bf16() -> bool:
     """Whether this processor multiplies bf16 (AMX or AVX512-BF16), and there is a kernel that does."""
@@ -53,7 +61,9 @@ def multiplies_bf16() -> bool:
 
 
 def multiply_in_bf16(model: nn.Cell) -> None:
-    """Let the model's linear layers, when they compute by kernels, round both factors to bf16; sums stay fp32.
+    """Let the products of linear layers and of attention, when kernels compute them, round their factors to bf16.
+
+    Sums, and all else, stay fp32.
 
     Raises:
         InputError: this processor does not multiply bf16, so that nothing were won.
@@ -85,13 +95,24 @@ def rms_norm_operator() -> Operator | None:
     return _operator("rows", "rms_norm", _first_shape, _first_dtype)
 
 
-def attention_operator() -> Operator | None:
+def attention_operator(of_bf16: bool = False) -> Operator | None:
     """(q [B, H, T, d], k, v [B, KV, S, d], sight int32 [B, S + 2·T]) → as q, all fp32 or all fp16.
 
     ``sight`` has the segments of the keys and of the queries, 0 for none, and each query's last column: it sees the
-    keys of its segment up to there.
+    keys of its segment up to there. ``of_bf16`` rounds the factors of both products to bf16, where the processor has
+    tiles of it (AMX).
     """
-    return _operator("segment_attention", "segment_attention", _first_shape, _first_dtype)
+    name = "segment_attention_of_bf16" if of_bf16 else "segment_attention"
+    return _operator("segment_attention", name, _first_shape, _first_dtype)
+
+
+def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
+    """(q [B, H, T, d], k, v [B, KV, T, d], keys, values [B · KV, S, d], sight) → as q, after k and v are in the cache.
+
+    keys and values are a cache's parameters, and are written to, at each query's last column. Else as above.
+    """
+    name = "cached_attention_of_bf16" if of_bf16 else "cached_attention"
+    return _operator("segment_attention", name, _first_shape, _first_dtype)
 
 
 def to_heads_operator() -> Operator | None:
@@ -121,6 +142,10 @@ def _operator(name: str, function: str, shape, dtype) -> Operator | None:
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
     return (*x[:-1], weight[0])
+
+
+def _rows_shape(x: Shape, weight: Shape, bias: Shape, which: Shape) -> Shape:
+    return (*x[:-1], which[0])
 
 
 def _to_heads_shape(x: Shape, columns: Shape, *_: Shape) -> Shape:

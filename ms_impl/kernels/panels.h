@@ -41,6 +41,15 @@ inline void transpose(Vector (&v)[kLanes]) {
 // such pairs.
 constexpr int kSingle = 1, kPaired = 2;
 
+#if defined(__AVX512BF16__)
+// 32 numbers of bf16, of which the first and the second half become the first and the second of each pair.
+inline __m512i paired(__m512i numbers) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), numbers);
+}
+#endif
+
 // The next kLanes of a row.
 template <int Per, class T>
 inline Vector load_slots(const T *from) {
@@ -125,7 +134,7 @@ inline void multiply(const float *rows, const float *columns, int64_t depth, flo
 using Room = std::unique_ptr<float[], void (*)(void *)>;
 
 inline Room room(int64_t count) {
-  const auto bytes = static_cast<size_t>(panels(count * sizeof(float), 64) * 64);
+  const auto bytes = static_cast<size_t>((count * sizeof(float) / 64 + 1) * 64);
   auto *memory = static_cast<float *>(std::aligned_alloc(64, bytes));
   if (!memory) throw std::bad_alloc();
   return {memory, std::free};

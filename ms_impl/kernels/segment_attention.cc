@@ -1,16 +1,17 @@
 // y = softmax(q · kᵀ / √width) · v for many queries, each over the keys of its own segment up to a column of its own.
 //
 // Queries stand side by side in the lanes of vectors, kTileColumns at a time, and no more scores are held than theirs.
-// Keys and values are widened once for all. What is hidden from a query adds zeros: its result does not depend on those
-// beside it. Parity: tests/kernels/test_operators.py.
+// Keys and values are packed once for all, as the products take them. What is hidden from a query adds zeros: its result
+// does not depend on those beside it. Parity: tests/kernels/test_operators.py.
 #include <omp.h>
 
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "attention_tiles.h"
+#include "attention_vectors.h"
 #include "operator.h"
-#include "panels.h"
 
 namespace {
 
@@ -21,10 +22,6 @@ struct Sight {
   bool sees(int64_t query, int64_t key) const {
     return queries[query] != 0 && keys[key] == queries[query] && key <= columns[query];
   }
-};
-
-struct Span {
-  int64_t first, last;
 };
 
 // From the first to behind the last of `count` keys that some of the queries see.
@@ -73,14 +70,14 @@ void weigh(const Sight &sight, Span queries, Span keys, float *scores, float *di
   }
 }
 
-template <class X>
+template <class X, class Products>
 struct Attention {
   int64_t batch, heads, kv_heads, queries, keys, width;
   const X *q, *k, *v;   // [batch, heads, queries, width], [batch, kv_heads, keys, width] twice
   const int32_t *mask;  // [batch, keys + 2 · queries]: a Sight
   X *y;                 // as q
-  int64_t pieces = panels(keys, kDepth), width_panels = panels(width, kTileRows);
-  int64_t keys_size = panels(keys, kTileRows) * kTileRows * width, values_size = pieces * kDepth * width_panels * kTileRows;
+  Products products{keys, width};
+  int64_t pieces = panels(keys, kDepth), packed_size = products.keys_size + products.values_size;
 
   Sight sight(int64_t row) const {
     const int32_t *own = mask + row * (keys + 2 * queries);
@@ -89,79 +86,126 @@ struct Attention {
 
   void compute() const {
     const int64_t blocks = panels(queries, kTileColumns);
-    const Room packed = room(batch * kv_heads * (keys_size + values_size));
-    std::vector<Room> rooms;
-    for (int i = 0; i < omp_get_max_threads(); ++i)
-      rooms.push_back(room((width + 1 + (width_panels + panels(keys, kTileRows)) * kTileRows) * kTileColumns));
+    const Room packed = room(batch * kv_heads * packed_size);
+    std::vector<Space> spaces;
+    for (int i = 0; i < omp_get_max_threads(); ++i) spaces.emplace_back(*this);
     std::vector<int64_t> ends;
     for (int64_t row = 0; row < batch; ++row) ends.push_back(seen(sight(row), {0, queries}, keys).last);
 #pragma omp parallel
     {
+      [[maybe_unused]] const typename Products::Ready ready;
 #pragma omp for collapse(2)
       for (int64_t pair = 0; pair < batch * kv_heads; ++pair)
-        for (int64_t piece = 0; piece < pieces; ++piece)
-          pack(pair, piece, std::min((piece + 1) * kDepth, ends[pair / kv_heads]), packed.get());
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+          const Span span{piece * kDepth, std::min((piece + 1) * kDepth, ends[pair / kv_heads])};
+          products.pack_keys(k + pair * keys * width, span, packed.get() + pair * packed_size);
+          products.pack_values(v + pair * keys * width, span, packed.get() + pair * packed_size);
+        }
 #pragma omp for collapse(2) schedule(dynamic)
       for (int64_t head = 0; head < batch * heads; ++head)
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t first = block * kTileColumns, pair = head / (heads / kv_heads);
-          attend(head, {first, std::min(first + kTileColumns, queries)}, packed.get() + pair * (keys_size + values_size),
-                 rooms[omp_get_thread_num()].get());
+          attend(head, {first, std::min(first + kTileColumns, queries)}, packed.get() + pair * packed_size,
+                 spaces[omp_get_thread_num()]);
         }
     }
   }
 
-  // A piece of a head's keys, up to `last`, in panels [width, kTileRows] and its values in panels [key, kTileRows].
-  void pack(int64_t pair, int64_t piece, int64_t last, float *packed) const {
-    const int64_t first = piece * kDepth, start = panels(first, kTileRows) * kTileRows;
-    const X *from = k + pair * keys * width, *values = v + pair * keys * width;
-    float *to = packed + pair * (keys_size + values_size);
-    for (int64_t key = start; key < last; key += kTileRows)
-      pack_rows<kSingle>(from + key * width, std::min<int64_t>(keys - key, kTileRows), width, width, to + key * width);
-    for (int64_t panel = 0; panel < width_panels; ++panel) {
-      float *row = value_panel(to + keys_size, piece, panel);
-      const int64_t column = panel * kTileRows, count = std::min<int64_t>(width - column, kTileRows);
-      for (int64_t key = first; key < last; ++key, row += kTileRows)
-        for (int64_t i = 0; i < kTileRows; ++i) row[i] = i < count ? widen(values[key * width + column + i]) : 0;
-    }
-  }
+  // What a thread needs for some queries.
+  struct Space {
+    Room scaled, asked, divisors, sums, scores, weights;
+    explicit Space(const Attention &m)
+        : scaled(room(m.width * kTileColumns)), asked(room(m.products.asked_size)), divisors(room(kTileColumns)),
+          sums(room(m.products.sum_rows * kTileColumns)),
+          scores(room((panels(m.keys, kTileRows) * kTileRows + Products::kAligned) * kTileColumns)),
+          weights(room(m.products.weights_size)) {}
+  };
 
-  template <class Float>
-  Float *value_panel(Float *values, int64_t piece, int64_t panel) const {
-    return values + (piece * width_panels + panel) * kDepth * kTileRows;
-  }
-
-  void attend(int64_t head, Span asking, const float *packed, float *space) const {
+  void attend(int64_t head, Span asking, const float *packed, const Space &space) const {
+    constexpr int64_t kAligned = Products::kAligned;
     const Sight own = sight(head / heads);
     const Span span = seen(own, asking, keys);
-    float *asked = space, *divisors = asked + width * kTileColumns, *sums = divisors + kTileColumns;
-    float *scores = sums + width_panels * kTileSize;
-    pack_columns<kSingle>(q + (head * queries + asking.first) * width, asking.last - asking.first, width, width, asked);
+    const Span mixed{span.first / kAligned * kAligned, panels(span.last, kAligned) * kAligned};
+    const int64_t start = (head * queries + asking.first) * width, count = asking.last - asking.first;
+    float *scores = space.scores.get(), *sums = space.sums.get();
     const float scale = 1 / std::sqrt(static_cast<float>(width));
-    for (int64_t i = 0; i < width * kTileColumns; ++i) asked[i] *= scale;
-    for (int64_t key = span.first / kTileRows * kTileRows; key < span.last; key += kTileRows) {
-      std::fill_n(scores + key * kTileColumns, kTileSize, 0.0f);
-      multiply(packed + key * width, asked, width, scores + key * kTileColumns);
+    for (int64_t i = 0; i < count * width; ++i) space.scaled[i] = widen(q[start + i]) * scale;
+    products.pack_queries(space.scaled.get(), count, space.asked.get());
+    products.score(packed, space.asked.get(), span, scores);
+    weigh(own, asking, span, scores, space.divisors.get());
+    for (const Span hidden : {Span{mixed.first, span.first}, Span{span.last, mixed.last}})
+      std::fill(scores + hidden.first * kTileColumns, scores + hidden.last * kTileColumns, 0.0f);
+    std::fill_n(sums, products.sum_rows * kTileColumns, 0.0f);
+    for (int64_t key = mixed.first, last; key < mixed.last; key = last) {
+      last = std::min((key / kDepth + 1) * kDepth, mixed.last);
+      products.mix(packed, {key, last}, scores, space.weights.get(), sums);
     }
-    weigh(own, asking, span, scores, divisors);
-    mix(packed + keys_size, span, scores, sums);
-    for (int64_t i = 0; i < asking.last - asking.first; ++i)
-      for (int64_t j = 0; j < width; ++j)
-        narrow(sums[j * kTileColumns + i] / divisors[i], y + (head * queries + asking.first + i) * width + j);
+    divide(sums, space.divisors.get(), count, y + start);
   }
 
-  // sums [width, kTileColumns] of the values, weighted, in the order of their keys.
-  void mix(const float *values, Span span, const float *weights, float *sums) const {
-    std::fill_n(sums, width_panels * kTileSize, 0.0f);
-    for (int64_t key = span.first, last; key < span.last; key = last) {
-      const int64_t piece = key / kDepth;
-      last = std::min((piece + 1) * kDepth, span.last);
-      for (int64_t panel = 0; panel < width_panels; ++panel)
-        multiply(value_panel(values, piece, panel) + (key - piece * kDepth) * kTileRows, weights + key * kTileColumns,
-                 last - key, sums + panel * kTileSize);
-    }
+  // Rows [count, width] of y from sums [width, kTileColumns].
+  void divide(const float *sums, const float *divisors, int64_t count, X *to) const {
+    for (int64_t lane = 0; lane < count; lane += kLanes)
+      for (int64_t column = 0; column < width; column += kLanes) {
+        const int64_t there = std::min<int64_t>(width - column, kLanes);
+        Vector tile[kLanes] = {};
+        for (int64_t i = 0; i < there; ++i)
+          tile[i] = load(sums + (column + i) * kTileColumns + lane) / load(divisors + lane);
+        transpose(tile);
+        for (int64_t i = 0; i < std::min<int64_t>(count - lane, kLanes); ++i) {
+          X *row = to + (lane + i) * width + column;
+          if (there == kLanes)
+            narrow_all(tile[i], row);
+          else
+            for (int64_t j = 0; j < there; ++j) narrow(tile[i][j], row + j);
+        }
+      }
   }
 };
+
+template <class X, class Products>
+void attend_to(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &mask, const Tensor &y) {
+  const int64_t batch = q.shape[0], keys = k.shape[k.dimensions - 2], kv_heads = k.size() / (batch * keys * q.last());
+  const auto numbers = [](const Tensor &tensor) { return static_cast<X *>(tensor.data); };
+  Attention<X, Products>{batch, q.shape[1], kv_heads, q.shape[2], keys, q.last(), numbers(q), numbers(k), numbers(v),
+                         static_cast<int32_t *>(mask.data), numbers(y)}
+      .compute();
+}
+
+template <bool Rounded>
+int attention_of(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &mask, const Tensor &y) {
+  return status([&] {
+    visit_activations(q, [&](auto *numbers) {
+      using X = std::decay_t<decltype(*numbers)>;
+#ifdef KERNEL_TILES
+      if (Rounded && tiles_allowed()) return attend_to<X, AttentionByTiles<X>>(q, k, v, mask, y);
+#endif
+      attend_to<X, AttentionByVectors<X>>(q, k, v, mask, y);
+    });
+  });
+}
+
+// Writes x [batch, kv_heads, queries, width] into a cache [batch · kv_heads, keys, width] at the queries' columns.
+void write_columns(const Tensor &x, const Tensor &mask, const Tensor &cache) {
+  const int64_t kv_heads = x.shape[1], queries = x.shape[2], keys = cache.shape[1];
+  const size_t bytes = x.last() * (std::strcmp(x.type, "float32") ? 2 : 4);
+  const auto *from = static_cast<const char *>(x.data);
+  auto *to = static_cast<char *>(cache.data);
+#pragma omp parallel for
+  for (int64_t pair = 0; pair < cache.shape[0]; ++pair) {
+    const int32_t *columns = static_cast<int32_t *>(mask.data) + pair / kv_heads * mask.last() + keys + queries;
+    for (int64_t i = 0; i < queries; ++i)
+      std::memcpy(to + (pair * keys + columns[i]) * bytes, from + (pair * queries + i) * bytes, bytes);
+  }
+}
+
+template <bool Rounded>
+int cached_attention_of(const Given &given) {
+  const Tensor q = given[0], keys = given[3], values = given[4], mask = given[5];
+  write_columns(given[1], mask, keys);
+  write_columns(given[2], mask, values);
+  return attention_of<Rounded>(q, keys, values, mask, given[6]);
+}
 
 }  // namespace
 
@@ -169,13 +213,17 @@ struct Attention {
 // 2 · queries] → y as q.
 OPERATOR(segment_attention) {
   const Given given{count, data, dimensions, shapes, types};
-  return status([&] {
-    visit_activations(given[0], [&](auto *q) {
-      using X = std::decay_t<decltype(*q)>;
-      const int64_t *asked = shapes[0], *kept = shapes[1];
-      Attention<X>{asked[0], asked[1], kept[1], asked[2], kept[2], asked[3], q, static_cast<X *>(data[1]),
-                   static_cast<X *>(data[2]), static_cast<int32_t *>(data[3]), static_cast<X *>(data[4])}
-          .compute();
-    });
-  });
+  return attention_of<false>(given[0], given[1], given[2], given[3], given[4]);
 }
+
+// The same of queries, keys, weights and values rounded to bf16, where the processor has tiles of it.
+OPERATOR(segment_attention_of_bf16) {
+  const Given given{count, data, dimensions, shapes, types};
+  return attention_of<true>(given[0], given[1], given[2], given[3], given[4]);
+}
+
+// q, k and v [batch, heads or kv_heads, queries, width], a cache's keys and values [batch · kv_heads, keys, width], mask as
+// above → y as q; k and v are first written into the cache, at the columns of their queries.
+OPERATOR(cached_attention) { return cached_attention_of<false>({count, data, dimensions, shapes, types}); }
+
+OPERATOR(cached_attention_of_bf16) { return cached_attention_of<true>({count, data, dimensions, shapes, types}); }

@@ -19,11 +19,14 @@
 constexpr int64_t kSide = 16, kTile = kSide * kSide;  // rows and columns of sums in a tile, and all of them
 constexpr int64_t kStep = 2 * kSide;                  // of the depth: numbers of bf16 in a row of a tile
 constexpr int64_t kPair = 2 * kSide;                  // two tiles side by side are multiplied with two others
-constexpr int64_t kChunk = 256;                       // of the depth: what is summed before it is added up
-constexpr int64_t kHeld = 256;                        // rows of x, whose chunks stay in the second cache
+constexpr int64_t kHeld = 512;                        // rows of x, whose chunks stay in the second cache
 constexpr int64_t kGroup = 512;                       // columns likewise
 
 constexpr int kExact = 3;                             // pieces at most, and products of pieces with one number
+
+// Of the depth: what is summed before it is added up. All pieces of as much of two tiles of columns stay in the first cache.
+template <int Most>
+constexpr int64_t kChunk = Most == 1 ? 256 : 128;
 
 template <class T, int Most>
 constexpr int kPieces = std::min(Most, std::is_same_v<T, float> ? 3 : std::is_same_v<T, Float16> ? 2 : 1);
@@ -69,10 +72,11 @@ inline __m512i take_piece(Vector (&v)[2]) {
 }
 
 // 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's.
+// Row by row, as they lie in memory: it is read ahead of us.
 template <int P, class W>
 inline void cut_columns(const W *w, int64_t count, int64_t n, int64_t depth, char *to) {
-  for (int64_t k = 0; k < depth; k += kStep)
-    for (int64_t i = 0; i < kSide; ++i) {
+  for (int64_t i = 0; i < kSide; ++i)
+    for (int64_t k = 0; k < depth; k += kStep) {
       if (std::is_same_v<W, BFloat16> && i < count && depth - k >= kStep) {
         std::memcpy(to + (k / kStep * kSide + i) * 64, w + i * n + k, 64);
         continue;
@@ -100,31 +104,67 @@ inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *
   }
 }
 
-// sums [2][2] tiles += two tiles of columns by two of rows, whose tiles lie `w_next` and `x_next` bytes apart, as do sums.
+// 16 columns of x [·, n], `there` of which exist, and 32 of its rows likewise: tiles [piece], a row of each holding the 32
+// numbers of a column.
+template <int P, class X>
+inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, char *to) {
+  Vector v[2][kLanes] = {};
+  for (int64_t i = 0; i < count; ++i)
+    v[i / kSide][i % kSide] = there < kSide ? load_slots<kSingle>(x + i * n, there) : load(x + i * n);
+  transpose(v[0]), transpose(v[1]);
+  for (int64_t i = 0; i < kSide; ++i) {
+    Vector column[2] = {v[0][i], v[1][i]};
+    for (int p = 0; p < P; ++p) _mm512_store_si512(to + (p * kSide + i) * 64, take_piece(column));
+  }
+}
+
+// 16 columns of x [steps · 32, n] as `cut_rows` lays rows: tiles [step][piece], a row of each holding two numbers of each.
+template <int P>
+inline void cut_pairs(const float *x, int64_t n, int64_t steps, char *to) {
+  for (int64_t step = 0; step < steps; ++step)
+    for (int64_t i = 0; i < kSide; ++i) {
+      const float *from = x + (step * kStep + 2 * i) * n;
+      Vector v[2] = {load(from), load(from + n)};
+      for (int p = 0; p < P; ++p)
+        _mm512_store_si512(to + ((step * P + p) * kSide + i) * 64, paired(take_piece(v)));
+    }
+}
+
+// Where the sums of tiles lie: how far tiles of the next columns, tiles of the next rows, and rows of a tile are apart.
+struct SumsAt {
+  int64_t columns, rows, next;
+};
+
+// sums [2][2] tiles += two tiles of columns by two of rows, whose tiles lie `w_next` and `x_next` bytes apart; or, where
+// they are the first, = these.
 template <int PW, int PX>
-inline void multiply_tiles(const char *w, int64_t w_next, const char *x, int64_t x_next, int64_t steps, float *sums,
-                           int64_t sums_next) {
+inline void multiply_tiles(const char *w, int64_t w_next, const char *x, int64_t x_next, int64_t steps, bool first,
+                           float *sums, const SumsAt &at) {
   asm volatile("" ::: "memory");  // what the tiles are loaded from has been written: the compiler does not see it
   // clang-format off
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  for (int64_t step = 0; step < steps; ++step)
-    for (int p = 0; p < PW; ++p) {
-      const char *from = w + (step * PW + p) * 1024;
-      _tile_loadd(4, from, 64); _tile_loadd(5, from + w_next, 64);
-      for (int q = 0; q < PX && p + q < kExact; ++q) {
-        const char *rows = x + (step * PX + q) * 1024;
-        _tile_loadd(6, rows, 64); _tile_loadd(7, rows + x_next, 64);
+  for (int64_t step = 0; step < steps; ++step) {
+    const char *columns = w + step * PW * 1024, *rows = x + step * PX * 1024;
+    for (int p = PW - 1, start = 0; p >= 0; --p) {
+      const int count = std::min(PX, kExact - p);
+      _tile_loadd(4, columns + p * 1024, 64); _tile_loadd(5, columns + p * 1024 + w_next, 64);
+      for (int i = 0; i < count; ++i) {
+        const int q = (start + i) % count;
+        if (i > 0 || p == PW - 1) { _tile_loadd(6, rows + q * 1024, 64); _tile_loadd(7, rows + q * 1024 + x_next, 64); }
         _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
       }
+      start = (start + count - 1) % count;  // the piece of x that is there is the next one's first
     }
+  }
   alignas(64) float found[4][kTile];
   _tile_stored(0, found[0], 64); _tile_stored(1, found[1], 64);
   _tile_stored(2, found[2], 64); _tile_stored(3, found[3], 64);
   // clang-format on
   for (int tile = 0; tile < 4; ++tile)
-    for (int64_t i = 0; i < kTile; i += kLanes) {
-      float *to = sums + tile / 2 * sums_next + tile % 2 * kTile + i;
-      store(load(to) + load(found[tile] + i), to);
+    for (int64_t i = 0; i < kSide; ++i) {
+      float *to = sums + tile / 2 * at.columns + tile % 2 * at.rows + i * at.next;
+      const Vector sum = load(found[tile] + i * kSide);
+      store(first ? sum : load(to) + sum, to);
     }
 }
 #endif

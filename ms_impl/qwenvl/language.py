@@ -52,9 +52,11 @@ class Attention(nn.Cell):
         q, k, v = self.split_heads(self.c_attn(x), cos, sin)
         if q_scale is not None:
             q = q * q_scale.astype(q.dtype)
-        if cache is not None:
-            k, v = cache(k, v, columns)
-        return self.c_proj(self.join_heads(self.attention(q, k, v, mask)))
+        if cache is None:
+            mixed = self.attention(q, k, v, mask)
+        else:
+            mixed = self.attention.cached(q, k, v, mask, cache, columns)
+        return self.c_proj(self.join_heads(mixed))
 
 
 class MLP(nn.Cell):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from ms_impl.cells.attention import attention
 from ms_impl.cells.bicubic import bicubic_matrix
+from ms_impl.cells.heads import JoinHeads, SplitHeads
 from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
 from ms_impl.cells.norms import LayerNorm
+from ms_impl.kernels.operators import linear_rows_operator
 from ms_impl.qwenvl.config import VisionConfig
 
 LAYER_NORM_EPS = 1e-6
@@ -40,6 +43,9 @@ class PositionResizer(nn.Cell):
 class CrossAttention(nn.Cell):
     """Multi-head attention of queries to other keys and values, with ``in_proj_weight`` = [Q|K|V] rows."""
 
+    kernel = None  # projects by some of the rows where nothing is trained: see ``use_kernels``
+    of_bf16 = False  # whether it rounds both factors to bf16
+
     def __init__(self, config: VisionConfig, dtype: ms.Type):
         super().__init__()
         width = config.output_dim
@@ -47,22 +53,31 @@ class CrossAttention(nn.Cell):
         self.in_proj_weight = parameter("in_proj_weight", (3 * width, width), dtype, Normal(INIT_SIGMA))
         self.in_proj_bias = parameter("in_proj_bias", (3 * width,), dtype)
         self.out_proj = Linear(width, width, dtype=dtype)
+        self.rows = [Tensor(part) for part in np.arange(3 * width, dtype=np.int32).reshape(3, width)]
+        self.split_heads = SplitHeads(self.heads, width // self.heads, rotary=False)
+        self.join_heads = JoinHeads()
         self.attention = attention(self.heads, width // self.heads)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[N, L, width] → [N, heads, L, head_dim]."""
-        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(0, 2, 1, 3)
+    def use_kernel(self) -> None:
+        """Compute by a kernel where nothing is trained."""
+        self.kernel = linear_rows_operator(self.of_bf16)
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each by its third of the rows, of the same shapes."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if self.kernel is not None and not self.training:
+            of_q, of_k, of_v = self.rows
+            q = self.kernel(query, weight, bias, of_q)
+            return q, self.kernel(key, weight, bias, of_k), self.kernel(value, weight, bias, of_v)
+        wq, wk, wv = ops.split(weight.astype(query.dtype), query.shape[-1])
+        bq, bk, bv = ops.split(bias.astype(query.dtype), query.shape[-1])
+        return linear(query, wq, bq), linear(key, wk, bk), linear(value, wv, bv)
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [1, Q, width], key and value [N, L, width] → [N, Q, width]."""
-        wq, wk, wv = ops.split(self.in_proj_weight.astype(query.dtype), query.shape[-1])
-        bq, bk, bv = ops.split(self.in_proj_bias.astype(query.dtype), query.shape[-1])
-        q = self.split_heads(linear(query, wq, bq))
-        k = self.split_heads(linear(key, wk, bk))
-        v = self.split_heads(linear(value, wv, bv))
+        q, k, v = (self.split_heads(x) for x in self.project(query, key, value))
         q = ops.tile(q, (key.shape[0], 1, 1, 1))
-        y = self.attention(q, k, v).transpose(0, 2, 1, 3)
-        return self.out_proj(y.reshape(y.shape[0], y.shape[1], -1))
+        return self.out_proj(self.join_heads(self.attention(q, k, v)))
 
 
 class Resampler(nn.Cell):

@@ -11,6 +11,7 @@ from mindspore.nn.utils import no_init_parameters
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.generate.decode import WIDEST, DecoderPool, cache_columns, chunks
+from ms_impl.kernels.build import library
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 from ms_impl.qwenvl.template import QwenVLTemplate
@@ -183,6 +184,27 @@ def test_chunks_cover_every_column_and_stay_in_the_cache(capacity):
             covered |= set(range(start, start + width))
         assert covered >= set(range(length))
         assert len({width for _, width in chunks(length, capacity)}) <= 2
+
+
+@pytest.mark.skipif(library("linear") is None, reason="no C++ compiler here, or kernels are switched off")
+@pytest.mark.parametrize("length, steps", [(300, 1), (600, 2), (400, 2)])
+def test_a_short_last_chunk_is_computed_with_the_one_before_it(model, monkeypatch, length, steps):
+    """To the bit: so are keys and values that are kept of it for other prompts."""
+    batch, found = random_batch(model.config, [length]), []
+    for joined in (128, 0):
+        monkeypatch.setattr("ms_impl.generate.decode.JOINED", joined)
+        with model.decoders.lend(1, length) as decoder:
+            logits = list(decoder.prefilling(batch, QwenVLTemplate.kinds))
+            kept = [layer.columns(0, 0, length) for layer in decoder.cache]
+            found.append((logits[-1].copy(), [(keys.copy(), values.copy()) for keys, values in kept]))
+        assert len(logits) == (steps if joined else -(-length // WIDEST))
+    for mine, theirs in zip(*map(flat, found)):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def flat(found: tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]) -> list[np.ndarray]:
+    logits, columns = found
+    return [logits, *(array for pair in columns for array in pair)]
 
 
 def test_more_than_the_model_takes_is_refused_with_the_numbers(model):

@@ -17,12 +17,13 @@ from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu, GeluTanh
 from ms_impl.cells.heads import JoinHeads, SplitHeads, SplitPacked
+from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import LayerNorm, RMSNorm
 from ms_impl.errors import InputError
 from ms_impl.kernels import build
 from ms_impl.kernels.build import library
-from ms_impl.kernels.operators import Operator, multiply_in_bf16, use_kernels
+from ms_impl.kernels.operators import Operator, linear_rows_operator, multiply_in_bf16, use_kernels
 
 pytestmark = pytest.mark.skipif(library("linear") is None, reason="no C++ compiler here, or kernels are switched off")
 
@@ -78,6 +79,15 @@ def test_a_product_is_as_exact_as_that_of_numpy(dtype, rows, outputs, inputs):
     error = (np.abs(wide(cell(Tensor(x))) - expected) / size).max()
     assert error <= FLOOR * max(floor, np.finfo(np.float32).eps)
     assert (np.abs(wide(cell(Tensor(x))) - expected - 1e-4 * size) / size).max() > FLOOR * floor  # a control
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_of_some_rows_is_that_part_of_the_whole(dtype):
+    cell, x = random_linear(70, 96, True, DTYPES[dtype]), Tensor(normal(41, 70))
+    multiply, every = linear_rows_operator(), cell(x).asnumpy()
+    for rows in (np.arange(0, 32), np.arange(32, 64), np.arange(63, 96)):
+        found = multiply(x, cell.weight, cell.bias, Tensor(rows.astype(np.int32)))
+        np.testing.assert_array_equal(found.asnumpy(), every[:, rows])
 
 
 def test_products_of_16_bits_are_rounded_once():
@@ -274,6 +284,66 @@ def test_causal_attention(heads, kv_heads, width):
     np.testing.assert_allclose(wide(rounded), exact, rtol=2**-10, atol=1e-5)
     visible[:, 5, first] = False  # a control
     assert np.abs(found - attended(q, k, v, visible[:, None])).max() > tolerance
+
+
+@pytest.mark.skipif(not TILES, reason="no tiles of bf16 (AMX) here")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("heads, kv_heads, width", [(4, 2, 20), (2, 2, 13)])
+def test_attention_of_bf16_rounds_the_factors_of_both_products(dtype, heads, kv_heads, width):
+    """Weights that lie between two numbers of bf16 may be rounded to either: most queries have none."""
+    q = Tensor(normal(2, heads, 600, width, scale=3.0), DTYPES[dtype])
+    k, v = (Tensor(normal(2, kv_heads, 600, width, seed=seed), DTYPES[dtype]) for seed in (1, 2))
+    visible = (SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None]) & (SEGMENTS[:, None, :, None] != 0)
+    cell = ComposedAttention()
+    multiply_in_bf16(cell)
+    cell = with_kernels(cell)
+    found = wide(cell(q, k, v, cell.segment_mask(Tensor(SEGMENTS), heads, ms.float32)))
+    given = [wide(each) for each in (q, k, v)]
+    errors, otherwise = (np.abs(found - each(*given, visible)).max(-1) for each in (attended_of_bf16, attended))
+    near = 2e-6 if dtype == "fp32" else 2e-3
+    assert (errors <= near).mean() > 0.9 and errors.max() <= 2**-8 * np.abs(given[2]).max()
+    assert (otherwise > near)[0, :, :300].mean() > 0.6  # a control: of what was given it is not
+    alone = cell.kernel(q[1:, :, 300:333], k[1:], v[1:], sight_of(SEGMENTS[1:], 300, 333))
+    np.testing.assert_array_equal(wide(alone)[0], found[1, :, 300:333])
+
+
+def attended_of_bf16(q, k, v, visible) -> np.ndarray:
+    """As ``attended``, both factors of each product rounded to bf16; sums are of weights that are not."""
+    rounded = [wide(Tensor(x).astype(ms.bfloat16)) for x in (q * np.float32(1 / math.sqrt(q.shape[-1])), k, v)]
+    q, k, v = (np.repeat(x, q.shape[1] // x.shape[1], 1).astype(np.float64) for x in rounded)
+    scores = np.where(visible, q @ k.swapaxes(-1, -2), -np.inf)
+    highest = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
+    seen = wide(Tensor(weights.astype(np.float32)).astype(ms.bfloat16)).astype(np.float64)
+    return seen @ v / np.maximum(weights.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_attention_to_a_cache_writes_it_first(dtype, kernels):
+    """A cache has the keys and values that it had, and the new ones at their columns; the others stay as they are."""
+    heads, kv_heads, width, columns = 4, 2, 16, np.arange(270, 311, dtype=np.int32)
+    q = Tensor(normal(2, heads, 41, width), DTYPES[dtype])
+    k, v = (Tensor(normal(2, kv_heads, 41, width, seed=seed), DTYPES[dtype]) for seed in (1, 2))
+    cache = LayerCache(2, kv_heads, 600, width, DTYPES[dtype])
+    for seed, parameter in ((3, cache.keys), (4, cache.values)):
+        parameter.set_data(Tensor(normal(*parameter.shape, seed=seed), DTYPES[dtype]))
+    before = [wide(each).reshape(2, kv_heads, 600, width) for each in (cache.keys, cache.values)]
+    cell = with_kernels(ComposedAttention()) if kernels else ComposedAttention().set_train(False)
+    where = Tensor(np.tile(columns, (2, 1)))
+    mask = cell.causal_mask(Tensor(SEGMENTS), where, heads, DTYPES[dtype])
+    found = wide(cell.cached(q, k, v, mask, cache, where))
+    for new, old, parameter in zip((k, v), before, (cache.keys, cache.values)):
+        old[:, :, columns] = wide(new)
+        np.testing.assert_array_equal(wide(parameter).reshape(old.shape), old)
+    whole = [parameter.reshape(2, kv_heads, 600, width) for parameter in (cache.keys, cache.values)]
+    np.testing.assert_array_equal(found, wide(cell(q, *whole, mask)))
+
+
+def sight_of(segments: np.ndarray, first: int, last: int) -> Tensor:
+    """What the kernel takes for the queries of some columns that see all of their segment."""
+    own = segments[:, first:last]
+    return Tensor(np.concatenate([segments, own, np.full_like(own, segments.shape[1])], 1))
 
 
 def test_attention_within_segments_and_without_a_mask():
