@@ -82,7 +82,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What ``model.chat`` takes, and at once an InputError for what would fail only when the answer is there."""
-    from ms_impl.data.fonts import load_font
     from ms_impl.generate.config import GenerationConfig
     from ms_impl.io.dtypes import float_named
 
@@ -94,6 +93,8 @@ def chat_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             f"--draw: {target} is {'a directory' if target.is_dir() else 'not in a directory that exists'}"
         )
     if arguments.font:
+        from ms_impl.data.fonts import load_font
+
         load_font(arguments.font, size=10)
     for name in ("dtype", "compute_dtype"):
         if getattr(arguments, name) is not None:

@@ -17,7 +17,6 @@ from PIL import Image
 from ms_impl.cli.answer_printer import AnswerPrinter
 from ms_impl.cli.interrupts import Interrupts
 from ms_impl.cli.media_paths import medium_path
-from ms_impl.data.box_drawing import draw_boxes, enlarged
 from ms_impl.data.images import read_image, resolve_path
 from ms_impl.data.media_sources import IMAGE
 from ms_impl.data.thinking import split_thinking
@@ -174,6 +173,8 @@ class Conversation:
         elif self.template.boxes is None:
             print("(this model writes no boxes)")
         else:
+            from ms_impl.data.box_drawing import draw_boxes, enlarged  # fonts and all, for answers that are drawn
+
             image = enlarged(self.latest.content)
             save_image(draw_boxes(image, answer, self.template.boxes, self.font, self.latest.content.size), target)
 

@@ -36,6 +36,7 @@ _HISTORY = frozenset({
     "current_phase", "__parse_method__", "__compile_cell_hook__", "_forms",
 })  # fmt: skip
 _NO_SOURCES = ("builtins", "pybind11_builtins", "mindspore")  # the version stands for them
+_PLAIN_ITSELF = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = (type(None), bool, int, float, str, bytes, Path, Enum, ms.Type)
 
 
@@ -100,8 +101,9 @@ class _Description:
 
     def add(self, value: Any) -> None:
         """Raises ``NotCacheable`` for a value of an unknown kind."""
-        if isinstance(value, _PLAIN):
-            self.write(f"{type(value).__name__} {value!r}")
+        kind = type(value)
+        if kind in _PLAIN_ITSELF or isinstance(value, _PLAIN):
+            self.write(f"{kind.__name__} {value!r}")
         elif isinstance(value, (dict, list, tuple)):
             self._add_collection(value)
         elif isinstance(value, nn.Cell):
@@ -118,12 +120,16 @@ class _Description:
         elif dataclasses.is_dataclass(value):
             self._add_object(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
         else:
-            raise NotCacheable(f"{type(value).__module__}.{type(value).__qualname__}")
+            raise NotCacheable(f"{kind.__module__}.{kind.__qualname__}")
 
     def _add_collection(self, values: dict | list | tuple) -> None:
         self.write(f"{type(values).__name__} {len(values)}")
         for item in chain.from_iterable(values.items()) if isinstance(values, dict) else values:
-            self.add(item)
+            if type(item) in _PLAIN_ITSELF:  # as most are: a model has ten thousands
+                text = f"{type(item).__name__} {item!r}"
+                self.parts.append(f"{len(text)}:{text}")
+            else:
+                self.add(item)
 
     def _add_array(self, array: np.ndarray, dtype: str) -> None:
         self.write(f"array {dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}")

@@ -119,8 +119,14 @@ def fingerprint(compiler: str) -> str:
     The macros tell its version, and what ``-march=native`` found of the processor.
     """
     sources = b"".join(path.read_bytes() for path in sorted((*SOURCES.glob("*.cc"), *SOURCES.glob("*.h"))))
-    macros = run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
-    return hashlib.sha256(b"\0".join((sources, " ".join(FLAGS).encode(), macros.encode()))).hexdigest()[:16]
+    macros = predefined(compiler, FLAGS).encode()
+    return hashlib.sha256(b"\0".join((sources, " ".join(FLAGS).encode(), macros))).hexdigest()[:16]
+
+
+@cache
+def predefined(compiler: str, flags: tuple[str, ...]) -> str:
+    """The macros that a compiler predefines with some flags; it is asked once, for all kernels."""
+    return run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
 
 
 def run(command: list[str]) -> str:
