@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
+from ms_impl.generate.graph_cache import CachedGraph
 from ms_impl.train.feed import AFTER_MEDIA
 from ms_impl.train.grad_accumulation import (
     Columns,
@@ -28,7 +29,7 @@ def weight_of(columns: Columns) -> Tensor:
 
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER, alias="MFTrainOneStepCell")
-class TrainStep(MFTrainOneStepCell):
+class TrainStep(CachedGraph, MFTrainOneStepCell):
     """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in four places.
 
     ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labels;
