@@ -58,10 +58,9 @@ def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
         if not store:
             yield
             return
-        graph = store.read(key)
-        with slot.holding(graph) as made, _fewer_warnings():
+        with slot.holding(store.read(key)) as made, _fewer_warnings():
             yield
-        if graph is None and made:
+        if made:
             try:
                 store.write(key, made[0])
             except OSError as error:
@@ -111,17 +110,20 @@ class _Slot:
 
     @contextmanager
     def holding(self, graph: bytes | None) -> Iterator[list[bytes]]:
-        """Within, one graph is compiled; that or the given one is loaded. The list has it, once it is compiled."""
+        """Within, one graph is compiled, or the given one loaded. The list has it, once it is compiled."""
         self._clear()
         number, self.number = self.number, None
         place, made = self.folder / f"compile_cache_{number}.mindir", []
-        if graph is not None:
+        known = graph is not None
+        if known:
             place.write_bytes(graph)
+        del graph  # its memory would lie under all that is compiled
         with _cache_enabled(self.root.name):
             yield made
         if place.exists():
             self.number = number + 1
-            made.append(place.read_bytes())
+            if not known:
+                made.append(place.read_bytes())
         self._clear()
 
     def _clear(self) -> None:
