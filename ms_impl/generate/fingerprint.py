@@ -68,6 +68,7 @@ def fingerprint(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> str:
     description = _Description()
     description.add({name: ms.get_context(name) for name in SETTINGS})
     description.add({name: ms.get_auto_parallel_context(name) for name in _PARALLEL})
+    description.add(ms.get_seed())  # operators that draw may have it from there
     description.add({name: value for name, value in os.environ.items() if name.startswith("MS_")})
     description.add(form(inputs))
     description.add(cell)

@@ -1,4 +1,4 @@
-"""Compiled graphs kept from one process to the next: most of the time to a first token is spent compiling.
+"""Compiled graphs kept from one process to the next: most of the time to a first token or step is spent compiling.
 
 MindSpore's own compile cache stores a graph before it goes to the device, with its weights as inputs, but names it by
 its number in the process: asked in another order, it loads the wrong one. So it is pointed at a folder of this process
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class CachedGraph(nn.Cell):
     """A cell whose graphs are taken from the user's cache in GRAPH_MODE, or put there, in a process alone on a CPU.
 
-    Its inputs are tensors or None, positional.
+    Its inputs are tensors or None, positional. Cells that have other bases, too, name this one first.
     """
 
     def compile(self, *inputs: Tensor | None) -> None:
@@ -68,7 +68,10 @@ def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
 
 
 def _wanted() -> bool:
-    """Whether this process keeps graphs; one whose user has switched MindSpore's cache on does not."""
+    """Whether this process keeps graphs; one whose user has switched MindSpore's cache on does not.
+
+    Nor do the ranks of a distributed run: ports and addresses that change from run to run are among their variables.
+    """
     alone = "MS_ROLE" not in os.environ and ms.get_auto_parallel_context("parallel_mode") == "stand_alone"
     used = ms.get_context("enable_compile_cache") or _ENABLE in os.environ
     return os.environ.get(SWITCH) != "off" and ms.get_context("device_target") == "CPU" and alone and not used

@@ -32,6 +32,8 @@ def weight_of(columns: Columns) -> Tensor:
 class TrainStep(CachedGraph, MFTrainOneStepCell):
     """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in four places.
 
+    In a process alone on a CPU, its graph is kept for the next run of the same settings (``CachedGraph``).
+
     ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labels;
     weighted equally, they would train on another loss than one process with all of the batch. Gradient accumulation
     would not happen at all (trainer/base_trainer.py:321). Here a batch in parts is one global batch, and every rank
