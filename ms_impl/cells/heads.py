@@ -5,8 +5,42 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.rotary import rotation
 from ms_impl.kernels.operators import from_heads_operator, to_heads_operator
+
+
+@ops.constexpr
+def _order(batch: int, outer: int, inner: int) -> Tensor:
+    """Where the rows [batch, outer, inner] lie, in the order [batch, inner, outer]."""
+    rows = np.arange(batch * outer * inner, dtype=np.int32).reshape(batch, outer, inner)
+    return Tensor(rows.swapaxes(1, 2).reshape(-1))
+
+
+class SwapAxes(nn.Cell):
+    """[B, M, N, width] → [B, N, M, width], by rows.
+
+    MindSpore 2.9.0's Transpose on CPU keeps 8 bytes of tables for each element from when it is compiled: in fp32, twice
+    what it moves.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.gather = ops.Gather()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Of the same dtype."""
+        return self.swapped(x)
+
+    def bprop(self, x, out, dout):
+        """The axes swapped back; the gradient of Gather would add up what it moves."""
+        return (self.swapped(dout),)
+
+    def swapped(self, x: Tensor) -> Tensor:
+        """The axes 1 and 2 swapped."""
+        batch, outer, inner, width = x.shape
+        rows = self.gather(x.reshape(-1, width), _order(batch, outer, inner), 0)
+        return rows.reshape(batch, inner, outer, width)
 
 
 class SplitHeads(nn.Cell):
@@ -22,6 +56,7 @@ class SplitHeads(nn.Cell):
         super().__init__()
         self.heads, self.width = heads, width
         self.transpose = ops.Transpose()
+        self.swap = unless_on_ascend(SwapAxes)
         self.rotate = rotation() if rotary else None
         self.columns = Tensor(np.arange(heads * width, dtype=np.int32).reshape(heads, width))
 
@@ -33,7 +68,8 @@ class SplitHeads(nn.Cell):
         """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
         if self.kernel is not None and not self.training:
             return self.kernel(x, self.columns) if cos is None else self.kernel(x, self.columns, cos, sin)
-        x = self.transpose(x.reshape(*x.shape[:2], self.heads, self.width), (0, 2, 1, 3))
+        x = x.reshape(*x.shape[:2], self.heads, self.width)
+        x = self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x)
         return x if cos is None else self.rotate(x, cos, sin)
 
 
@@ -52,6 +88,7 @@ class SplitPacked(nn.Cell):
         self.heads, self.width, self.by_head = heads, width, by_head
         self.split = ops.Split(-1, 3)
         self.transpose = ops.Transpose()
+        self.swap = unless_on_ascend(SwapAxes)
         self.rotate = rotation() if rotary else None
         numbers = np.arange(3 * heads * width, dtype=np.int32)
         shape, axis = ((heads, 3, width), 1) if by_head else ((3, heads, width), 0)
@@ -73,7 +110,7 @@ class SplitPacked(nn.Cell):
         if self.by_head:
             qkv = qkv.reshape(batch, length, self.heads, 3 * self.width)
         parts = [x.reshape(batch, length, self.heads, self.width) for x in self.split(qkv)]
-        q, k, v = [self.transpose(x, (0, 2, 1, 3)) for x in parts]
+        q, k, v = [self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x) for x in parts]
         return (q, k, v) if cos is None else (self.rotate(q, cos, sin), self.rotate(k, cos, sin), v)
 
 
@@ -85,6 +122,7 @@ class JoinHeads(nn.Cell):
     def __init__(self):
         super().__init__()
         self.transpose = ops.Transpose()
+        self.swap = unless_on_ascend(SwapAxes)
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
@@ -94,4 +132,5 @@ class JoinHeads(nn.Cell):
         """Of the same dtype."""
         if self.kernel is not None and not self.training:
             return self.kernel(x)
-        return self.transpose(x, (0, 2, 1, 3)).reshape(x.shape[0], x.shape[2], -1)
+        y = self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x)
+        return y.reshape(x.shape[0], x.shape[2], -1)

@@ -87,15 +87,21 @@ class _SumOverChunks(nn.Cell):
 
     def bprop(self, hidden, weight, targets, weights, rows, chunks, out, dout):
         """Gradients by hidden and weight; the others have none."""
-        gradient, number = self.zeros(weight), self.first
+        # The first chunk comes before the loop, whose start would be a constant of the graph in the shape of W: zeros.
+        gradient = self.by_weight(hidden, weight, targets, weights, self.gather(rows, self.first, 0))
+        number = self.first + 1
         while number < chunks:
             at = self.gather(rows, number, 0)
-            target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
-            chunk = self.gather(hidden, at, 0)
-            slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target)
-            gradient = gradient + self.to_weight(slope, chunk * expand(row_weight.reshape(-1, 1), chunk.shape))
+            gradient = gradient + self.by_weight(hidden, weight, targets, weights, at)
             number = number + 1
         return out[1] * dout[0], gradient * dout[0], targets * 0, weights * 0, rows * 0, chunks * 0
+
+    def by_weight(self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, at: Tensor) -> Tensor:
+        """What the rows ``at`` add to the gradient of W."""
+        target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
+        chunk = self.gather(hidden, at, 0)
+        slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target)
+        return self.to_weight(slope, chunk * expand(row_weight.reshape(-1, 1), chunk.shape))
 
     def slope(self, log_probs: Tensor, targets: Tensor) -> Tensor:
         """The gradient of each row's cross entropy by its logits: [CHUNK, vocab]."""

@@ -1,4 +1,4 @@
-"""Compiled graphs kept from one process to the next: most of the time to a first token is spent compiling.
+"""Compiled graphs kept from one process to the next: most of the time to a first token or step is spent compiling.
 
 MindSpore's own compile cache stores a graph before it goes to the device, with its weights as inputs, but names it by
 its number in the process: asked in another order, it loads the wrong one. So it is pointed at a folder of this process
@@ -36,12 +36,13 @@ logger = logging.getLogger(__name__)
 class CachedGraph(nn.Cell):
     """A cell whose graphs are taken from the user's cache in GRAPH_MODE, or put there, in a process alone on a CPU.
 
-    Its inputs are tensors or None, positional.
+    Its inputs are tensors or None, positional. Cells that have other bases, too, name this one first.
     """
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         """As ``nn.Cell``'s, which asks itself, each time and for each cell within, what is known here."""
-        if ms.get_context("mode") != ms.GRAPH_MODE or (phase := self._graphs.get(form(inputs))) is None:
+        graphs = ms.get_context("mode") == ms.GRAPH_MODE and not self.training
+        if not graphs or (phase := self._graphs.get(form(inputs))) is None:
             return super().__call__(*inputs)
         given = tuple(each for each in inputs if each is not None)
         return _convert_python_data(_cell_graph_executor._graph_executor(given, phase))
@@ -68,10 +69,9 @@ def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
         if not store:
             yield
             return
-        graph = store.read(key)
-        with slot.holding(graph) as made, _fewer_warnings():
+        with slot.holding(store.read(key)) as made, _fewer_warnings():
             yield
-        if graph is None and made:
+        if made:
             try:
                 store.write(key, made[0])
             except OSError as error:
@@ -79,7 +79,10 @@ def kept(cell: nn.Cell, inputs: tuple[Tensor | None, ...]) -> Iterator[None]:
 
 
 def _wanted() -> bool:
-    """Whether this process keeps graphs; one whose user has switched MindSpore's cache on does not."""
+    """Whether this process keeps graphs; one whose user has switched MindSpore's cache on does not.
+
+    Nor do the ranks of a distributed run: ports and addresses that change from run to run are among their variables.
+    """
     alone = "MS_ROLE" not in os.environ and ms.get_auto_parallel_context("parallel_mode") == "stand_alone"
     used = ms.get_context("enable_compile_cache") or _ENABLE in os.environ
     return os.environ.get(SWITCH) != "off" and ms.get_context("device_target") == "CPU" and alone and not used
@@ -121,17 +124,20 @@ class _Slot:
 
     @contextmanager
     def holding(self, graph: bytes | None) -> Iterator[list[bytes]]:
-        """Within, one graph is compiled; that or the given one is loaded. The list has it, once it is compiled."""
+        """Within, one graph is compiled, or the given one loaded. The list has it, once it is compiled."""
         self._clear()
         number, self.number = self.number, None
         place, made = self.folder / f"compile_cache_{number}.mindir", []
-        if graph is not None:
+        known = graph is not None
+        if known:
             place.write_bytes(graph)
+        del graph  # its memory would lie under all that is compiled
         with _cache_enabled(self.root.name):
             yield made
         if place.exists():
             self.number = number + 1
-            made.append(place.read_bytes())
+            if not known:
+                made.append(place.read_bytes())
         self._clear()
 
     def _clear(self) -> None:

@@ -7,7 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
-LIMIT = 256 << 20  # bytes; beyond, what was unused for longest goes
+LIMIT = 1 << 30  # bytes; beyond, what was unused for longest goes
+SHARE = 4  # a graph may take one in so many of them: that of a training step must not push out all others
 _SEAL = hashlib.sha256().digest_size
 
 
@@ -16,7 +17,7 @@ class GraphStore:
 
     Args:
         folder: made when the first graph is written.
-        limit: bytes that all graphs may take.
+        limit: bytes that all graphs may take; one that would take more than a quarter of them is not kept.
     """
 
     def __init__(self, folder: Path, limit: int = LIMIT):
@@ -35,11 +36,13 @@ class GraphStore:
         return graph if sealed[:_SEAL] == _seal(key, graph) else None
 
     def write(self, key: str, graph: bytes) -> None:
-        """Keep a graph; it appears whole or not at all.
+        """Keep a graph that is not too large; it appears whole or not at all.
 
         Raises:
             OSError: the folder cannot be written.
         """
+        if len(graph) > self.limit // SHARE:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(".partial", dir=self.folder)
         try:

@@ -94,7 +94,8 @@ def warn_of_kept_graphs(settings: Settings) -> None:
     if lookup(settings, "context.enable_compile_cache") or os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
         logger.warning(
             "MindSpore's compile cache is on. It compares source files, not settings: empty its directory (%s) whenever"
-            " a setting changes, or the run uses the old one",
+            " a setting changes, or the run uses the old one; with it off, a process alone on a CPU keeps graphs by"
+            " their settings",
             lookup(settings, "context.compile_cache_path") or os.environ.get("MS_COMPILER_CACHE_PATH") or ".",
         )
 

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
+from ms_impl.generate.graph_cache import CachedGraph
 from ms_impl.train.feed import AFTER_MEDIA
 from ms_impl.train.grad_accumulation import (
     Columns,
@@ -28,8 +29,10 @@ def weight_of(columns: Columns) -> Tensor:
 
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER, alias="MFTrainOneStepCell")
-class TrainStep(MFTrainOneStepCell):
+class TrainStep(CachedGraph, MFTrainOneStepCell):
     """MindFormers 1.9.0's step cell (wrapper/wrapper.py:164), under its own name in YAML, mended in four places.
+
+    In a process alone on a CPU, its graph is kept for the next run of the same settings (``CachedGraph``).
 
     ``grads_for_legacy`` (wrapper/wrapper.py:375): the ranks of a data-parallel run each average over their own labels;
     weighted equally, they would train on another loss than one process with all of the batch. Gradient accumulation

@@ -45,14 +45,20 @@ def test_one_under_the_name_of_another_is_not_there(store):
 
 def test_beyond_the_limit_the_one_unused_for_longest_goes(store):
     for age, key in enumerate("abc"):
-        store.write(key, bytes(280))
+        store.write(key, bytes(240))
         os.utime(store.folder / f"{key}.graph", (age, age))
     store.read("a")
-    (store.folder / "killed.partial").write_bytes(bytes(100))
+    (store.folder / "killed.partial").write_bytes(bytes(250))
     os.utime(store.folder / "killed.partial", (0, 0))
-    store.write("d", bytes(280))
+    store.write("d", bytes(240))
     assert [store.read(key) is not None for key in "abcd"] == [True, False, True, True]
     assert not (store.folder / "killed.partial").exists()
+
+
+def test_one_that_would_push_out_too_many_others_is_not_kept(store):
+    store.write("small", bytes(240))
+    store.write("large", bytes(300))
+    assert store.read("small") and store.read("large") is None
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
