@@ -149,6 +149,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "tokens_different": len(set(ours["tokens"])),
         "logits_rms": max(theirs["logits"]),
         "layers_rms": {part: max(found) for part, found in theirs["layers"].items()},
+        "rms_of_each_layer": theirs["layers"],
         "layers_compared": {part: len(found) for part, found in theirs["layers"].items()},
         "own_gb": ours["peak"] / 1e9, "load_s": ours["load_s"], "first_token_s": ours["first_token_s"],
         "token_s": step, "gb_per_s": ours["step_bytes"] / step / 1e9, "bandwidth_gb_per_s": bandwidth,

@@ -75,10 +75,19 @@ def test_a_product_is_as_exact_as_that_of_numpy(dtype, rows, outputs, inputs):
     weight, bias = wide(cell.weight), 0 if cell.bias is None else wide(cell.bias)
     expected = x.astype(np.float64) @ weight.T + bias
     size = np.abs(x) @ np.abs(weight.T) + np.abs(bias)  # what the terms could add up to
-    floor = (np.abs(x @ weight.T.astype(np.float32) + bias - expected) / size).max()
-    error = (np.abs(wide(cell(Tensor(x))) - expected) / size).max()
-    assert error <= FLOOR * max(floor, np.finfo(np.float32).eps)
-    assert (np.abs(wide(cell(Tensor(x))) - expected - 1e-4 * size) / size).max() > FLOOR * floor  # a control
+    plain, found = x @ weight.T.astype(np.float32) + bias, wide(cell(Tensor(x)))
+    floor = (np.abs(plain - expected) / size).max()
+    assert (np.abs(found - expected) / size).max() <= FLOOR * max(floor, np.finfo(np.float32).eps)
+    assert (np.abs(found - expected - 1e-4 * size) / size).max() > FLOOR * floor  # a control
+    # All of x counts: its last eight bits alone would change this by more.
+    assert rms(found - expected) <= max(FLOOR * rms(plain - expected), 2**-23 * rms(expected))
+    cut = (x.view(np.uint32) & 0xFFFFFF00).view(np.float32)
+    if inputs > 100:
+        assert rms(cut @ weight.T + bias - expected) > FLOOR * rms(plain - expected)
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x).mean()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
