@@ -29,6 +29,7 @@ from ms_impl.user_cache import cache_folder
 SWITCH = "VLM_MINDSPORE_GRAPHS"  # "off": keep none
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _LOCK = RLock()
+_MOST_NUMBERS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,13 @@ class CachedGraph(nn.Cell):
 
     def compile(self, *inputs: Tensor | None) -> None:
         """As ``nn.Cell.compile``, which the first call for inputs of each form in GRAPH_MODE begins with."""
-        with kept(self, inputs):
+        try:
+            with kept(self, inputs):
+                super().compile(*inputs)
+        except RuntimeError as error:
+            if "in MindIR" not in str(error):
+                raise
+            logger.info("the compiled graph of %s cannot be written: %s", type(self).__name__, error)
             super().compile(*inputs)
         self._graphs[form(inputs)] = self.current_phase
 
@@ -115,30 +122,34 @@ class _Slot:
         self.folder = Path(self.root.name) / "rank_0" / "graph_cache"
         self.folder.mkdir(parents=True)
         self.owner = os.getpid()
-        self.number: int | None = 0  # of the next graph; None: unknown, since a compilation has failed
+        self.numbers = {0}  # one of these has the next graph: a compilation that fails may have counted, or not
 
     @property
     def usable(self) -> bool:
-        """Not in a forked process, which has the folder from its parent."""
-        return self.number is not None and self.owner == os.getpid()
+        """Not in a forked process, which has the folder from its parent, nor after many failures."""
+        return len(self.numbers) <= _MOST_NUMBERS and self.owner == os.getpid()
 
     @contextmanager
     def holding(self, graph: bytes | None) -> Iterator[list[bytes]]:
         """Within, one graph is compiled, or the given one loaded. The list has it, once it is compiled."""
         self._clear()
-        number, self.number = self.number, None
-        place, made = self.folder / f"compile_cache_{number}.mindir", []
-        known = graph is not None
-        if known:
-            place.write_bytes(graph)
+        numbers, made, known = self.numbers, [], graph is not None
+        self.numbers = numbers | {number + 1 for number in numbers}
+        for number in numbers if known else ():
+            self._place(number).write_bytes(graph)
         del graph  # its memory would lie under all that is compiled
         with _cache_enabled(self.root.name):
             yield made
-        if place.exists():
-            self.number = number + 1
-            if not known:
-                made.append(place.read_bytes())
+        if known:
+            self.numbers = {number + 1 for number in numbers}
+        for number in () if known else numbers:
+            if self._place(number).exists():
+                self.numbers = {number + 1}
+                made.append(self._place(number).read_bytes())
         self._clear()
+
+    def _place(self, number: int) -> Path:
+        return self.folder / f"compile_cache_{number}.mindir"
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
