@@ -29,7 +29,6 @@ from ms_impl.user_cache import cache_folder
 SWITCH = "VLM_MINDSPORE_GRAPHS"  # "off": keep none
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _LOCK = RLock()
-_MOST_NUMBERS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -122,34 +121,33 @@ class _Slot:
         self.folder = Path(self.root.name) / "rank_0" / "graph_cache"
         self.folder.mkdir(parents=True)
         self.owner = os.getpid()
-        self.numbers = {0}  # one of these has the next graph: a compilation that fails may have counted, or not
+        self.number = 0  # of the next graph, as far as is known: a compilation that fails may have counted, or not
 
     @property
     def usable(self) -> bool:
-        """Not in a forked process, which has the folder from its parent, nor after many failures."""
-        return len(self.numbers) <= _MOST_NUMBERS and self.owner == os.getpid()
+        """Not in a forked process, which has the folder from its parent."""
+        return self.owner == os.getpid()
 
     @contextmanager
     def holding(self, graph: bytes | None) -> Iterator[list[bytes]]:
-        """Within, one graph is compiled, or the given one loaded. The list has it, once it is compiled."""
+        """Within, one graph is compiled, or the given one loaded. The list has it, once it is compiled.
+
+        Where its number is another than is known, the given one is not found, but the number is.
+        """
         self._clear()
-        numbers, made, known = self.numbers, [], graph is not None
-        self.numbers = numbers | {number + 1 for number in numbers}
-        for number in numbers if known else ():
-            self._place(number).write_bytes(graph)
+        made: list[bytes] = []
+        placed = self.folder / f"compile_cache_{self.number}.mindir"
+        if known := graph is not None:
+            placed.write_bytes(graph)
         del graph  # its memory would lie under all that is compiled
         with _cache_enabled(self.root.name):
             yield made
-        if known:
-            self.numbers = {number + 1 for number in numbers}
-        for number in () if known else numbers:
-            if self._place(number).exists():
-                self.numbers = {number + 1}
-                made.append(self._place(number).read_bytes())
+        self.number += known
+        for path in self.folder.glob("compile_cache_*.mindir"):
+            if not (known and path == placed):
+                self.number = int(path.stem.rpartition("_")[2]) + 1
+                made.append(path.read_bytes())
         self._clear()
-
-    def _place(self, number: int) -> Path:
-        return self.folder / f"compile_cache_{number}.mindir"
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
