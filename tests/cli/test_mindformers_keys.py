@@ -35,7 +35,7 @@ def arguments(cls: type) -> set[str]:
     parameters = inspect.signature(function).parameters
     names = {name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL}
     takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    below = cls.__mro__[1]
+    below = next(base for base in cls.__mro__[1:] if vars(base).keys() & {"__init__", "__new__"})
     return names | (arguments(below) if takes_more and below.__init__ is not object.__init__ else set())
 
 
