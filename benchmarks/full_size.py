@@ -148,9 +148,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "tokens_equal": sum(a == b for a, b in zip(ours["tokens"], theirs["tokens"])), "tokens": len(ours["tokens"]),
         "tokens_different": len(set(ours["tokens"])),
         "logits_rms": max(theirs["logits"]),
-        "layers_rms": {part: max(found) for part, found in theirs["layers"].items()},
-        "rms_of_each_layer": theirs["layers"],
-        "layers_compared": {part: len(found) for part, found in theirs["layers"].items()},
+        "rms_of_layers": theirs["layers"],
         "own_gb": ours["peak"] / 1e9, "load_s": ours["load_s"], "first_token_s": ours["first_token_s"],
         "token_s": step, "gb_per_s": ours["step_bytes"] / step / 1e9, "bandwidth_gb_per_s": bandwidth,
         "bandwidth_of": "memory" if fits else "disk", "mapped_gb_per_s": mapped, "reference_s": seconds["reference"],
@@ -233,7 +231,7 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
 
 def row(result: dict[str, Any]) -> list[str]:
     """The cells of one result."""
-    counts, share = result["layers_compared"], result["gb_per_s"] / result["bandwidth_gb_per_s"]
+    share = result["gb_per_s"] / result["bandwidth_gb_per_s"]
     rate = result.get("mapped_gb_per_s")
     mapped = f", {result['gb_per_s'] / rate:.2f} of the mapped file's {rate:.1f}" if rate else ""
     name = result["size"] + (f", {result['layers']} layers of each part" if result["layers"] else "")
@@ -242,7 +240,7 @@ def row(result: dict[str, Any]) -> list[str]:
         f"{result['checkpoint_gb']:.2f} GB",
         ("equal" if result["equal_bytes"] else "DIFFERS") if result["converted"] else "not run",
         f"{result['logits_rms']:.1e}",
-        ", ".join(f"{part} {counts[part]}: {rms:.1e}" for part, rms in result["layers_rms"].items()),
+        ", ".join(f"{part} {len(rms)}: {max(rms):.1e}" for part, rms in result["rms_of_layers"].items()),
         f"{result['tokens_equal']} of {result['tokens']}, {result['tokens_different']} different ones",
         f"{result['own_gb']:.2f} GB, {result['prompt_tokens']:,} tokens",
         f"{result['first_token_s']:.0f} s",

@@ -18,9 +18,9 @@ def on_ascend() -> bool:
 
 
 def unless_on_ascend(make: Callable[..., T], *arguments: object) -> T | None:
-    """A cell that is a loop with a gradient of its own; None on Ascend, where such loops have never run.
+    """A cell with a gradient of its own; None on Ascend, where such have never run.
 
-    Whoever gets None computes all at once.
+    Whoever gets None computes by plain operators.
     """
     return None if on_ascend() else make(*arguments)
 

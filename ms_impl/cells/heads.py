@@ -43,6 +43,11 @@ class SwapAxes(nn.Cell):
         return rows.reshape(batch, inner, outer, width)
 
 
+def swap_axes(x: Tensor, transpose: ops.Transpose, swap: SwapAxes | None) -> Tensor:
+    """[B, M, N, width] → [B, N, M, width], by ``transpose`` where there is no ``swap``."""
+    return transpose(x, (0, 2, 1, 3)) if swap is None else swap(x)
+
+
 class SplitHeads(nn.Cell):
     """[B, T, heads · width] → [B, heads, T, width], rotated where there are angles.
 
@@ -69,7 +74,7 @@ class SplitHeads(nn.Cell):
         if self.kernel is not None and not self.training:
             return self.kernel(x, self.columns) if cos is None else self.kernel(x, self.columns, cos, sin)
         x = x.reshape(*x.shape[:2], self.heads, self.width)
-        x = self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x)
+        x = swap_axes(x, self.transpose, self.swap)
         return x if cos is None else self.rotate(x, cos, sin)
 
 
@@ -110,7 +115,7 @@ class SplitPacked(nn.Cell):
         if self.by_head:
             qkv = qkv.reshape(batch, length, self.heads, 3 * self.width)
         parts = [x.reshape(batch, length, self.heads, self.width) for x in self.split(qkv)]
-        q, k, v = [self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x) for x in parts]
+        q, k, v = [swap_axes(x, self.transpose, self.swap) for x in parts]
         return (q, k, v) if cos is None else (self.rotate(q, cos, sin), self.rotate(k, cos, sin), v)
 
 
@@ -132,5 +137,4 @@ class JoinHeads(nn.Cell):
         """Of the same dtype."""
         if self.kernel is not None and not self.training:
             return self.kernel(x)
-        y = self.transpose(x, (0, 2, 1, 3)) if self.swap is None else self.swap(x)
-        return y.reshape(x.shape[0], x.shape[2], -1)
+        return swap_axes(x, self.transpose, self.swap).reshape(x.shape[0], x.shape[2], -1)

@@ -50,7 +50,6 @@ _PARAMETER = (
     "requires_aggr", "use_persistent_storage", "storage_format", "cache_enable", "param_strategy",
 )  # fmt: skip
 _NO_SOURCES = sys.stdlib_module_names | {"pybind11_builtins", "mindspore", "numpy"}  # the versions stand for them
-_PLAIN_ITSELF = frozenset({type(None), bool, int, float, str, bytes})
 _PLAIN = (type(None), bool, int, float, str, bytes, Path, Enum, ms.Type, MixedPrecisionType)
 _CALLED = ("construct", "bprop")
 
@@ -119,7 +118,7 @@ class _Description:
     def add(self, value: Any) -> None:
         """Raises ``NotCacheable`` for a value of an unknown kind."""
         kind = type(value)
-        if kind in _PLAIN_ITSELF or isinstance(value, _PLAIN):
+        if kind in _PLAIN or isinstance(value, _PLAIN):  # nearly all are of just these
             self.write(f"{kind.__name__} {value!r}")
         elif isinstance(value, (dict, list, tuple)):
             self._add_collection(value)
@@ -136,11 +135,11 @@ class _Description:
             self._add_function(value.__func__, type(value.__self__))
         elif isinstance(value, ops.Primitive):
             self._add_object(value, vars(value) | {"attrs": value.attrs})
-        elif type(value) in (GradOperation, _Grad):
+        elif kind in (GradOperation, _Grad):
             self._add_object(value, {name: held for name, held in vars(value).items() if name not in _LAST_CALL})
-        elif type(value) in (ops.HyperMap, ops.Map):  # of "reverse", unseen in C++, no result depends
+        elif kind in (ops.HyperMap, ops.Map):  # of "reverse", unseen in C++, no result depends
             self._add_object(value, vars(value))
-        elif type(value) is ops.MultitypeFuncGraph:
+        elif kind is ops.MultitypeFuncGraph:
             self._add_overloads(value)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             self._add_object(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
@@ -165,11 +164,7 @@ class _Description:
     def _add_collection(self, values: dict | list | tuple) -> None:
         self.write(f"{type(values).__name__} {len(values)}")
         for item in chain.from_iterable(values.items()) if isinstance(values, dict) else values:
-            if type(item) in _PLAIN_ITSELF:  # as most are: a model has ten thousands
-                text = f"{type(item).__name__} {item!r}"
-                self.parts.append(f"{len(text)}:{text}")
-            else:
-                self.add(item)
+            self.add(item)
 
     def _add_array(self, array: np.ndarray, dtype: str) -> None:
         self.write(f"array {dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}")

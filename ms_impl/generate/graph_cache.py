@@ -40,9 +40,9 @@ class CachedGraph(nn.Cell):
     """
 
     def __call__(self, *inputs: Tensor | None) -> Any:
-        """As ``nn.Cell``'s, which asks itself, each time and for each cell within, what is known here."""
-        graphs = ms.get_context("mode") == ms.GRAPH_MODE and not self.training
-        if not graphs or (phase := self._graphs.get(form(inputs))) is None:
+        """As ``nn.Cell``'s, which asks itself, each time and for each cell within, what is known here in evaluation."""
+        known = ms.get_context("mode") == ms.GRAPH_MODE and not self.training
+        if not known or (phase := self._graphs.get(form(inputs))) is None:
             return super().__call__(*inputs)
         given = tuple(each for each in inputs if each is not None)
         return _convert_python_data(_cell_graph_executor._graph_executor(given, phase))
@@ -57,11 +57,12 @@ class CachedGraph(nn.Cell):
                 raise
             logger.info("the compiled graph of %s cannot be written: %s", type(self).__name__, error)
             super().compile(*inputs)
-        self._graphs[form(inputs)] = self.current_phase
+        if not self.training:
+            self._graphs[form(inputs)] = self.current_phase
 
     @property
     def _graphs(self) -> dict[Form, str]:
-        """What MindSpore calls the compiled graphs, by the forms of their inputs."""
+        """What MindSpore calls the graphs compiled in evaluation mode, by the forms of their inputs."""
         return vars(self).setdefault("_forms", {})
 
 

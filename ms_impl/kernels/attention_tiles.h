@@ -1,5 +1,4 @@
-// The products of attention by tiles, as attention_vectors.h has them; their factors are rounded to bf16. As exact as fp32,
-// from pieces, tiles would be no faster than vectors.
+// The products of attention by tiles, as attention_vectors.h has them; their factors are rounded to bf16.
 #pragma once
 
 #include "attention_vectors.h"
@@ -24,21 +23,21 @@ struct AttentionByTiles {
   void pack_keys(const X *k, Span piece, float *packed) const {
     for (int64_t key = piece.first; key < panels(piece.last, kPair) * kPair; key += kSide)
       cut_columns<1>(k + key * width, std::clamp<int64_t>(piece.last - key, 0, kSide), width, width,
-                         bytes(packed) + key / kSide * key_bytes);
+                     bytes(packed) + key / kSide * key_bytes);
   }
 
   void pack_values(const X *v, Span piece, float *packed) const {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t key = piece.first; key < piece.last; key += kStep)
-        cut_transposed<1>(v + key * width + column * kSide, std::min(piece.last - key, kStep),
-                              std::max<int64_t>(width - column * kSide, 0), width,
-                              bytes(packed + keys_size) + column * value_bytes + key / kStep * 1024);
+        cut_transposed(v + key * width + column * kSide, std::min(piece.last - key, kStep),
+                       std::max<int64_t>(width - column * kSide, 0), width,
+                       bytes(packed + keys_size) + column * value_bytes + key / kStep * 1024);
   }
 
   void pack_queries(const float *q, int64_t count, float *asked) const {
     for (int64_t tile = 0; tile < 2; ++tile)
       cut_rows<1>(q + tile * kSide * width, std::clamp<int64_t>(count - tile * kSide, 0, kSide), width, width,
-                       bytes(asked) + tile * query_bytes);
+                  bytes(asked) + tile * query_bytes);
   }
 
   void score(const float *packed, const float *asked, Span span, float *scores) const {
@@ -50,8 +49,8 @@ struct AttentionByTiles {
   void mix(const float *packed, Span span, const float *weights, float *space, float *sums) const {
     const int64_t first = span.first / kStep, count = panels(span.last, kStep) - first, tile_bytes = count * 1024;
     for (int64_t tile = 0; tile < 2; ++tile)
-      cut_pairs<1>(weights + span.first * kTileColumns + tile * kSide, kTileColumns, count,
-                        bytes(space) + tile * tile_bytes);
+      cut_pairs(weights + span.first * kTileColumns + tile * kSide, kTileColumns, count,
+                bytes(space) + tile * tile_bytes);
     const char *values = bytes(packed + keys_size) + first * 1024;
     for (int64_t column = 0; column < columns; column += 2)
       multiply_tiles<1, 1>(values + column * value_bytes, value_bytes, bytes(space), tile_bytes, count, false,

@@ -18,7 +18,7 @@ constexpr int64_t kRows = 84 * kTileRows;     // of x that are packed at once
 constexpr int64_t kBlock = 12;                // panels of x that stay in the second cache, a piece of the depth
 constexpr int64_t kWidest = 8;                // panels of w that are packed at once
 constexpr int64_t kTurns = 4;                 // that each thread should have at least, for their ends to meet
-constexpr int64_t kFewTurns = 2;                  // the same of tiles, which read all rows of x once a turn
+constexpr int64_t kFewTurns = 2;              // the same of tiles, which read all rows of x once a turn
 
 // `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
 template <int Per>

@@ -130,7 +130,7 @@ inline void multiply(const float *rows, const float *columns, int64_t depth, flo
     }
 }
 
-// Numbers that nothing is known of, where vectors may begin.
+// Numbers that nothing is known of, where vectors may begin; there may be none.
 using Room = std::unique_ptr<float[], void (*)(void *)>;
 
 inline Room room(int64_t count) {

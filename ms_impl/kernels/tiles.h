@@ -72,7 +72,7 @@ inline __m512i take_piece(Vector (&v)[2]) {
 }
 
 // 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's. They
-// are read row by row, and fetched two rows ahead: by itself memory would be read at half its speed.
+// are read row by row, as they lie in memory, and fetched two rows ahead.
 template <int P, class W>
 inline void cut_columns(const W *w, int64_t count, int64_t n, int64_t depth, char *to) {
   for (int64_t i = 0; i < kSide; ++i)
@@ -106,9 +106,9 @@ inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *
   }
 }
 
-// 16 columns of x [·, n], `there` of which exist, and 32 of its rows likewise: tiles [piece], a row of each holding the 32
-// numbers of a column.
-template <int P, class X>
+// 16 columns of x [·, n], `there` of which exist, and 32 of its rows likewise: a tile, each of whose rows holds the
+// 32 numbers of a column; rounded.
+template <class X>
 inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, char *to) {
   Vector v[2][kLanes] = {};
   for (int64_t i = 0; i < count; ++i)
@@ -116,19 +116,17 @@ inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, 
   transpose(v[0]), transpose(v[1]);
   for (int64_t i = 0; i < kSide; ++i) {
     Vector column[2] = {v[0][i], v[1][i]};
-    for (int p = 0; p < P; ++p) _mm512_store_si512(to + (p * kSide + i) * 64, take_piece(column));
+    _mm512_store_si512(to + i * 64, take_piece(column));
   }
 }
 
-// 16 columns of x [steps · 32, n] as `cut_rows` lays rows: tiles [step][piece], a row of each holding two numbers of each.
-template <int P>
+// 16 columns of x [steps · 32, n] as `cut_rows` lays rows: tiles [step], a row of each holding two numbers of each; rounded.
 inline void cut_pairs(const float *x, int64_t n, int64_t steps, char *to) {
   for (int64_t step = 0; step < steps; ++step)
     for (int64_t i = 0; i < kSide; ++i) {
       const float *from = x + (step * kStep + 2 * i) * n;
       Vector v[2] = {load(from), load(from + n)};
-      for (int p = 0; p < P; ++p)
-        _mm512_store_si512(to + ((step * P + p) * kSide + i) * 64, paired(take_piece(v)));
+      _mm512_store_si512(to + (step * kSide + i) * 64, paired(take_piece(v)));
     }
 }
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Parameter, Tensor
 from safetensors.numpy import load_file, save_file
 
-from ms_impl.generate.graph_cache import SWITCH
+from ms_impl.generate.graph_cache import SWITCH, CachedGraph
 from ms_impl.generate.graph_store import GraphStore
 
 CHILD = Path(__file__).with_name("kept_graphs.py")
@@ -119,3 +121,31 @@ def test_the_key_matters(models, plain, tmp_path):
     found = result(start(tmp_path, arguments, XDG_CACHE_HOME=str(tmp_path / "cache")), tmp_path)
     np.testing.assert_array_equal(found["one short"], plain["one short"])
     assert not np.allclose(found["epsilon short"], plain["epsilon short"], rtol=0.1)
+
+
+class Scaled(CachedGraph):
+    """x times a weight; in training twice that; plus y, where there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(3.0, ms.float32), name="weight")
+
+    def construct(self, x: Tensor, y: Tensor | None) -> Tensor:
+        x = x * self.weight * (2 if self.training else 1)
+        return x if y is None else x + y
+
+
+def test_a_graph_that_is_known_is_that_of_the_mode_and_of_the_weights(monkeypatch):
+    monkeypatch.setenv(SWITCH, "off")
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        cell, x = Scaled(), Tensor([1.0, 2.0], ms.float32)
+        for training in (False, True, False, True, False):
+            cell.set_train(training)
+            assert cell(x, None).asnumpy().tolist() == ([6, 12] if training else [3, 6])
+            assert cell(x, x).asnumpy().tolist() == ([7, 14] if training else [4, 8])
+        cell.weight.set_data(Tensor(5.0, ms.float32))
+        assert cell(x, None).asnumpy().tolist() == [5, 10]
+    finally:
+        ms.set_context(mode=mode)
