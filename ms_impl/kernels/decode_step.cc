@@ -84,7 +84,7 @@ void normalise_rows(const Step &m, const Array &weight, const float *x, float *y
 
 // put(row of w, row of x, dot product plus bias) for this thread's share of the rows of w.
 template <class Put>
-void share(const Thread &thread, const Array &weight, const Array &bias, int64_t rows, const Factor &x, Put put) {
+void share(const Thread &thread, const Array &weight, const Array &bias, int64_t rows, Factor &x, Put put) {
   visit(weight, [&](auto *w) {
     const auto products = [&](auto each) { x.times(w, thread.first(rows), thread.last(rows), each); };
     if (bias.data)
@@ -101,7 +101,7 @@ void embed(const Thread &thread, const Step &m, State &s) {
   });
 }
 
-void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, const Factor &x, State &s) {
+void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, Factor &x, State &s) {
   const auto project = [&](const Array &weight, const Array &bias, int64_t rows, float *y) {
     const auto store = [=](int64_t o, int64_t b, float value) { y[b * rows + o] = value; };
     share(thread, weight, Array{}, rows, x, store);

@@ -2,14 +2,17 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "panels.h"
+#include "product_tiles.h"
 
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
 
-inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead); }
+// Into the second cache: the first has too few places for what is under way.
+inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead, 0, 2); }
 
 // Dot products of R rows of w [R, n] with B vectors x [B, n].
 // Each is summed in the same order whatever R and B are: a row of the batch does not feel its neighbours.
@@ -66,10 +69,10 @@ inline void product(const W *w, int64_t first, int64_t last, const float *x, int
 // The same for one x and large matrices, one after the other: faster, with the same bits. Of three vectors and more,
 // where arithmetic is the limit, a block of sums stays in registers, and what is multiplied in turn lies together in
 // memory: the rows of x are laid side by side, vector by vector.
-class Factor {
+class FactorByVectors {
  public:
   // Room for up to `batch` vectors of up to `longest` numbers.
-  Factor(int64_t batch, int64_t longest)
+  FactorByVectors(int64_t batch, int64_t longest)
       : batch_(batch), laid_(room(many() ? batch * longest : 1)),
         sums_(room(many() ? batch * kSums * kHigh * kLanes : 1)) {}
 
@@ -80,6 +83,7 @@ class Factor {
       for (int64_t b = 0; b < batch_; ++b) store(load(x + b * n + i), laid_.get() + i * batch_ + b * kLanes);
   }
 
+  // put(row of w, row of x, dot product) for rows [first, last) of w [·, n].
   template <class W, class Put>
   void times(const W *w, int64_t first, int64_t last, Put put) const {
     const bool dense = batch_ > (sizeof(W) == sizeof(float) ? 2 : 4);  // 16 bits: still bound by memory
@@ -179,4 +183,52 @@ class Factor {
   Room laid_, sums_;
   const float *x_ = nullptr;
   int64_t n_ = 0, whole_ = 0;  // numbers of a row, and those in whole pairs of vectors
+};
+
+// By tiles where the processor has them and the matrix is in bf16, else by vectors.
+class Factor {
+ public:
+  // Room for up to `batch` vectors of up to `longest` numbers.
+  Factor(int64_t batch, int64_t longest) : batch_(batch), longest_(longest) {}
+
+  // What is multiplied from now on: x [batch, n], which must stay as it is.
+  void set(const float *x, int64_t n) {
+    x_ = x, n_ = n, vectors_.set = false;
+#ifdef KERNEL_TILES
+    tiles_.set = false;
+#endif
+  }
+
+  // put(row of w, row of x, dot product) for rows [first, last) of w [·, n].
+  template <class W, class Put>
+  void times(const W *w, int64_t first, int64_t last, Put put) {
+#ifdef KERNEL_TILES
+    if constexpr (std::is_same_v<W, BFloat16>)
+      if (tiles_allowed()) return ready(tiles_).times(w, first, last, put);
+#endif
+    ready(vectors_).times(w, first, last, put);
+  }
+
+ private:
+  template <class By>
+  struct Way {
+    std::unique_ptr<By> made;
+    bool set = false;
+  };
+
+  template <class By>
+  By &ready(Way<By> &way) {
+    if (!way.made) way.made = std::make_unique<By>(batch_, longest_);
+    if (!way.set) way.made->set(x_, n_);
+    way.set = true;
+    return *way.made;
+  }
+
+  const int64_t batch_, longest_;
+  const float *x_ = nullptr;
+  int64_t n_ = 0;
+  Way<FactorByVectors> vectors_;
+#ifdef KERNEL_TILES
+  Way<FactorByTiles> tiles_;
+#endif
 };
