@@ -34,7 +34,7 @@ class CausalDecoder(nn.Cell):
     ):  # fmt: skip
         super().__init__()
         self.shape = shape
-        self.compute_dtype = compute_dtype
+        self.compute_dtype = self.cache_dtype = compute_dtype
         self.embed_tokens = Embedding(vocab_size, shape.hidden_size, dtype)
         self.layers = nn.CellList([DecoderLayer(shape, dtype) for _ in range(layers)])
         self.norm = RMSNorm(shape.hidden_size, shape.eps, dtype)
@@ -85,7 +85,7 @@ class CausalDecoder(nn.Cell):
     def new_cache(self, batch: int, length: int) -> nn.CellList:
         """An empty cache of ``length`` columns for every layer."""
         shape = (batch, self.shape.kv_heads, length, self.shape.head_dim)
-        return nn.CellList([LayerCache(*shape, self.compute_dtype) for _ in self.layers])
+        return nn.CellList([LayerCache(*shape, self.cache_dtype) for _ in self.layers])
 
     def step(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, cache: nn.CellList

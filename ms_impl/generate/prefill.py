@@ -137,7 +137,7 @@ class LayeredPrefill:
         self.frame = frame
         self.cache = cache
         with no_init_parameters():
-            self.place = LayerCache(*cache[0].shape, model.compute_dtype)  # where each layer's cache stands in turn
+            self.place = LayerCache(*cache[0].shape, cache[0].keys.dtype)  # where each layer's cache stands in turn
         self.graph = DecoderLayerGraph(frame.cell, self.place, parts.heads, parts.head_dim)
 
     def __call__(self, chunks: Sequence[Chunk]) -> Iterator[Found]:

@@ -5,7 +5,7 @@
 #include "tiles.h"
 
 #ifdef KERNEL_TILES
-template <class X>
+template <class C>
 struct AttentionByTiles {
   using Ready = Tiles;
   static constexpr int64_t kAligned = kStep;
@@ -20,13 +20,13 @@ struct AttentionByTiles {
   int64_t asked_size = 2 * query_bytes / 4, weights_size = 2 * kDepth / kStep * 1024 / 4;
   int64_t sum_rows = columns * kSide;
 
-  void pack_keys(const X *k, Span piece, float *packed) const {
+  void pack_keys(const C *k, Span piece, float *packed) const {
     for (int64_t key = piece.first; key < panels(piece.last, kPair) * kPair; key += kSide)
       cut_columns<1>(k + key * width, std::clamp<int64_t>(piece.last - key, 0, kSide), width, width,
                      bytes(packed) + key / kSide * key_bytes);
   }
 
-  void pack_values(const X *v, Span piece, float *packed) const {
+  void pack_values(const C *v, Span piece, float *packed) const {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t key = piece.first; key < piece.last; key += kStep)
         cut_transposed(v + key * width + column * kSide, std::min(piece.last - key, kStep),

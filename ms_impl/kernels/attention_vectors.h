@@ -9,7 +9,7 @@ struct Span {
 
 // Of one head: `packed` holds its keys and behind them its values, `asked` kTileColumns of its queries. Scores and weights
 // are [key, kTileColumns], sums [sum_rows, kTileColumns].
-template <class X>
+template <class C>
 struct AttentionByVectors {
   struct Ready {};                       // what a thread holds while it multiplies
   static constexpr int64_t kAligned = 1;  // keys are weighted from a multiple of this on, up to one
@@ -21,13 +21,13 @@ struct AttentionByVectors {
   int64_t asked_size = width * kTileColumns, weights_size = 0, sum_rows = width_panels * kTileRows;
 
   // Keys [·, width] of a piece: panels [width, kTileRows].
-  void pack_keys(const X *k, Span piece, float *packed) const {
+  void pack_keys(const C *k, Span piece, float *packed) const {
     for (int64_t key = panels(piece.first, kTileRows) * kTileRows; key < piece.last; key += kTileRows)
       pack_rows<kSingle>(k + key * width, std::min<int64_t>(keys - key, kTileRows), width, width, packed + key * width);
   }
 
   // Values of a piece: panels [key, kTileRows].
-  void pack_values(const X *v, Span piece, float *packed) const {
+  void pack_values(const C *v, Span piece, float *packed) const {
     for (int64_t panel = 0; panel < width_panels; ++panel) {
       float *row = value_panel(packed, piece.first / kDepth, panel);
       const int64_t column = panel * kTileRows, count = std::min<int64_t>(width - column, kTileRows);

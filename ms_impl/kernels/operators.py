@@ -63,7 +63,7 @@ def multiplies_bf16() -> bool:
 def multiply_in_bf16(model: nn.Cell) -> None:
     """Let the products of linear layers and of attention, when kernels compute them, round their factors to bf16.
 
-    Sums, and all else, stay fp32.
+    New caches hold keys and values as bf16. Sums, and all else, stay fp32.
 
     Raises:
         InputError: this processor does not multiply bf16, so that nothing were won.
@@ -75,6 +75,8 @@ def multiply_in_bf16(model: nn.Cell) -> None:
     for _, cell in model.cells_and_names():
         if hasattr(cell, "of_bf16"):
             cell.of_bf16 = True
+        if hasattr(cell, "cache_dtype"):
+            cell.cache_dtype = ms.bfloat16
 
 
 def activation_operator(name: str) -> Operator | None:
@@ -109,7 +111,8 @@ def attention_operator(of_bf16: bool = False) -> Operator | None:
 def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
     """(q [B, H, T, d], k, v [B, KV, T, d], keys, values [B · KV, S, d], sight) → as q, after k and v are in the cache.
 
-    keys and values are a cache's parameters, and are written to, at each query's last column. Else as above.
+    keys and values are a cache's parameters, of k's type or bf16, and are written to, at each query's last column. Else
+    as above.
     """
     name = "cached_attention_of_bf16" if of_bf16 else "cached_attention"
     return _operator("segment_attention", name, _first_shape, _first_dtype)

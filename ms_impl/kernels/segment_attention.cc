@@ -70,10 +70,11 @@ void weigh(const Sight &sight, Span queries, Span keys, float *scores, float *di
   }
 }
 
-template <class X, class Products>
+template <class X, class C, class Products>
 struct Attention {
   int64_t batch, heads, kv_heads, queries, keys, width;
-  const X *q, *k, *v;   // [batch, heads, queries, width], [batch, kv_heads, keys, width] twice
+  const X *q;           // [batch, heads, queries, width]
+  const C *k, *v;       // [batch, kv_heads, keys, width]
   const int32_t *mask;  // [batch, keys + 2 · queries]: a Sight
   X *y;                 // as q
   Products products{keys, width};
@@ -163,13 +164,22 @@ struct Attention {
   }
 };
 
-template <class X, class Products>
+template <class X, class C, class Products>
 void attend_to(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &mask, const Tensor &y) {
   const int64_t batch = q.shape[0], keys = k.shape[k.dimensions - 2], kv_heads = k.size() / (batch * keys * q.last());
-  const auto numbers = [](const Tensor &tensor) { return static_cast<X *>(tensor.data); };
-  Attention<X, Products>{batch, q.shape[1], kv_heads, q.shape[2], keys, q.last(), numbers(q), numbers(k), numbers(v),
-                         static_cast<int32_t *>(mask.data), numbers(y)}
+  Attention<X, C, Products>{batch, q.shape[1], kv_heads, q.shape[2], keys, q.last(), static_cast<X *>(q.data),
+                            static_cast<C *>(k.data), static_cast<C *>(v.data), static_cast<int32_t *>(mask.data),
+                            static_cast<X *>(y.data)}
       .compute();
+}
+
+// Of keys and values of type C.
+template <bool Rounded, class X, class C>
+void attend_by(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &mask, const Tensor &y) {
+#ifdef KERNEL_TILES
+  if (Rounded && tiles_allowed()) return attend_to<X, C, AttentionByTiles<C>>(q, k, v, mask, y);
+#endif
+  attend_to<X, C, AttentionByVectors<C>>(q, k, v, mask, y);
 }
 
 template <bool Rounded>
@@ -177,26 +187,26 @@ int attention_of(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor
   return status([&] {
     visit_activations(q, [&](auto *numbers) {
       using X = std::decay_t<decltype(*numbers)>;
-#ifdef KERNEL_TILES
-      if (Rounded && tiles_allowed()) return attend_to<X, AttentionByTiles<X>>(q, k, v, mask, y);
-#endif
-      attend_to<X, AttentionByVectors<X>>(q, k, v, mask, y);
+      if (!std::strcmp(k.type, "bfloat16")) return attend_by<Rounded, X, BFloat16>(q, k, v, mask, y);
+      attend_by<Rounded, X, X>(q, k, v, mask, y);
     });
   });
 }
 
 // Writes x [batch, kv_heads, queries, width] into a cache [batch · kv_heads, keys, width] at the queries' columns.
 void write_columns(const Tensor &x, const Tensor &mask, const Tensor &cache) {
-  const int64_t kv_heads = x.shape[1], queries = x.shape[2], keys = cache.shape[1];
-  const size_t bytes = x.last() * (std::strcmp(x.type, "float32") ? 2 : 4);
-  const auto *from = static_cast<const char *>(x.data);
-  auto *to = static_cast<char *>(cache.data);
+  const int64_t kv_heads = x.shape[1], queries = x.shape[2], keys = cache.shape[1], width = x.last();
+  visit_activations(x, [&](auto *from) {
+    visit_weights(cache, [&](auto *to) {
 #pragma omp parallel for
-  for (int64_t pair = 0; pair < cache.shape[0]; ++pair) {
-    const int32_t *columns = static_cast<int32_t *>(mask.data) + pair / kv_heads * mask.last() + keys + queries;
-    for (int64_t i = 0; i < queries; ++i)
-      std::memcpy(to + (pair * keys + columns[i]) * bytes, from + (pair * queries + i) * bytes, bytes);
-  }
+      for (int64_t pair = 0; pair < cache.shape[0]; ++pair) {
+        const int32_t *columns = static_cast<int32_t *>(mask.data) + pair / kv_heads * mask.last() + keys + queries;
+        for (int64_t i = 0; i < queries; ++i)
+          for (int64_t j = 0; j < width; ++j)
+            narrow(widen(from[(pair * queries + i) * width + j]), to + (pair * keys + columns[i]) * width + j);
+      }
+    });
+  });
 }
 
 template <bool Rounded>
@@ -222,8 +232,8 @@ OPERATOR(segment_attention_of_bf16) {
   return attention_of<true>(given[0], given[1], given[2], given[3], given[4]);
 }
 
-// q, k and v [batch, heads or kv_heads, queries, width], a cache's keys and values [batch · kv_heads, keys, width], mask as
-// above → y as q; k and v are first written into the cache, at the columns of their queries.
+// q, k and v [batch, heads or kv_heads, queries, width], a cache's keys and values [batch · kv_heads, keys, width] of their
+// type or bf16, mask as above → y as q; k and v are first written into the cache, at the columns of their queries.
 OPERATOR(cached_attention) { return cached_attention_of<false>({count, data, dimensions, shapes, types}); }
 
 OPERATOR(cached_attention_of_bf16) { return cached_attention_of<true>({count, data, dimensions, shapes, types}); }

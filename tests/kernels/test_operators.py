@@ -327,23 +327,26 @@ def attended_of_bf16(q, k, v, visible) -> np.ndarray:
     return seen @ v / np.maximum(weights.sum(-1, keepdims=True), np.finfo(np.float64).tiny)
 
 
-@pytest.mark.parametrize("kernels", [True, False])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_attention_to_a_cache_writes_it_first(dtype, kernels):
+@pytest.mark.parametrize(
+    "dtype, held, kernels",
+    [(*of, kernels) for of in (("fp32", "fp32"), ("fp16", "fp16")) for kernels in (True, False)]
+    + [("fp32", "bf16", True)],
+)
+def test_attention_to_a_cache_writes_it_first(dtype, held, kernels):
     """A cache has the keys and values that it had, and the new ones at their columns; the others stay as they are."""
     heads, kv_heads, width, columns = 4, 2, 16, np.arange(270, 311, dtype=np.int32)
     q = Tensor(normal(2, heads, 41, width), DTYPES[dtype])
     k, v = (Tensor(normal(2, kv_heads, 41, width, seed=seed), DTYPES[dtype]) for seed in (1, 2))
-    cache = LayerCache(2, kv_heads, 600, width, DTYPES[dtype])
+    cache = LayerCache(2, kv_heads, 600, width, DTYPES[held])
     for seed, parameter in ((3, cache.keys), (4, cache.values)):
-        parameter.set_data(Tensor(normal(*parameter.shape, seed=seed), DTYPES[dtype]))
+        parameter.set_data(Tensor(normal(*parameter.shape, seed=seed), DTYPES[held]))
     before = [wide(each).reshape(2, kv_heads, 600, width) for each in (cache.keys, cache.values)]
     cell = with_kernels(ComposedAttention()) if kernels else ComposedAttention().set_train(False)
     where = Tensor(np.tile(columns, (2, 1)))
     mask = cell.causal_mask(Tensor(SEGMENTS), where, heads, DTYPES[dtype])
     found = wide(cell.cached(q, k, v, mask, cache, where))
     for new, old, parameter in zip((k, v), before, (cache.keys, cache.values)):
-        old[:, :, columns] = wide(new)
+        old[:, :, columns] = wide(new.astype(DTYPES[held]))
         np.testing.assert_array_equal(wide(parameter).reshape(old.shape), old)
     whole = [parameter.reshape(2, kv_heads, 600, width) for parameter in (cache.keys, cache.values)]
     np.testing.assert_array_equal(found, wide(cell(q, *whole, mask)))
