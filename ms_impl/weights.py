@@ -8,6 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
+from mindspore.common.np_dtype import bfloat16
 
 from ms_impl.adapters.files import read as read_adapter
 from ms_impl.adapters.merging import merged_checkpoint
@@ -71,5 +72,5 @@ class ParameterTensor(CheckpointTensor):
 
 
 def _tensor(values: np.ndarray, dtype: DType) -> ms.Tensor:
-    tensor = ms.Tensor.from_numpy(values)
-    return tensor.view(ms.bfloat16) if dtype == BF16 else tensor
+    # Not Tensor.view(): each graph would copy what that gives, whole, before it runs.
+    return ms.Tensor.from_numpy(values.view(bfloat16) if dtype == BF16 else values)
