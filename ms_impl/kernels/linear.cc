@@ -19,6 +19,7 @@ constexpr int64_t kBlock = 12;                // panels of x that stay in the se
 constexpr int64_t kWidest = 8;                // panels of w that are packed at once
 constexpr int64_t kTurns = 4;                 // that each thread should have at least, for their ends to meet
 constexpr int64_t kFewTurns = 2;              // the same of tiles, which read all rows of x once a turn
+constexpr int64_t kNear = 5 << 18;            // bytes of x that stay in the second cache: turns cost nothing then
 
 // `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
 template <int Per>
@@ -105,9 +106,10 @@ struct TileProduct {
   template <class X, class W>
   void compute(const X *from, const W *weights) {
     const int64_t threads = omp_get_max_threads(), steps = panels(depth, kStep), pairs = panels(columns, kPair);
-    const int64_t wide = std::min(panels(pairs, kFewTurns * threads), kGroup / kPair);  // pairs of tiles of columns
     const int64_t held = std::min(panels(rows, kPair) * kPair, kHeld);
     const int64_t row_bytes = steps * kPieces<X, Most> * 1024;  // of 16 rows
+    const bool near = held / kSide * row_bytes <= kNear;
+    const int64_t wide = near ? 2 : std::min(panels(pairs, kFewTurns * threads), kGroup / kPair);  // pairs of columns' tiles
     const Room cut = room(held / kSide * row_bytes / sizeof(float));
     std::vector<Room> rooms;
     for (int64_t i = 0; i < threads; ++i)
@@ -141,9 +143,12 @@ struct TileProduct {
     auto *cut = reinterpret_cast<char *>(sums + wide * row_tiles * kTile);
     for (int64_t k = 0; k < depth; k += kChunk<Most>) {
       const int64_t deep = std::min(kChunk<Most>, depth - k), steps = panels(deep, kStep);
-      for (int64_t c = 0; c < wide; ++c)
-        cut_columns<kPieces<W, Most>>(weights + (column + c * kSide) * depth + k,
-                    std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep, cut + c * kColumnBytes);
+      for (int64_t c = 0; c < wide; ++c) {
+        const W *at = weights + (column + c * kSide) * depth + k;
+        const W *next = c + 1 < wide ? at + kSide * depth : weights + column * depth + k + kChunk<Most>;
+        cut_columns<kPieces<W, Most>>(at, next, std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep,
+                                      cut + c * kColumnBytes);
+      }
       const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)
         for (int64_t r = 0; r < row_tiles; r += 2)

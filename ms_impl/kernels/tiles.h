@@ -73,13 +73,13 @@ inline __m512i take_piece(Vector (&v)[2]) {
 }
 
 // 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's. They
-// are read row by row, as they lie in memory, and fetched two rows ahead.
+// are read row by row, as they lie in memory; meanwhile those from `next` on are fetched.
 template <int P, class W>
-inline void cut_columns(const W *w, int64_t count, int64_t n, int64_t depth, char *to) {
+inline void cut_columns(const W *w, const W *next, int64_t count, int64_t n, int64_t depth, char *to) {
   for (int64_t i = 0; i < kSide; ++i)
     for (int64_t k = 0; k < depth; k += kStep) {
       for (size_t byte = 0; byte < kStep * sizeof(W); byte += 64)
-        __builtin_prefetch(reinterpret_cast<const char *>(w + (i + 2) * n + k) + byte, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char *>(next + i * n + k) + byte, 0, 2);
       if (std::is_same_v<W, BFloat16> && i < count && depth - k >= kStep) {
         std::memcpy(to + (k / kStep * kSide + i) * 64, w + i * n + k, 64);
         continue;
