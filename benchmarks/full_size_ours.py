@@ -83,6 +83,7 @@ def main(options_file: str) -> None:
     np.save(folder / "logits.npy", np.stack(logits))
     parts = model.decoder_parts()
     read = parts.head.nbytes + sum(p.nbytes for layer in parts.cells for p in layer.get_parameters())
+    read += sum(p.nbytes for p in decoder.cache.get_parameters()) * (length + count // 2) // decoder.capacity
     result = {
         "tokens": tokens, "peak": peak.bytes, "dtype": str(parts.head.dtype), "length": length, "step_bytes": read,
         "load_s": loaded - options["started"], "first_token_s": moments[0] - options["started"],

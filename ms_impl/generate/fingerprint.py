@@ -134,7 +134,8 @@ class _Description:
             self.add(value.__self__)
             self._add_function(value.__func__, type(value.__self__))
         elif isinstance(value, ops.Primitive):
-            self._add_object(value, vars(value) | {"attrs": value.attrs})
+            if self._is_new(value, "primitive"):
+                self._add_object(value, vars(value) | {"attrs": value.attrs})
         elif kind in (GradOperation, _Grad):
             self._add_object(value, {name: held for name, held in vars(value).items() if name not in _LAST_CALL})
         elif kind in (ops.HyperMap, ops.Map):  # of "reverse", unseen in C++, no result depends

@@ -7,6 +7,7 @@ gradient. What a row gives does not depend on the rows beside it, nor on how man
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import mindspore as ms
@@ -138,9 +139,15 @@ class Operator(ops.Custom):
         return self
 
 
-def _operator(name: str, function: str, shape, dtype) -> Operator | None:
+def _operator(name: str, function: str, shape: Callable[..., Shape], dtype: Callable[..., ms.Type]) -> Operator | None:
     path = library(name)
-    return path and Operator(f"{path}:{function}", shape, dtype, "aot")
+    return path and _made(f"{path}:{function}", shape, dtype)
+
+
+@cache
+def _made(function: str, shape: Callable[..., Shape], dtype: Callable[..., ms.Type]) -> Operator:
+    """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
+    return Operator(function, shape, dtype, "aot")
 
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
