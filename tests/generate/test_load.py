@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from mindspore.nn.utils import no_init_parameters
 from safetensors.torch import load_file, save_file
 
 from convert.convert_weight import main as convert
 from ms_impl import InputError, load
+from ms_impl.cells.linear import Linear
 from ms_impl.generate.config import GenerationConfig
+from ms_impl.generate.static_graphs import static_graphs
+from ms_impl.io.checkpoint import open_checkpoint
+from ms_impl.io.dtypes import CastLoss
+from ms_impl.kernels.operators import use_kernels
 from ms_impl.qwenvl.family import FAMILY
+from ms_impl.weights import set_parameter
 from torch_ref.qwenvl.model import QwenVL as Reference
 
+MATRIX = (4096, 8192)  # 64 MiB in bf16
 IDS = np.array([[5, 300, 7, 44]], np.int32)
 
 
@@ -160,3 +169,27 @@ def test_values_that_fp16_cannot_hold_are_counted(directory, caplog):
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     load(directory, dtype="fp16")
     assert "3 values are too large" in caplog.text
+
+
+def test_a_graph_reads_mapped_weights_of_bf16_where_they_are(tmp_path):
+    """A tensor that is a view of another type would be copied, whole, before each run."""
+    save_file({"weight": torch.ones(MATRIX, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    (stored,) = open_checkpoint(tmp_path / "x.safetensors").tensors.values()
+    with no_init_parameters():
+        linear = Linear(MATRIX[1], MATRIX[0], bias=False, dtype=ms.bfloat16).set_train(False)
+    set_parameter(linear.weight, stored, CastLoss())
+    use_kernels(linear)
+    if linear.kernel is None:
+        pytest.skip("no C++ compiler here, or kernels are switched off")
+    with static_graphs(linear):
+        before = anonymous_bytes()
+        found = linear(ms.Tensor(np.full((1, MATRIX[1]), 0.5, np.float32))).asnumpy()
+        after = anonymous_bytes()
+    assert (found == MATRIX[1] / 2).all()
+    assert after - before < linear.weight.nbytes / 2
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
