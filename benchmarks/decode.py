@@ -6,22 +6,18 @@ Models of some 100 million random parameters each: in the shapes of Qwen-VL, of 
 heads, and of Ovis2.5. Contestants: PyTorch eager in fp32 with a preallocated cache (torch_ref; for the second with
 PyTorch's own attention, which copies no keys), the same in bf16 where the processor multiplies it or where asked for,
 and this package with fp32, bf16 and fp16 weights, and as compute_dtype bf16 has it (bf16 weights and cache); the same
-prompt (random keys and values), batch and threads. Where a step of fp32 differs from PyTorch's by more than 1e-4, or one
-of compute_dtype bf16 by more than PyTorch's own in bf16 does, nothing is reported.
-The bandwidth is that of reading an array in order on the same threads, in the same rounds; a step's traffic is every
-weight once, and the keys and values of all columns.
+prompt (random keys and values), batch and threads. Nothing is reported where a step of fp32 differs from PyTorch's by
+more than 1e-4, or one of compute_dtype bf16 by more than PyTorch's own in bf16 does. The bandwidth is
+that of reading an array in order on the same threads, in the same rounds; a step's traffic is every weight once, and
+the keys and values of all columns.
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # before the frameworks are imported
@@ -34,9 +30,9 @@ from harness import Row, arguments, interleaved, report
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 from ovis_decoder import OvisReference, ovis_decoder
+from reading import reader
 
 from ms_impl.generate.decode import Decoder, DecoderPool, cache_columns
-from ms_impl.kernels.build import FLAGS, run
 from ms_impl.kernels.decode_step import layer_arrays
 from ms_impl.kernels.operators import multiplies_bf16, multiply_in_bf16
 from ms_impl.qwenvl.config import QwenVLConfig, VisionConfig
@@ -66,6 +62,7 @@ def main() -> None:
     parsed = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rows: list[Row] = []
+    read = partial(reader(), np.ones(ARRAY_BYTES // 4, np.float32))
     for shape, (theirs, made) in SHAPES.items():
         reference = theirs().eval()
         references = {"torch": reference}
@@ -75,11 +72,10 @@ def main() -> None:
         if multiplies_bf16():
             models[ROUNDED] = ours(reference, made, *OURS["bf16"])
             multiply_in_bf16(models[ROUNDED])
-        with memory_reader() as read:
-            for batch in (1, 8):
-                for prompt in (300,) if parsed.quick else (300, 1500):
-                    contest = Contest(shape, references, models, batch, prompt)
-                    rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
+        for batch in (1, 8):
+            for prompt in (300,) if parsed.quick else (300, 1500):
+                contest = Contest(shape, references, models, batch, prompt)
+                rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
     report("decode", rows, parsed)
 
 
@@ -110,18 +106,6 @@ def ours(reference: torch.nn.Module, made: Callable[..., nn.Cell], compute_dtype
     for name, parameter in model.parameters_dict().items():
         parameter.set_data(ms.Tensor(values[name].numpy(), dtype))
     return model.set_train(False)
-
-
-@contextmanager
-def memory_reader() -> Iterator[Callable[[], None]]:
-    """A function that reads ARRAY_BYTES bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "read_memory.so"
-        run(["c++", *FLAGS, "-ffast-math", str(Path(__file__).with_name("read_memory.cc")), "-o", str(library)])
-        read = ctypes.CDLL(str(library)).read_memory
-    read.argtypes, read.restype = (ctypes.c_void_p, ctypes.c_int64), ctypes.c_float
-    array = np.ones(ARRAY_BYTES // 4, np.float32)
-    yield lambda: read(array.ctypes.data, array.size)
 
 
 class Contest:

@@ -12,7 +12,6 @@ reference's rms; and the tokens. Without --keep all is deleted.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import shutil
@@ -32,13 +31,12 @@ from ms_impl import families
 from ms_impl.cli.main import command
 from ms_impl.errors import InputError
 from ms_impl.generate.memory import available
-from ms_impl.kernels.build import FLAGS, run
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 5e-4  # rms of logits; of fp32 against fp32 about 1e-6 to 1e-5 is left, by the order of sums
 LOSS, GRADIENTS = 1e-5, 1e-4  # of a training step: the loss, and rms of each gradient
 OWN_MEMORY, FIRST_TOKEN, OF_BANDWIDTH = 3e9, 300.0, 0.8
-ARRAY_BYTES, DISK_BYTES = 1 << 31, 1 << 30  # the first far beyond any cache
+DISK_BYTES = 1 << 30
 
 
 @command
@@ -138,10 +136,8 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         child([f"benchmarks/full_size_{side}.py", str(out / "options.json")])
         seconds[side] = time.time() - told["started"]
     fits = size <= available()
-    bandwidth = memory_bandwidth() if fits else disk_bandwidth(checkpoint)
-    mapped = mapped_bandwidth(checkpoint) if fits else None
     ours, theirs = (json.loads((out / f"{side}.json").read_text()) for side in ("ours", "reference"))
-    step = statistics.median(ours["steps_s"])
+    turns = {name: statistics.median(found) for name, found in ours["turns"].items()}
     parity = ours["tokens"] == theirs["tokens"] and max(theirs["logits"]) <= TOLERANCE
     return {
         "machine": machine(), "family": options.family, "size": options.size, "layers": options.layers,
@@ -152,8 +148,10 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "logits_rms": max(theirs["logits"]),
         "rms_of_layers": theirs["layers"],
         "own_gb": ours["peak"] / 1e9, "load_s": ours["load_s"], "first_token_s": ours["first_token_s"],
-        "token_s": step, "gb_per_s": ours["step_bytes"] / step / 1e9, "bandwidth_gb_per_s": bandwidth,
-        "bandwidth_of": "memory" if fits else "disk", "mapped_gb_per_s": mapped, "reference_s": seconds["reference"],
+        "token_s": turns["step"], "gb_per_s": ours["step_bytes"] / turns["step"] / 1e9,
+        "bandwidth_gb_per_s": turns["memory"] if fits else disk_bandwidth(checkpoint),
+        "bandwidth_of": "memory" if fits else "disk", "weights_gb_per_s": turns["weights"],
+        "reference_s": seconds["reference"],
     }  # fmt: skip
 
 
@@ -185,36 +183,6 @@ def child(command: list[str]) -> None:
         raise SystemExit(f"error: {command[0]} has ended with {ended.returncode}")
 
 
-def memory_bandwidth() -> float:
-    """GB/s of reading an array in order, on all cores."""
-    import numpy as np
-
-    return read_rate(np.ones(ARRAY_BYTES // 4, np.float32))
-
-
-def mapped_bandwidth(checkpoint: Path) -> float:
-    """The same of a mapped file that is in memory, whose pages may be smaller: what a step can read at, at best."""
-    import numpy as np
-
-    path = sorted(checkpoint.glob("*.safetensors"))[0]
-    return read_rate(np.memmap(path, np.float32, "r", shape=(min(path.stat().st_size, ARRAY_BYTES) // 4,)))
-
-
-def read_rate(array: Any) -> float:
-    """GB/s of reading fp32 in order, the best of five."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "read_memory.so"
-        run(["c++", *FLAGS, "-ffast-math", str(Path(__file__).with_name("read_memory.cc")), "-o", str(library)])
-        read = ctypes.CDLL(str(library)).read_memory
-        read.restype, read.argtypes = ctypes.c_float, (ctypes.c_void_p, ctypes.c_int64)
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
-            read(array.ctypes.data, array.size)
-            best = min(best, time.perf_counter() - start)
-    return array.nbytes / best / 1e9
-
-
 def disk_bandwidth(checkpoint: Path) -> float:
     """GB/s of reading a file that is not in memory."""
     leave_memory(checkpoint)
@@ -242,8 +210,8 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
 def row(result: dict[str, Any]) -> list[str]:
     """The cells of one result."""
     share = result["gb_per_s"] / result["bandwidth_gb_per_s"]
-    rate = result.get("mapped_gb_per_s")
-    mapped = f", {result['gb_per_s'] / rate:.2f} of the mapped file's {rate:.1f}" if rate else ""
+    rate = result["weights_gb_per_s"]
+    weights = f", {result['gb_per_s'] / rate:.2f} of the weights' {rate:.1f}"
     name = result["size"] + (f", {result['layers']} layers of each part" if result["layers"] else "")
     return [
         name,
@@ -255,7 +223,7 @@ def row(result: dict[str, Any]) -> list[str]:
         f"{result['own_gb']:.2f} GB, {result['prompt_tokens']:,} tokens",
         f"{result['first_token_s']:.0f} s",
         f"{result['token_s']:.2f} s",
-        f"{share:.2f} of the {result['bandwidth_of']}'s {result['bandwidth_gb_per_s']:.1f} GB/s" + mapped,
+        f"{share:.2f} of the {result['bandwidth_of']}'s {result['bandwidth_gb_per_s']:.1f} GB/s" + weights,
     ]
 
 

@@ -11,12 +11,16 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from mindspore import Parameter
+from reading import reader
 
-LIMIT = 1e9
+from ms_impl.generate.host_weights import content
+
+TURNS, ARRAY_BYTES = 9, 1 << 29  # the second beyond most caches
 
 
 def anonymous_bytes() -> int:
@@ -52,6 +56,24 @@ def recorded(graph: Callable, directory: Path, name: str) -> Callable:
     return call
 
 
+def in_turn(step: Callable[[], object], weights: Sequence[Parameter]) -> dict[str, list[float]]:
+    """GB/s of reading an array, and of reading a step's weights where they lie; and seconds of a step, each in turn.
+
+    Neighbours share the machine's memory, and not all of it is equally near: what was measured at another time, or of
+    other pages, says little.
+    """
+    read, array = reader(), np.ones(ARRAY_BYTES // 4, np.float32)
+    matrices = [content(each).reshape(-1).view(np.float32) for each in weights if each.ndim > 1]
+    found: dict[str, list[float]] = {"step": [], "memory": [], "weights": []}
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        step()
+        found["step"].append(time.perf_counter() - start)
+        found["memory"].append(ARRAY_BYTES / read(array) / 1e9)
+        found["weights"].append(sum(each.nbytes for each in matrices) / sum(map(read, matrices)) / 1e9)
+    return found
+
+
 def main(options_file: str) -> None:
     """Answer."""
     options = json.loads(Path(options_file).read_text())
@@ -73,21 +95,23 @@ def main(options_file: str) -> None:
         encoder = encoders.encoder(kind.encode)
         if isinstance(encoder, LayeredEncoder):
             encoder.layer = recorded(encoder.layer, folder, kind.encode)
-    with model.decoders.lend(1, length + count + 1) as decoder:
+    with model.decoders.lend(1, length + count + TURNS + 1) as decoder:
         decoder.through.graph = recorded(decoder.through.graph, folder, "decoder")
         logits, tokens, moments = [decoder.prefill(prompt.batch, kinds)[0]], [], [time.time()]
         for _ in range(count):
             tokens.append(int(logits[-1].argmax()))
             logits.append(decoder.step(np.array(tokens[-1:]))[0])
             moments.append(time.time())
+        most, parts = peak.bytes, model.decoder_parts()
+        weights = [parts.head, *(parameter for layer in parts.cells for parameter in layer.get_parameters())]
+        turns = in_turn(lambda: decoder.step(np.array(tokens[-1:])), weights)
     np.save(folder / "logits.npy", np.stack(logits))
-    parts = model.decoder_parts()
-    read = parts.head.nbytes + sum(p.nbytes for layer in parts.cells for p in layer.get_parameters())
+    read = sum(parameter.nbytes for parameter in weights)
     read += sum(p.nbytes for p in decoder.cache.get_parameters()) * (length + count // 2) // decoder.capacity
     result = {
-        "tokens": tokens, "peak": peak.bytes, "dtype": str(parts.head.dtype), "length": length, "step_bytes": read,
+        "tokens": tokens, "peak": most, "dtype": str(parts.head.dtype), "length": length, "step_bytes": read,
         "load_s": loaded - options["started"], "first_token_s": moments[0] - options["started"],
-        "steps_s": np.diff(moments).tolist(),
+        "steps_s": np.diff(moments).tolist(), "turns": turns,
     }  # fmt: skip
     (folder / "ours.json").write_text(json.dumps(result))
 
