@@ -92,11 +92,16 @@ def handler(chat: TorchChat) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class Server(ThreadingHTTPServer):
+    """One that many may ask at once."""
+
+    request_queue_size = 128
+
+
 def main() -> None:
     """Print the address, and serve."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(TorchChat(Path(sys.argv[1]))))
-    server.request_queue_size = 128
+    server = Server(("127.0.0.1", 0), handler(TorchChat(Path(sys.argv[1]))))
     print(f"http://127.0.0.1:{server.server_port}/v1", flush=True)
     server.serve_forever()
 
