@@ -1,6 +1,6 @@
 """What the server makes of a model: tokens a second, times to the first token and per token at 1, 4 and 16 clients.
 
-    OMP_NUM_THREADS=2 python benchmarks/serve.py [--quick] [--model DIR] [--soak MINUTES]
+    OMP_NUM_THREADS=2 python benchmarks/serve.py [--quick] [--rounds N] [--model DIR] [--soak MINUTES]
 
 Servers in processes of their own, and clients in threads of this one. Anchors, each in the same run: the same requests
 sent one at a time; torch_ref, which answers one request after another (torch_server.py); model.chat in this process.
@@ -45,6 +45,7 @@ def main() -> None:
     """Print the table."""
     parser = arguments("serve", __doc__)
     parser.add_argument("--model", type=Path, help="checkpoint of Qwen-VL (200 million random parameters)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all crowds (3)")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="only this: 32 clients, one of them misbehaves")
     parsed = parser.parse_args()
     if parsed.soak:
@@ -94,7 +95,7 @@ def throughput(contestants: dict[str, Client], parsed: argparse.Namespace) -> li
 
     Crowds and contestants take turns, and medians are compared, so that a busy machine slows all of them.
     """
-    tokens, rounds = (32, 1) if parsed.quick else (128, 3)
+    tokens, rounds = (32, 1) if parsed.quick else (128, parsed.rounds)
     measured: dict[tuple[str, int], list[float]] = {}
     timed: dict[tuple[str, int], list[Timed]] = {}
     for client in contestants.values():

@@ -22,8 +22,8 @@ struct AttentionByTiles {
 
   void pack_keys(const C *k, Span piece, float *packed) const {
     for (int64_t key = piece.first; key < panels(piece.last, kPair) * kPair; key += kSide)
-      cut_columns<1>(k + key * width, k + (key + kSide) * width, std::clamp<int64_t>(piece.last - key, 0, kSide), width, width,
-                     bytes(packed) + key / kSide * key_bytes);
+      cut_columns<1>(k + key * width, k + (key + kSide) * width, std::clamp<int64_t>(piece.last - key, 0, kSide), width,
+                     width, bytes(packed) + key / kSide * key_bytes);
   }
 
   void pack_values(const C *v, Span piece, float *packed) const {

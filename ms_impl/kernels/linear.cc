@@ -109,7 +109,8 @@ struct TileProduct {
     const int64_t held = std::min(panels(rows, kPair) * kPair, kHeld);
     const int64_t row_bytes = steps * kPieces<X, Most> * 1024;  // of 16 rows
     const bool near = held / kSide * row_bytes <= kNear;
-    const int64_t wide = near ? 2 : std::min(panels(pairs, kFewTurns * threads), kGroup / kPair);  // pairs of columns' tiles
+    // Pairs of tiles of columns.
+    const int64_t wide = near ? 2 : std::min(panels(pairs, kFewTurns * threads), kGroup / kPair);
     const Room cut = room(held / kSide * row_bytes / sizeof(float));
     std::vector<Room> rooms;
     for (int64_t i = 0; i < threads; ++i)
@@ -146,8 +147,8 @@ struct TileProduct {
       for (int64_t c = 0; c < wide; ++c) {
         const W *at = weights + (column + c * kSide) * depth + k;
         const W *next = c + 1 < wide ? at + kSide * depth : weights + column * depth + k + kChunk<Most>;
-        cut_columns<kPieces<W, Most>>(at, next, std::clamp<int64_t>(columns - column - c * kSide, 0, kSide), depth, deep,
-                                      cut + c * kColumnBytes);
+        const int64_t there = std::clamp<int64_t>(columns - column - c * kSide, 0, kSide);
+        cut_columns<kPieces<W, Most>>(at, next, there, depth, deep, cut + c * kColumnBytes);
       }
       const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)

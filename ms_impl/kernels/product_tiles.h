@@ -1,5 +1,5 @@
-// Products of few vectors with a large matrix in bf16 by tiles, as exact as in fp32: its rows are multiplied as they lie
-// in memory, with all pieces of the vectors beside each other.
+// Products of few vectors with a large matrix in bf16 by tiles, as exact as in fp32: its rows are multiplied as they
+// lie in memory, with all pieces of the vectors beside each other.
 #pragma once
 
 #include "tiles.h"
