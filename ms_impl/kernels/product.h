@@ -11,7 +11,7 @@
 constexpr int64_t kAhead = 8192, kCacheLine = 64;  // bytes; what is prefetched is this far ahead in each row's stream
 constexpr int kSums = 2;                           // vectors that each dot product is summed in
 
-// Into the second cache: the first has too few places for what is under way.
+// Into the second cache.
 inline void prefetch(const void *from) { __builtin_prefetch(static_cast<const char *>(from) + kAhead, 0, 2); }
 
 // Dot products of R rows of w [R, n] with B vectors x [B, n].
