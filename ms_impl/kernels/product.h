@@ -116,7 +116,8 @@ class FactorByVectors {
   }
 
   // sums [kHigh, B] += every kSums-th vector of `count` numbers of rows of w [·, n] and of B rows that are laid.
-  // Meanwhile kFetch rows of w from `next` on are fetched.
+  // Meanwhile `count` / kSums numbers of each of kFetch rows of w from `next` on are fetched: all passes over the same
+  // rows fetch a part, one after the other, or memory would rest in all but the first.
   template <int B, int kFetch, class W>
   __attribute__((noinline)) void add(const W *w, const W *next, const float *x, int64_t count, Vector *sums) const {
     Vector s[kHigh][B];
@@ -125,7 +126,7 @@ class FactorByVectors {
     for (int64_t i = 0; i < count; i += kPair) {
       Vector xs[B];
       for (int b = 0; b < B; ++b) xs[b] = load(x + i * batch_ + b * kLanes);
-      for (int r = 0; r < kFetch; ++r) __builtin_prefetch(next + r * n_ + i);
+      for (int r = 0; r < kFetch; ++r) __builtin_prefetch(next + r * n_ + i / kSums, 0, 2);
       for (int r = 0; r < kHigh; ++r) {
         const Vector weights = in_register(load(w + r * n_ + i));
         for (int b = 0; b < B; ++b) s[r][b] = multiply_add(weights, xs[b], s[r][b]);
@@ -148,7 +149,7 @@ class FactorByVectors {
           const int64_t from = k + u * kLanes, count = std::min(kPiece, whole_ - k);
           const float *x = laid_.get() + from * batch_ + b * kLanes;
           Vector *own = sums + (b * kSums + u * width.value) * kHigh;
-          const W *next = w + from + (kHigh + number * share) * n_;
+          const W *next = w + k + u * count / kSums + (kHigh + number * share) * n_;
           switch (number * share < kHigh ? share : 0) {
             case 0: add<width.value, 0>(w + from, next, x, count, own); break;
             case 1: add<width.value, 1>(w + from, next, x, count, own); break;
