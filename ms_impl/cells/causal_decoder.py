@@ -28,13 +28,15 @@ class CausalDecoder(nn.Cell):
         compute_dtype: of activations; parameters of another ``dtype`` are cast in the graph.
     """
 
+    of_bf16 = False  # whether kernels round the factors of products to bf16; then new caches are bf16, too
+
     def __init__(
         self, shape: DecoderShape, layers: int, vocab_size: int, rope_theta: float, sections: Sequence[int] | None,
         compute_dtype: ms.Type, dtype: ms.Type,
     ):  # fmt: skip
         super().__init__()
         self.shape = shape
-        self.compute_dtype = self.cache_dtype = compute_dtype
+        self.compute_dtype = compute_dtype
         self.embed_tokens = Embedding(vocab_size, shape.hidden_size, dtype)
         self.layers = nn.CellList([DecoderLayer(shape, dtype) for _ in range(layers)])
         self.norm = RMSNorm(shape.hidden_size, shape.eps, dtype)
@@ -85,7 +87,8 @@ class CausalDecoder(nn.Cell):
     def new_cache(self, batch: int, length: int) -> nn.CellList:
         """An empty cache of ``length`` columns for every layer."""
         shape = (batch, self.shape.kv_heads, length, self.shape.head_dim)
-        return nn.CellList([LayerCache(*shape, self.cache_dtype) for _ in self.layers])
+        dtype = ms.bfloat16 if self.of_bf16 else self.compute_dtype
+        return nn.CellList([LayerCache(*shape, dtype) for _ in self.layers])
 
     def step(
         self, hidden: Tensor, segment_ids: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, cache: nn.CellList
@@ -129,7 +132,7 @@ class CausalDecoder(nn.Cell):
         shape = self.shape
         return DecoderParts(
             self.embed_tokens.weight, [_layer_parts(layer) for layer in self.layers], self.norm.weight, head.weight,
-            shape.heads, shape.kv_heads, shape.head_dim, shape.eps, self.layers,
+            shape.heads, shape.kv_heads, shape.head_dim, shape.eps, self.layers, self.of_bf16,
         )  # fmt: skip
 
 

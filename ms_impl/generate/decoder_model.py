@@ -55,6 +55,7 @@ class DecoderParts:
     eps: float
     # The same layers as cells, each called with (hidden, mask, cos, sin, q_scale, cache, columns) as ``step`` has them.
     cells: Sequence[nn.Cell] = ()
+    of_bf16: bool = False  # whether kernels round the factors of products to bf16
 
 
 class DecoderModel(Protocol):

@@ -1,11 +1,14 @@
 // One token more for each row of a batch, through all layers of a decoder that is described by its matrices.
 //
 // Every weight is read from memory once for all rows, every key and value once for all query heads that share it;
-// activations are fp32. Threads divide the rows of each matrix and the heads; what a thread computes does not depend on
+// activations are fp32, and are rounded to bf16 as factors where that is asked for. Threads divide the rows of each matrix and the heads; what a thread computes does not depend on
 // how many there are, nor a row on its neighbours. Parity: tests/kernels/test_decode_step.py.
 
 #include <omp.h>
 
+#include <optional>
+
+#include "attend_tiles.h"
 #include "attention.h"
 #include "panels.h"
 
@@ -41,7 +44,7 @@ struct Layer {
 // As above.
 struct Step {
   int64_t size, layer_size;  // of Step and Layer
-  int64_t batch, columns, layers, heads, kv_heads, dim, width, inner, vocabulary;
+  int64_t batch, columns, layers, heads, kv_heads, dim, width, inner, vocabulary, rounded;
   const int32_t *tokens, *segments, *column;  // [batch], [batch, columns], [batch]
   const float *cos, *sin, *q_scale;           // [batch, dim] twice, [batch] or null
   float *logits;                              // [batch, vocabulary], zeros
@@ -52,10 +55,11 @@ struct Step {
 
 // What the threads share. Where a vector begins counts: one that lies in two lines of the cache is loaded in two.
 struct State {
-  Room x, q, k, v, mixed, inner;
+  Room x, q, k, v, mixed, gate, inner;
   explicit State(const Step &m)
       : x(room(m.batch * m.width)), q(room(m.batch * m.heads * m.dim)), k(room(m.batch * m.kv_heads * m.dim)),
-        v(room(m.batch * m.kv_heads * m.dim)), mixed(room(m.batch * m.heads * m.dim)), inner(room(m.batch * m.inner)) {}
+        v(room(m.batch * m.kv_heads * m.dim)), mixed(room(m.batch * m.heads * m.dim)),
+        gate(room(m.batch * m.inner)), inner(room(m.batch * m.inner)) {}
 };
 
 struct Thread {
@@ -143,8 +147,38 @@ void turn_heads(const Thread &thread, const Step &m, const Layer &layer, State &
   });
 }
 
+// How a thread attends: by tiles, where factors are rounded and queries share keys in bf16. A single one takes longer by
+// tiles than memory does.
+class Attending {
+ public:
+  explicit Attending(const Step &m) : dim_(m.dim), scores_(room(m.heads / m.kv_heads * m.columns)) {
+#ifdef KERNEL_TILES
+    if (m.rounded && m.heads > m.kv_heads && m.dim % kStep == 0 && tiles_allowed())
+      tiles_.emplace(m.heads / m.kv_heads, m.dim, m.columns);
+#endif
+  }
+
+  // As `attend`; `next` are the keys of who attends next.
+  template <class C>
+  void operator()(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
+                  int64_t heads, [[maybe_unused]] const C *next, float *y) const {
+#ifdef KERNEL_TILES
+    if constexpr (std::is_same_v<C, BFloat16>)
+      if (tiles_) return tiles_->attend(keys, values, segments, count, queries, heads, next, y);
+#endif
+    attend(keys, values, segments, count, queries, heads, dim_, scores_.get(), y);
+  }
+
+ private:
+  int64_t dim_;
+  Room scores_;
+#ifdef KERNEL_TILES
+  std::optional<AttendByTiles> tiles_;
+#endif
+};
+
 // This thread's share of the query heads; those beside each other that have one key head attend together.
-void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State &s, float *scores) {
+void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State &s, const Attending &attend) {
   const int64_t all = m.batch * m.heads, group = m.heads / m.kv_heads;
   visit(layer.keys, [&](auto *keys) {
     const auto *values = static_cast<decltype(keys)>(layer.values.data);
@@ -152,22 +186,31 @@ void attend_heads(const Thread &thread, const Step &m, const Layer &layer, State
       const int64_t pair = i / group, b = i / m.heads, start = pair * m.columns * m.dim;
       next = std::min((pair + 1) * group, thread.last(all));
       attend(keys + start, values + start, m.segments + b * m.columns, m.column[b] + 1, &s.q[i * m.dim], next - i,
-             m.dim, scores, &s.mixed[i * m.dim]);
+             keys + start + m.columns * m.dim, &s.mixed[i * m.dim]);
     }
   });
 }
 
-float silu(float x) { return x / (1 + std::exp(-x)); }
+// This thread's share of inner [batch, inner] *= silu(gate).
+void close_gates(const Thread &thread, const Step &m, State &s) {
+  for (int64_t b = 0; b < m.batch; ++b) {
+    float *gate = &s.gate[b * m.inner], *inner = &s.inner[b * m.inner];
+    int64_t i = thread.first(m.inner);
+    const auto close = [](Vector g, Vector x) { return g * sigmoid(g) * x; };
+    for (; i + kLanes <= thread.last(m.inner); i += kLanes) store(close(load(gate + i), load(inner + i)), inner + i);
+    for (; i < thread.last(m.inner); ++i) inner[i] = close(Vector{gate[i]}, Vector{inner[i]})[0];
+  }
+}
 
-void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed, float *scores,
-                   Factor &x) {
+void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed,
+                   const Attending &attend, Factor &x) {
   normalise_rows(m, layer.ln_1, s.x.get(), normed);
   x.set(normed, m.width);
   queries_keys_values(thread, m, layer, x, s);
 #pragma omp barrier
   turn_heads(thread, m, layer, s, normed);
 #pragma omp barrier
-  attend_heads(thread, m, layer, s, scores);
+  attend_heads(thread, m, layer, s, attend);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
   x.set(s.mixed.get(), m.heads * m.dim);
@@ -175,10 +218,11 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, Stat
 #pragma omp barrier
   normalise_rows(m, layer.ln_2, s.x.get(), normed);
   x.set(normed, m.width);
-  const auto store = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; };
-  const auto close = [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] *= silu(y); };
-  share(thread, layer.up, layer.up_b, m.inner, x, store);
-  share(thread, layer.gate, layer.gate_b, m.inner, x, close);
+  share(thread, layer.up, layer.up_b, m.inner, x, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; });
+  share(thread, layer.gate, layer.gate_b, m.inner, x, [&](int64_t o, int64_t b, float y) {
+    s.gate[b * m.inner + o] = y;
+  });
+  close_gates(thread, m, s);
 #pragma omp barrier
   x.set(s.inner.get(), m.inner);
   share(thread, layer.down, layer.down_b, m.width, x, add);
@@ -199,11 +243,12 @@ void step(const Step &m) {
 #pragma omp parallel num_threads(threads(m))
   {
     const Thread thread;
-    const Room normed = room(std::max(m.batch * m.width, m.dim)), scores = room(m.heads / m.kv_heads * m.columns);
-    Factor x(m.batch, std::max({m.width, m.inner, m.heads * m.dim}));
+    const Room normed = room(std::max(m.batch * m.width, m.dim));
+    const Attending attend(m);
+    Factor x(m.batch, std::max({m.width, m.inner, m.heads * m.dim}), m.rounded);
     embed(thread, m, s);
 #pragma omp barrier
-    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), scores.get(), x);
+    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), attend, x);
     normalise_rows(m, m.norm, s.x.get(), normed.get());
     x.set(normed.get(), m.width);
     share(thread, m.head, Array{}, m.vocabulary, x, [&](int64_t o, int64_t b, float y) {

@@ -40,7 +40,7 @@ class _Step(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("size", "layer_size", "batch", "columns", "layers", "heads")),
-        *((name, ctypes.c_int64) for name in ("kv_heads", "dim", "width", "inner", "vocabulary")),
+        *((name, ctypes.c_int64) for name in ("kv_heads", "dim", "width", "inner", "vocabulary", "rounded")),
         *((name, ctypes.c_void_p) for name in ("tokens", "segments", "column", "cos", "sin", "q_scale", "logits")),
         *((name, _Array) for name in ("embedding", "norm", "head")),
         ("layer", ctypes.POINTER(_Layer)),
@@ -52,9 +52,11 @@ class FusedTokenStep:
     """As ``ms_impl.generate.decode.TokenStep``: one column of tokens [B, 1] → logits fp32 [B, vocab].
 
     The kernel computes in fp32 from weights and caches in fp32, fp16 or bf16, and writes the new keys and values into
-    the cache in place. The last rows, if their segment is 0 in that column, are not computed; their logits are zeros.
-    It is called on the parameters' memory: as an operator of a graph (``ops.Custom``), with all weights among its
-    inputs, it would wait longer for its turn than it computes.
+    the cache in place. Of ``parts.of_bf16`` it rounds the factors of linear layers to bf16, and those of attention over
+    a cache in bf16, where queries share keys and the processor has tiles of it (AMX). The last rows, if their segment
+    is 0 in that column, are not computed; their logits are zeros. It is called on the parameters' memory: as an
+    operator of a graph (``ops.Custom``), with all weights among its inputs, it would wait longer for its turn than it
+    computes.
 
     Args:
         parts: the decoder.
@@ -75,7 +77,7 @@ class FusedTokenStep:
             size=ctypes.sizeof(_Step), layer_size=ctypes.sizeof(_Layer), batch=batch, columns=columns,
             layers=len(parts.layers), heads=parts.heads, kv_heads=parts.kv_heads, dim=parts.head_dim,
             width=parts.embedding.shape[1], inner=parts.layers[0].down.weight.shape[1],
-            vocabulary=parts.head.shape[0], layer=self.layers, epsilon=parts.eps,
+            vocabulary=parts.head.shape[0], rounded=parts.of_bf16, layer=self.layers, epsilon=parts.eps,
         )  # fmt: skip
         self.given = {
             "tokens": np.zeros((batch, 1), np.int32), "column": np.zeros((batch, 1), np.int32),
@@ -197,7 +199,7 @@ def fused_logits(parts: DecoderParts, states: np.ndarray) -> np.ndarray | None:
     step = _Step(
         size=ctypes.sizeof(_Step), layer_size=ctypes.sizeof(_Layer), batch=count, columns=1, layers=0,
         heads=parts.heads, kv_heads=parts.kv_heads, dim=parts.head_dim, width=parts.embedding.shape[1],
-        inner=0, vocabulary=parts.head.shape[0], epsilon=parts.eps, tokens=tokens.ctypes.data,
+        inner=0, vocabulary=parts.head.shape[0], rounded=parts.of_bf16, epsilon=parts.eps, tokens=tokens.ctypes.data,
         segments=segments.ctypes.data, column=column.ctypes.data, logits=logits.ctypes.data,
         embedding=_Array(states.ctypes.data, ord("f")),
         norm=_Array(parts.norm.data_ptr(), _LETTERS[parts.norm.dtype]),

@@ -142,3 +142,11 @@ inline Vector exponential(Vector x) {
   const Integers power = (__builtin_convertvector(whole, Integers) + 127) << 23;
   return x < kLowest ? Vector{} : y * read<Vector>(&power);
 }
+
+// e to the power of -|x|.
+inline Vector decay(Vector x) { return exponential(x < 0 ? x : -x); }
+
+inline Vector sigmoid(Vector x) {
+  const Vector e = decay(x);
+  return (x < 0 ? e : Vector{} + 1.0f) / (1.0f + e);
+}

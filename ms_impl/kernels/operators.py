@@ -76,8 +76,6 @@ def multiply_in_bf16(model: nn.Cell) -> None:
     for _, cell in model.cells_and_names():
         if hasattr(cell, "of_bf16"):
             cell.of_bf16 = True
-        if hasattr(cell, "cache_dtype"):
-            cell.cache_dtype = ms.bfloat16
 
 
 def activation_operator(name: str) -> Operator | None:

@@ -71,16 +71,17 @@ inline void product(const W *w, int64_t first, int64_t last, const float *x, int
 // memory: the rows of x are laid side by side, vector by vector.
 class FactorByVectors {
  public:
-  // Room for up to `batch` vectors of up to `longest` numbers.
-  FactorByVectors(int64_t batch, int64_t longest)
+  // Room for up to `batch` vectors of up to `longest` numbers, which are `rounded` to bf16 or not.
+  FactorByVectors(int64_t batch, int64_t longest, bool rounded)
       : batch_(batch), laid_(room(many() ? batch * longest : 1)),
-        sums_(room(many() ? batch * kSums * kHigh * kLanes : 1)) {}
+        sums_(room(many() ? batch * kSums * kHigh * kLanes : 1)), rounded_(room(rounded ? batch * longest : 1)),
+        rounds_(rounded) {}
 
   // What is multiplied from now on: x [batch, n], which must stay as it is.
   void set(const float *x, int64_t n) {
-    x_ = x, n_ = n, whole_ = n / kPair * kPair;
+    x_ = rounds_ ? as_bf16(x, batch_ * n) : x, n_ = n, whole_ = n / kPair * kPair;
     for (int64_t i = 0; many() && i < whole_; i += kLanes)
-      for (int64_t b = 0; b < batch_; ++b) store(load(x + b * n + i), laid_.get() + i * batch_ + b * kLanes);
+      for (int64_t b = 0; b < batch_; ++b) store(load(x_ + b * n + i), laid_.get() + i * batch_ + b * kLanes);
   }
 
   // put(row of w, row of x, dot product) for rows [first, last) of w [·, n].
@@ -96,6 +97,15 @@ class FactorByVectors {
   static constexpr int kHigh = kLanes == 16 ? 6 : 2, kWide = 4;
   static constexpr int64_t kPiece = 1024;  // numbers of each row that are multiplied in one go, for caches to hold them
   static constexpr int64_t kPair = kSums * kLanes;
+
+  const float *as_bf16(const float *x, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) {
+      BFloat16 rounded;
+      narrow(x[i], &rounded);
+      rounded_[i] = widen(rounded);
+    }
+    return rounded_.get();
+  }
 
   bool many() const { return batch_ > 2; }
   int64_t blocks() const { return (batch_ + kWide - 1) / kWide; }
@@ -181,16 +191,18 @@ class FactorByVectors {
   }
 
   const int64_t batch_;
-  Room laid_, sums_;
+  Room laid_, sums_, rounded_;
+  const bool rounds_;
   const float *x_ = nullptr;
   int64_t n_ = 0, whole_ = 0;  // numbers of a row, and those in whole pairs of vectors
 };
 
-// By tiles where the processor has them and the matrix is in bf16, else by vectors.
+// By tiles where the processor has them and the matrix is in bf16, else by vectors; of vectors as they are, or
+// `rounded` to bf16.
 class Factor {
  public:
   // Room for up to `batch` vectors of up to `longest` numbers.
-  Factor(int64_t batch, int64_t longest) : batch_(batch), longest_(longest) {}
+  Factor(int64_t batch, int64_t longest, bool rounded) : batch_(batch), longest_(longest), rounded_(rounded) {}
 
   // What is multiplied from now on: x [batch, n], which must stay as it is.
   void set(const float *x, int64_t n) {
@@ -219,13 +231,14 @@ class Factor {
 
   template <class By>
   By &ready(Way<By> &way) {
-    if (!way.made) way.made = std::make_unique<By>(batch_, longest_);
+    if (!way.made) way.made = std::make_unique<By>(batch_, longest_, rounded_);
     if (!way.set) way.made->set(x_, n_);
     way.set = true;
     return *way.made;
   }
 
   const int64_t batch_, longest_;
+  const bool rounded_;
   const float *x_ = nullptr;
   int64_t n_ = 0;
   Way<FactorByVectors> vectors_;

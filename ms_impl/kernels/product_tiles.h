@@ -1,5 +1,5 @@
-// Products of few vectors with a large matrix in bf16 by tiles, as exact as in fp32: its rows are multiplied as they
-// lie in memory, with all pieces of the vectors beside each other.
+// Products of few vectors with a large matrix in bf16 by tiles: its rows are multiplied as they lie in memory, with all
+// pieces of the vectors beside each other, which is as exact as in fp32; or with the first pieces alone.
 #pragma once
 
 #include "tiles.h"
@@ -7,9 +7,9 @@
 #ifdef KERNEL_TILES
 class FactorByTiles {
  public:
-  // Room for up to `batch` vectors of up to `longest` numbers.
-  FactorByTiles(int64_t batch, int64_t longest)
-      : batch_(batch), tiles_(panels(batch * kExact, kSide)), laid_(room(tiles_ * panels(longest, kStep) * kTile)),
+  // Room for up to `batch` vectors of up to `longest` numbers, which are `rounded` to bf16 or not.
+  FactorByTiles(int64_t batch, int64_t longest, bool rounded)
+      : batch_(batch), columns_(batch * (rounded ? 1 : kExact)), tiles_(panels(columns_, kSide)), laid_(room(tiles_ * panels(longest, kStep) * kTile)),
         padded_(room(panels(longest, kStep) * kTile)), sums_(room(tiles_ * kTile)) {}
 
   // What is multiplied from now on: x [batch, n]. All first pieces are columns of tiles, then all second, all third.
@@ -17,9 +17,9 @@ class FactorByTiles {
     n_ = n, steps_ = panels(n, kStep);
     for (int64_t step = 0; step < steps_; ++step) {
       Vector columns[kSide] = {};
-      for (int64_t i = 0; i < batch_ * kExact; ++i) {
+      for (int64_t i = 0; i < columns_; ++i) {
         columns[i % kSide] = piece(x + i % batch_ * n + step * kStep, n - step * kStep, i / batch_);
-        if (i % kSide == kSide - 1 || i == batch_ * kExact - 1) {
+        if (i % kSide == kSide - 1 || i == columns_ - 1) {
           transpose(columns);
           std::memcpy(laid_.get() + (i / kSide * steps_ + step) * kTile, columns, sizeof columns);
           std::fill_n(columns, kSide, Vector{});
@@ -40,7 +40,7 @@ class FactorByTiles {
       for (int64_t i = 0; i < count; ++i)
         for (int64_t b = 0; b < batch_; ++b) {
           const auto sum = [&](int64_t column) { return sums_[(column / kSide * kSide + i) * kSide + column % kSide]; };
-          put(row + i, b, sum(b) + (sum(batch_ + b) + sum(2 * batch_ + b)));
+          put(row + i, b, columns_ == batch_ ? sum(b) : sum(b) + (sum(batch_ + b) + sum(2 * batch_ + b)));
         }
     }
   }
@@ -110,9 +110,9 @@ class FactorByTiles {
     for (int64_t i = 0; i < T * kTile; i += kLanes) store(load(sums + i) + load(found[0] + i), sums + i);
   }
 
-  const int64_t batch_, tiles_;  // tiles of columns
-  Tiles configured_;             // while this lives
+  const int64_t batch_, columns_, tiles_;  // columns: pieces of vectors; tiles of these
+  Tiles configured_;                       // while this lives
   Room laid_, padded_, sums_;
-  int64_t n_ = 0, steps_ = 0;    // numbers of a row, and steps of their depth
+  int64_t n_ = 0, steps_ = 0;              // numbers of a row, and steps of their depth
 };
 #endif

@@ -10,14 +10,6 @@ constexpr int64_t kPiece = 4096;  // numbers that a thread takes at a time
 
 Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
-// e to the power of -|x|.
-Vector decay(Vector x) { return exponential(x < 0 ? x : -x); }
-
-Vector sigmoid(Vector x) {
-  const Vector e = decay(x);
-  return (x < 0 ? e : Vector{} + 1.0f) / (1.0f + e);
-}
-
 // The error function, within 3e-7: the rational approximation of Eigen's erf, for |x| up to 4, where it is 1.
 Vector error_function(Vector x) {
   const Vector most = Vector{} + 4.0f, kept = x < -most ? -most : minimum(x, most), z = kept * kept;

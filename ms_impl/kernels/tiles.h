@@ -38,19 +38,30 @@ inline bool tiles_allowed() {
   return allowed;
 }
 
-// Eight tiles of this thread, of 16 rows of 64 bytes.
-struct Tiles {
+// Eight tiles of this thread, of 16 rows of 64 bytes, while one such object of it lives.
+class Tiles {
+ public:
+  Tiles() {
+    if (held()++) return;
+    const Configuration configuration;
+    asm volatile("" ::"r"(&configuration) : "memory");  // GCC takes but eight bytes of it for read
+    _tile_loadconfig(&configuration);
+  }
+  Tiles(const Tiles &) = delete;
+  ~Tiles() {
+    if (!--held()) _tile_release();
+  }
+
+ private:
   struct alignas(64) Configuration {
     uint8_t palette = 1, start = 0, reserved[14] = {};
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   };
-  Tiles() {
-    const Configuration configuration;
-    asm volatile("" ::"r"(&configuration) : "memory");  // GCC takes but eight bytes of it for read
-    _tile_loadconfig(&configuration);
+  static int &held() {
+    static thread_local int count = 0;
+    return count;
   }
-  ~Tiles() { _tile_release(); }
 };
 
 // The next 32 numbers of a row, of which `there` are left; zeros behind them.

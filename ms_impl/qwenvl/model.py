@@ -74,11 +74,12 @@ class QwenVL(GenerationMixin, nn.Cell):
     """
 
     generation = GenerationConfig(**FAMILY.generation)
+    of_bf16 = False  # whether kernels round the factors of products to bf16; then new caches are bf16, too
 
     def __init__(self, config: QwenVLConfig, compute_dtype: ms.Type = ms.float32, param_dtype: ms.Type | None = None):
         super().__init__()
         self.config = config
-        self.compute_dtype = self.cache_dtype = compute_dtype
+        self.compute_dtype = compute_dtype
         dtype = param_dtype or compute_dtype
         self.transformer = Transformer(config, compute_dtype, dtype)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
@@ -229,7 +230,8 @@ class QwenVL(GenerationMixin, nn.Cell):
         if length > config.max_position_embeddings:
             raise InputError(f"{length} tokens are more than the model's {config.max_position_embeddings}")
         shape = (batch, config.num_attention_heads, length, config.kv_channels)
-        return nn.CellList([LayerCache(*shape, self.cache_dtype) for _ in range(config.num_hidden_layers)])
+        dtype = ms.bfloat16 if self.of_bf16 else self.compute_dtype
+        return nn.CellList([LayerCache(*shape, dtype) for _ in range(config.num_hidden_layers)])
 
     def decoder_parts(self) -> DecoderParts | None:
         """The decoder by its parameters; None where an adapter stands in place of a layer."""
@@ -241,7 +243,7 @@ class QwenVL(GenerationMixin, nn.Cell):
         return DecoderParts(
             self.transformer.wte.weight, [block.parts() for block in blocks], self.transformer.ln_f.weight,
             self.lm_head.weight, config.num_attention_heads, config.num_attention_heads, config.kv_channels,
-            config.layer_norm_epsilon, self.transformer.h,
+            config.layer_norm_epsilon, self.transformer.h, self.of_bf16,
         )  # fmt: skip
 
     def step(

@@ -63,12 +63,23 @@ def numbers(parameter: Parameter) -> np.ndarray:
     return parameter.asnumpy().astype(np.float64)
 
 
-def exact_step(parts: DecoderParts, cache, tokens, segments, columns, cos, sin, q_scale) -> np.ndarray:
-    """Logits fp64 [B, vocab]; shapes as the kernel takes them. The cache is read, and not written."""
+def as_bf16(x: np.ndarray) -> np.ndarray:
+    """Rounded to bf16, to even, in fp64."""
+    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def exact_step(parts: DecoderParts, cache, tokens, segments, columns, cos, sin, q_scale, by_tiles=False) -> np.ndarray:
+    """Logits fp64 [B, vocab]; shapes as the kernel takes them. The cache is read, and not written.
+
+    Of ``parts.of_bf16`` the factors of linear layers, keys and values are rounded to bf16; ``by_tiles``, those of
+    attention, too.
+    """
+    rounded = as_bf16 if parts.of_bf16 else np.asarray
     x = numbers(parts.embedding)[tokens[:, 0]]
     cos, sin, dim = cos[:, :, 0], sin[:, :, 0], parts.head_dim  # [B, 1, dim]
     for layer, cached in zip(parts.layers, cache):
-        normal = rms_norm(x, layer.ln_1, parts.eps)
+        normal = rounded(rms_norm(x, layer.ln_1, parts.eps))
         q, k, v = (project(normal, each, n * dim).reshape(len(x), n, dim) for each, n in
                    ((layer.q, parts.heads), (layer.k, parts.kv_heads), (layer.v, parts.kv_heads)))  # fmt: skip
         if layer.q_norm is not None:
@@ -77,12 +88,14 @@ def exact_step(parts: DecoderParts, cache, tokens, segments, columns, cos, sin, 
         if q_scale is not None:
             q = q * q_scale[:, :, 0]
         keys, values = (numbers(each).reshape(cached.shape) for each in (cached.keys, cached.values))
-        mixed = [attend(*row) for row in zip(q, k, v, keys, values, segments, columns[:, 0])]
-        x = x + project(np.stack(mixed), layer.o, x.shape[1])
-        normal, inner = rms_norm(x, layer.ln_2, parts.eps), layer.down.weight.shape[1]
-        gate = project(normal, layer.gate, inner)
-        x = x + project(gate / (1 + np.exp(-gate)) * project(normal, layer.up, inner), layer.down, x.shape[1])
-    return rms_norm(x, parts.norm, parts.eps) @ numbers(parts.head).T
+        q, k, v = rounded(q) if by_tiles else q, rounded(k), rounded(v)
+        weighed = rounded if by_tiles else np.asarray
+        mixed = [attend(*row, weighed) for row in zip(q, k, v, keys, values, segments, columns[:, 0])]
+        x = x + project(rounded(np.stack(mixed)), layer.o, x.shape[1])
+        normal, inner = rounded(rms_norm(x, layer.ln_2, parts.eps)), layer.down.weight.shape[1]
+        gate, up = project(normal, layer.gate, inner), project(normal, layer.up, inner)
+        x = x + project(rounded(gate / (1 + np.exp(-gate)) * up), layer.down, x.shape[1])
+    return rounded(rms_norm(x, parts.norm, parts.eps)) @ numbers(parts.head).T
 
 
 def project(x: np.ndarray, projection: Projection, rows: int) -> np.ndarray:
@@ -100,8 +113,9 @@ def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return x * cos + np.concatenate((-second, first), -1) * sin
 
 
-def attend(q, k, v, keys, values, segments, column: int) -> np.ndarray:
-    """One row: q [H, d], k and v [KV, d], keys and values [KV, S, d] → [H · d]."""
+def attend(q, k, v, keys, values, segments, column: int, weighed=np.asarray) -> np.ndarray:
+    """One row: q [H, d], k and v [KV, d], keys and values [KV, S, d] → [H · d]. What values are weighted with is
+    ``weighed`` first."""
     keys, values = keys.copy(), values.copy()
     keys[:, column], values[:, column] = k, v
     visible = (segments == segments[column]) & (np.arange(len(segments)) <= column)
@@ -110,5 +124,5 @@ def attend(q, k, v, keys, values, segments, column: int) -> np.ndarray:
         shared = head // (len(q) // len(k))
         scores = np.where(visible, keys[shared] @ query, -np.inf)
         weights = np.exp(scores - scores.max())
-        mixed.append(weights / weights.sum() @ values[shared])
+        mixed.append(weighed(weights) @ values[shared] / weights.sum())
     return np.concatenate(mixed)
