@@ -33,19 +33,24 @@ class LayerFrame:
 
     def __init__(self, layers: Sequence[nn.Cell], compute_dtype: ms.Type):
         self.layers = layers
-        self.cell, self._own = _empty_copy(layers[0], compute_dtype)
+        self.cell, own = _empty_copy(layers[0], compute_dtype)
+        self._pairs = [
+            [(own[name], theirs, own[name].dtype == theirs.dtype) for name, theirs in parameters_of(layer).items()]
+            for layer in layers
+        ]  # of each layer: of the cell, of the layer, and whether they are of one type
         self._holds: tuple[object, int] | None = None
 
     def hold(self, number: int, run: object) -> None:
         """Be the layer of this number. Within one ``run`` the weights do not change."""
         if self._holds == (run, number):
             return
-        theirs = parameters_of(self.layers[number])
-        for name, own in self._own.items():
-            if own.dtype == theirs[name].dtype:
-                own.set_data(theirs[name])
+        for own, theirs, alike in self._pairs[number]:
+            if not alike:
+                widen(content(theirs), content(own))
+            elif own.has_init:
+                own.set_data(theirs)
             else:
-                widen(content(theirs[name]), content(own))
+                own.assign_value(theirs)  # what set_data comes to, after asking what is known here
         self._holds = run, number
 
 

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int64_t kFew = 1 << 14;  // numbers that are not worth a second thread
+constexpr int64_t kFew = 1 << 17;  // numbers up to which one thread has done before another is awake
 
 // Heads of [batch, heads, length, width].
 struct Heads {

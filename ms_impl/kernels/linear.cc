@@ -1,4 +1,4 @@
-// y = x · wᵀ + bias, for many rows of x, with weights as they lie in memory: fp32, fp16 or bf16; sums are fp32.
+// y = x · wᵀ + bias, or x · w, for many rows of x, with weights as they lie in memory: fp32, fp16 or bf16; sums are fp32.
 //
 // Each panel of w is widened once for all rows. A number of y is summed in the order of the depth, one piece of kDepth
 // after the other, whatever rows stand beside its own and however many threads there are. Parity:
@@ -21,10 +21,14 @@ constexpr int64_t kTurns = 4;                 // that each thread should have at
 constexpr int64_t kFewTurns = 2;              // the same of tiles, which read all rows of x once a turn
 constexpr int64_t kNear = 5 << 18;            // bytes of x that stay in the second cache: turns cost nothing then
 
+// How a matrix w lies: [columns, depth], or [depth, columns].
+enum class Lying { kByColumns, kByDepth };
+
 // `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
-template <int Per>
+template <int Per, Lying lying>
 struct Product {
-  Tensor x, w, y;     // [rows, depth], [columns, depth], [rows, columns]
+  static_assert(Per == kSingle || lying == Lying::kByColumns);
+  Tensor x, w, y;     // [rows, depth], w as it is said to lie, [rows, columns]
   const float *bias;  // [columns], or null
   int64_t rows, columns, depth;
   const int64_t slots = panels(depth, Per);
@@ -62,9 +66,14 @@ struct Product {
     for (int64_t k = 0; k < slots; k += kDepth) {
       const int64_t deep = std::min(kDepth, slots - k);
       visit_weights(w, [&](auto *from) {
-        for (int64_t c = 0, column = panel * kTileColumns; c < wide; ++c, column += kTileColumns)
-          pack_columns<Per>(from + column * depth + k * Per, std::min<int64_t>(columns - column, kTileColumns), depth,
-                            std::min(deep * Per, depth - k * Per), weights + c * kTileColumns * deep);
+        for (int64_t c = 0, column = panel * kTileColumns; c < wide; ++c, column += kTileColumns) {
+          const int64_t there = std::min<int64_t>(columns - column, kTileColumns);
+          float *to = weights + c * kTileColumns * deep;
+          if constexpr (lying == Lying::kByDepth)
+            copy_columns(from + k * columns + column, there, columns, deep, to);
+          else
+            pack_columns<Per>(from + column * depth + k * Per, there, depth, std::min(deep * Per, depth - k * Per), to);
+        }
       });
       for (int64_t block = 0; block < row_panels; block += kBlock)
         for (int64_t c = 0; c < wide; ++c)
@@ -93,7 +102,7 @@ struct Product {
 
 #ifdef KERNEL_TILES
 // The same by tiles, from at most so many pieces of each number. Sums lie in tiles [columns, rows].
-template <int Most>
+template <int Most, Lying lying>
 struct TileProduct {
   Tensor x, w, y;
   const float *bias;
@@ -145,10 +154,16 @@ struct TileProduct {
     for (int64_t k = 0; k < depth; k += kChunk<Most>) {
       const int64_t deep = std::min(kChunk<Most>, depth - k), steps = panels(deep, kStep);
       for (int64_t c = 0; c < wide; ++c) {
-        const W *at = weights + (column + c * kSide) * depth + k;
-        const W *next = c + 1 < wide ? at + kSide * depth : weights + column * depth + k + kChunk<Most>;
-        const int64_t there = std::clamp<int64_t>(columns - column - c * kSide, 0, kSide);
-        cut_columns<kPieces<W, Most>>(at, next, there, depth, deep, cut + c * kColumnBytes);
+        const int64_t first = column + c * kSide, there = std::clamp<int64_t>(columns - first, 0, kSide);
+        if constexpr (lying == Lying::kByDepth) {
+          for (int64_t step = 0; step < steps; ++step)
+            cut_transposed<kPieces<W, Most>>(weights + (k + step * kStep) * columns + first, deep - step * kStep, there,
+                                             columns, cut + c * kColumnBytes + step * kPieces<W, Most> * 1024);
+        } else {
+          const W *at = weights + first * depth + k;
+          const W *next = c + 1 < wide ? at + kSide * depth : weights + column * depth + k + kChunk<Most>;
+          cut_columns<kPieces<W, Most>>(at, next, there, depth, deep, cut + c * kColumnBytes);
+        }
       }
       const char *rows_cut = cuts + k / kStep * kPieces<X, Most> * 1024;
       for (int64_t c = 0; c < wide; c += 2)
@@ -205,16 +220,16 @@ constexpr int kRounded = kPaired;
 constexpr int kRounded = kSingle;  // Python does not ask for it: see multiplies_bf16
 #endif
 
-template <int Most, int Per>
+template <int Most, int Per, Lying lying = Lying::kByColumns>
 int linear_of(const Tensor &x, const Tensor &w, const Tensor *bias, const Tensor &y) {
   return status([&] {
     const std::vector<float> numbers = bias ? widened(*bias) : std::vector<float>();
     const float *added = bias ? numbers.data() : nullptr;
-    const int64_t rows = x.size() / x.last(), columns = w.shape[0], depth = x.last();
+    const int64_t rows = x.size() / x.last(), columns = y.last(), depth = x.last();
 #ifdef KERNEL_TILES
-    if (by_tiles()) return TileProduct<Most>{x, w, y, added, rows, columns, depth}.compute();
+    if (by_tiles()) return TileProduct<Most, lying>{x, w, y, added, rows, columns, depth}.compute();
 #endif
-    Product<Per>{x, w, y, added, rows, columns, depth}.compute();
+    Product<Per, lying>{x, w, y, added, rows, columns, depth}.compute();
   });
 }
 
@@ -243,7 +258,7 @@ int linear_rows_of(const Given &given) {
 
 }  // namespace
 
-// x [..., depth] fp32 or fp16, w [columns, depth], perhaps bias [columns] → y [..., columns] of x's type.
+// x [..., depth] fp32 or fp16, w [columns, depth] (or more dimensions that make the depth), perhaps bias [columns] → y [..., columns] of x's type.
 OPERATOR(linear) { return linear_of<3, kSingle>({count, data, dimensions, shapes, types}); }
 
 // The same of x and w rounded to bf16, where the processor multiplies it.
@@ -253,5 +268,11 @@ OPERATOR(linear_of_bf16) { return linear_of<1, kRounded>({count, data, dimension
 OPERATOR(linear_rows) { return linear_rows_of<3, kSingle>({count, data, dimensions, shapes, types}); }
 
 OPERATOR(linear_rows_of_bf16) { return linear_rows_of<1, kRounded>({count, data, dimensions, shapes, types}); }
+
+// x [..., depth] fp32 or fp16, w [depth or more, columns] → y [..., columns] of x's type: x · w.
+OPERATOR(weighted_rows) {
+  const Given given{count, data, dimensions, shapes, types};
+  return linear_of<3, kSingle, Lying::kByDepth>(given[0], given[1], nullptr, given[2]);
+}
 
 extern "C" bool multiplies_bf16() { return by_tiles() || kRounded == kPaired; }

@@ -50,6 +50,14 @@ def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
     return _operator("linear", "linear_rows_of_bf16" if of_bf16 else "linear_rows", _rows_shape, _first_dtype)
 
 
+def weighted_rows_operator() -> Operator | None:
+    """(weights [..., n] fp32 or fp16, table [n or more, width]) → [..., width]: sums of the table's first rows.
+
+    The table may be bf16, too. Sums are fp32.
+    """
+    return _operator("linear", "weighted_rows", _weighted_shape, _first_dtype)
+
+
 @cache
 def multiplies_bf16() -> bool:
     """Whether this processor multiplies bf16 (AMX or AVX512-BF16), and there is a kernel that does."""
@@ -150,6 +158,10 @@ def _made(function: str, shape: Callable[..., Shape], dtype: Callable[..., ms.Ty
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
     return (*x[:-1], weight[0])
+
+
+def _weighted_shape(weights: Shape, table: Shape) -> Shape:
+    return (*weights[:-1], table[1])
 
 
 def _rows_shape(x: Shape, weight: Shape, bias: Shape, which: Shape) -> Shape:

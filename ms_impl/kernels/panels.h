@@ -88,7 +88,16 @@ inline void pack_columns(const W *w, int64_t count, int64_t n, int64_t depth, fl
   }
 }
 
-// panel [⌈depth / Per⌉, kTileRows] likewise, of rows of x.
+// panel [depth, kTileColumns] = `count` columns of `depth` rows of w [·, n]; zeros for columns that are missing.
+template <class W>
+inline void copy_columns(const W *w, int64_t count, int64_t n, int64_t depth, float *panel) {
+  for (int64_t k = 0; k < depth; ++k, panel += kTileColumns)
+    for (int64_t lane = 0; lane < kTileColumns; lane += kLanes)
+      store(lane + kLanes <= count ? load(w + k * n + lane) : load_slots<kSingle>(w + k * n + lane, count - lane),
+            panel + lane);
+}
+
+// panel [⌈depth / Per⌉, kTileRows] = `depth` numbers of each of `count` rows of x [·, n]; zeros for rows that are missing.
 template <int Per, class X>
 inline void pack_rows(const X *x, int64_t count, int64_t n, int64_t depth, float *panel) {
   const int64_t slots = panels(depth, Per);

@@ -6,7 +6,8 @@
 
 namespace {
 
-constexpr int64_t kPiece = 4096;  // numbers that a thread takes at a time
+constexpr int64_t kPiece = 4096;     // numbers that a thread takes at a time
+constexpr int64_t kAlone = 1 << 17;  // numbers up to which one thread has done before another is awake
 
 Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
@@ -31,13 +32,13 @@ Vector tanh_gelu(Vector x) { return x * sigmoid((x + x * x * x * 0.044715f) * 1.
 template <class Number, class Function, class... Inputs>
 void each(int64_t count, Number *y, Function function, const Inputs *...x) {
   const int64_t pieces = (count + kPiece - 1) / kPiece;
-#pragma omp parallel for if (pieces > 1)
+#pragma omp parallel for if (count > kAlone)
   for (int64_t piece = 0; piece < pieces; ++piece) {
     const int64_t last = std::min(count, (piece + 1) * kPiece);
     int64_t i = piece * kPiece;
     for (; i + kLanes <= last; i += kLanes) {
       const Vector found = function(load(x + i)...);
-      for (int lane = 0; lane < kLanes; ++lane) narrow(found[lane], y + i + lane);
+      narrow_all(found, y + i);
     }
     for (; i < last; ++i) narrow(function(Vector{} + widen(x[i])...)[0], y + i);
   }
@@ -91,7 +92,7 @@ void rms_norm_row(const X *x, const W *weight, int64_t width, float epsilon, X *
 template <class Use>
 void rows_of(const Tensor &x, Use use) {
   const int64_t count = x.size() / x.last();
-#pragma omp parallel for if (x.size() > kPiece)
+#pragma omp parallel for if (x.size() > kAlone)
   for (int64_t row = 0; row < count; ++row) use(row * x.last());
 }
 

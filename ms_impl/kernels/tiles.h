@@ -118,17 +118,17 @@ inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *
   }
 }
 
-// 16 columns of x [·, n], `there` of which exist, and 32 of its rows likewise: a tile, each of whose rows holds the
-// 32 numbers of a column; rounded.
-template <class X>
+// 16 columns of x [·, n], `there` of which exist, and 32 of its rows, `count` of which exist, likewise: tiles [piece], a row
+// of each holding the 32 numbers of a column.
+template <int P, class X>
 inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, char *to) {
   Vector v[2][kLanes] = {};
-  for (int64_t i = 0; i < count; ++i)
+  for (int64_t i = 0; i < std::min(count, kStep); ++i)
     v[i / kSide][i % kSide] = there < kSide ? load_slots<kSingle>(x + i * n, there) : load(x + i * n);
   transpose(v[0]), transpose(v[1]);
   for (int64_t i = 0; i < kSide; ++i) {
     Vector column[2] = {v[0][i], v[1][i]};
-    _mm512_store_si512(to + i * 64, take_piece(column));
+    for (int p = 0; p < P; ++p) _mm512_store_si512(to + (p * kSide + i) * 64, take_piece(column));
   }
 }
 

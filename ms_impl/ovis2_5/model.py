@@ -64,7 +64,8 @@ class Ovis2_5(GenerationMixin, nn.Cell):
         if encode == "encode_indicators":
             return TableRows(self.vte.weight, self.vte.words)
         encoder, end = self.visual_tokenizer.vit.vision_model.encoder, "end_visuals"
-        if self.vte.weight.dtype != ms.float32 and self.visual_tokenizer.head[0].adapted is None:
+        widened = self.vte.weight.dtype != ms.float32 and self.vte.kernel is None
+        if widened and self.visual_tokenizer.head[0].adapted is None:
             end = partial(self.visual_tokenizer.embed_on_host, table=self.vte)
         return EncoderLayers("begin_visuals", encoder.layers, end, encoder.beside)
 

@@ -8,42 +8,35 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import Normal
 
 from ms_impl.cells.add import Add
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.expand import expand
 from ms_impl.cells.gelu import GeluTanh
-from ms_impl.cells.linear import INIT_SIGMA, Embedding, Linear, linear, parameter
+from ms_impl.cells.linear import Embedding, Linear
 from ms_impl.cells.norms import LayerNorm
+from ms_impl.cells.patch_convolution import PatchConvolution
 from ms_impl.cells.rotary import PlaneAngles
+from ms_impl.kernels.operators import weighted_rows_operator
 from ms_impl.ovis2_5.config import VitConfig
-
-
-class PatchEmbedding(nn.Cell):
-    """The patch convolution; kernel and stride are equal, so it is one matrix product over the patches."""
-
-    def __init__(self, config: VitConfig, dtype: ms.Type):
-        super().__init__()
-        shape = (config.hidden_size, config.num_channels, config.patch_size, config.patch_size)
-        self.weight = parameter("weight", shape, dtype, Normal(INIT_SIGMA))
-        self.bias = parameter("bias", (config.hidden_size,), dtype)
-
-    def construct(self, patches: Tensor) -> Tensor:
-        """[N, L, channels · patch²] → [N, L, width]."""
-        # Cast first: on CPU there is no Reshape of bfloat16.
-        return linear(patches, self.weight.astype(patches.dtype).reshape(self.weight.shape[0], -1), self.bias)
 
 
 class VisionEmbeddings(nn.Cell):
     """Patches times the patch convolution's kernel, plus the learned positions, resized to the patch's grid."""
 
+    kernel = None
+
     def __init__(self, config: VitConfig, compute_dtype: ms.Type, dtype: ms.Type):
         super().__init__()
         self.compute_dtype = compute_dtype
-        self.patch_embedding = PatchEmbedding(config, dtype)
+        shape = (config.num_channels, config.patch_size, config.patch_size)
+        self.patch_embedding = PatchConvolution(config.hidden_size, shape, True, dtype)
         self.position_embedding = Embedding(config.position_side**2, config.hidden_size, dtype)
         self.matmul = ops.MatMul()
+
+    def use_kernel(self) -> None:
+        """Sum positions by a kernel where nothing is trained."""
+        self.kernel = weighted_rows_operator()
 
     def positions(self, taps: Tensor) -> Tensor:
         """Σ a_i·b_j·P_ij for taps a, b [N, L, 2, side]: [N, L, width], in fp32."""
@@ -51,8 +44,10 @@ class VisionEmbeddings(nn.Cell):
         shape = (taps.shape[0] * taps.shape[1], side, side)
         taps = taps.astype(ms.float32).reshape(-1, 2, side)
         products = expand(taps[:, 0].expand_dims(-1), shape) * expand(taps[:, 1].expand_dims(1), shape)
-        table = self.position_embedding.weight.astype(ms.float32)
-        return self.matmul(products.reshape(shape[0], -1), table)
+        products, table = products.reshape(shape[0], -1), self.position_embedding.weight
+        if self.kernel is not None and not self.training:
+            return self.kernel(products, table)
+        return self.matmul(products, table.astype(ms.float32))
 
     def construct(self, patches: Tensor, taps: Tensor) -> Tensor:
         """patches [N, L, channels · patch²] → [N, L, width]."""

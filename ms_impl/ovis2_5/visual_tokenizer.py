@@ -10,16 +10,19 @@ from mindspore.common.initializer import Normal
 from ms_impl.cells.device import unless_on_ascend
 from ms_impl.cells.linear import INIT_SIGMA, Linear, parameter
 from ms_impl.cells.norms import LayerNorm
+from ms_impl.kernels.operators import weighted_rows_operator
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.vision import VisionTower
 from ms_impl.ovis2_5.visual_table import MixOverChunks
-from ms_impl.ovis2_5.visual_words import mix_on_host
+from ms_impl.ovis2_5.visual_words import TOKENS_AT_ONCE, mix_on_host
 
 HEAD_EPS = 1e-5
 
 
 class VisualTable(nn.Cell):
     """Embeddings of the visual vocabulary; its last rows stand for where a visual begins and ends (``vte``)."""
+
+    kernel = None  # mixes the table's rows as they are, where nothing is trained
 
     def __init__(self, config: Ovis2_5Config, dtype: ms.Type):
         super().__init__()
@@ -30,13 +33,20 @@ class VisualTable(nn.Cell):
         self.softmax = ops.Softmax(-1)
         self.matmul = ops.MatMul()
 
+    def use_kernel(self) -> None:
+        """Mix by a kernel where nothing is trained."""
+        self.kernel = weighted_rows_operator()
+
     def indicators(self, ids: Tensor) -> Tensor:
         """Embeddings of indicators, int […] from 0 on: […, D], in fp32."""
         return self.gather(self.weight.astype(ms.float32), ids + self.words, 0)
 
     def mix(self, scores: Tensor) -> Tensor:
         """scores [M, W − 4] → softmax(scores), in fp32, times the table: [M, D]."""
-        return self.matmul(self.softmax(scores.astype(ms.float32)), self.weight[: self.words].astype(ms.float32))
+        shares = self.softmax(scores.astype(ms.float32))
+        if self.kernel is not None and not self.training:
+            return self.kernel(shares, self.weight)
+        return self.matmul(shares, self.weight[: self.words].astype(ms.float32))
 
 
 class VisualTokenizer(nn.Cell):
@@ -62,7 +72,7 @@ class VisualTokenizer(nn.Cell):
         return x.reshape(x.shape[0], x.shape[1] // self.unit, -1)
 
     def embed_on_host(self, x: np.ndarray, table: VisualTable) -> np.ndarray:
-        """``embed`` of what the tower gives, [N, L, width], where the weights have 16 bits."""
+        """``embed`` of what the tower gives, [N, L, width], where the weights have 16 bits and there is no kernel."""
         count, length, width = x.shape
         linear, norm = self.head[0], self.head[1]
         features = x.astype(np.float32).reshape(-1, self.unit * width)
@@ -75,6 +85,11 @@ class VisualTokenizer(nn.Cell):
         linear, norm = self.head[0], self.head[1]
         if self.mix_over_chunks is None or linear.adapted is not None:
             mixed = table.mix(norm(linear(rows)))
+        elif table.kernel is not None and not self.training:
+            parts = ()
+            for start in range(0, rows.shape[0], TOKENS_AT_ONCE):
+                parts += (table.mix(norm(linear(rows[start : start + TOKENS_AT_ONCE]))),)
+            mixed = parts[0] if len(parts) == 1 else ops.concat(parts, 0)
         else:
             weights = (linear.weight, norm.weight, norm.bias, table.weight)
             mixed = self.mix_over_chunks(rows, *[weight.astype(ms.float32) for weight in weights])

@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn
-from mindspore.common.initializer import Normal
 
 from ms_impl.cells.add import Add
 from ms_impl.cells.decoder import GatedMLP
 from ms_impl.cells.encoder_attention import EncoderAttention
 from ms_impl.cells.gelu import Gelu
-from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
+from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
+from ms_impl.cells.patch_convolution import PatchConvolution
 from ms_impl.cells.rotary import PlaneAngles
 from ms_impl.qwen2_5_omni.config import VisionConfig
 
 NORM_EPS = 1e-6
-
-
-class PatchProjection(nn.Cell):
-    """The patch convolution; kernel and stride are equal, so it is one matrix product over flattened patches."""
-
-    def __init__(self, config: VisionConfig, dtype: ms.Type):
-        super().__init__()
-        kernel = (config.in_channels, config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.weight = parameter("weight", (config.hidden_size, *kernel), dtype, Normal(INIT_SIGMA))
-
-    def construct(self, patches: Tensor) -> Tensor:
-        """[N, L, channels · frames · rows · columns] → [N, L, width]."""
-        return linear(patches, self.weight.astype(patches.dtype).reshape(self.weight.shape[0], -1))
 
 
 class PatchEmbedding(nn.Cell):
@@ -40,7 +27,8 @@ class PatchEmbedding(nn.Cell):
 
     def __init__(self, config: VisionConfig, dtype: ms.Type):
         super().__init__()
-        self.proj = PatchProjection(config, dtype)
+        shape = (config.in_channels, config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.proj = PatchConvolution(config.hidden_size, shape, False, dtype)
 
     def construct(self, patches: Tensor) -> Tensor:
         """[N, L, patch features] → [N, L, width]."""

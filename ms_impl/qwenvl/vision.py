@@ -12,6 +12,8 @@ from ms_impl.cells.gelu import Gelu
 from ms_impl.cells.heads import JoinHeads, SplitPacked
 from ms_impl.cells.linear import INIT_SIGMA, Linear, linear, parameter
 from ms_impl.cells.norms import LayerNorm
+from ms_impl.cells.patch_convolution import PatchConvolution
+from ms_impl.kernels.operators import weighted_rows_operator
 from ms_impl.qwenvl.config import VisionConfig
 from ms_impl.qwenvl.resampler import LAYER_NORM_EPS, PositionResizer, Resampler
 
@@ -80,26 +82,25 @@ class VisionBlocks(nn.Cell):
         return x
 
 
-class PatchEmbedding(nn.Cell):
-    """The patch convolution; kernel and stride are equal, so it is one matrix product over the patches."""
+class PatchEmbedding(PatchConvolution):
+    """The patches of images, embedded."""
 
     def __init__(self, config: VisionConfig, dtype: ms.Type):
-        super().__init__()
+        super().__init__(config.width, (3, config.patch_size, config.patch_size), False, dtype)
         self.patch = config.patch_size
-        shape = (config.width, 3, config.patch_size, config.patch_size)
-        self.weight = parameter("weight", shape, dtype, Normal(INIT_SIGMA))
 
     def construct(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → patches [N, grid², width], row by row."""
         n, channels, size, _ = images.shape
         grid, patch = size // self.patch, self.patch
         x = images.reshape(n, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
-        x = x.reshape(n, grid * grid, channels * patch * patch)
-        return linear(x, self.weight.astype(x.dtype).reshape(self.weight.shape[0], -1))
+        return self.embed(x.reshape(n, grid * grid, channels * patch * patch))
 
 
 class VisionTower(nn.Cell):
     """Patches → transformer → resampler → ``num_queries`` features an image."""
+
+    kernel = None  # of the last product, where nothing is trained
 
     def __init__(self, config: VisionConfig, compute_dtype: ms.Type, dtype: ms.Type):
         super().__init__()
@@ -115,6 +116,10 @@ class VisionTower(nn.Cell):
         self.ln_post = LayerNorm(config.output_dim, LAYER_NORM_EPS, dtype)
         self.proj = parameter("proj", (config.output_dim, config.output_dim), dtype, Normal(config.output_dim**-0.5))
 
+    def use_kernel(self) -> None:
+        """Compute the last product by a kernel where nothing is trained."""
+        self.kernel = weighted_rows_operator()
+
     def patches(self, images: Tensor) -> Tensor:
         """Pixels [N, 3, S, S] → embedded patches with positions [N, grid², width]."""
         x = self.conv1(images.astype(self.compute_dtype))
@@ -123,6 +128,8 @@ class VisionTower(nn.Cell):
     def features(self, x: Tensor) -> Tensor:
         """The last block's output [N, grid², width] → features [N, num_queries, output_dim]."""
         x = self.ln_post(self.attn_pool(x))
+        if self.kernel is not None and not self.training:
+            return self.kernel(x, self.proj)
         return linear(x, self.proj.astype(x.dtype).T)
 
     def construct(self, images: Tensor) -> Tensor:

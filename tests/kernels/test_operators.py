@@ -20,10 +20,17 @@ from ms_impl.cells.heads import JoinHeads, SplitHeads, SplitPacked
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import LayerNorm, RMSNorm
+from ms_impl.cells.patch_convolution import PatchConvolution
 from ms_impl.errors import InputError
 from ms_impl.kernels import build
 from ms_impl.kernels.build import library
-from ms_impl.kernels.operators import Operator, linear_rows_operator, multiply_in_bf16, use_kernels
+from ms_impl.kernels.operators import (
+    Operator,
+    linear_rows_operator,
+    multiply_in_bf16,
+    use_kernels,
+    weighted_rows_operator,
+)
 
 pytestmark = pytest.mark.skipif(library("linear") is None, reason="no C++ compiler here, or kernels are switched off")
 
@@ -99,6 +106,33 @@ def test_a_product_of_some_rows_is_that_part_of_the_whole(dtype):
         np.testing.assert_array_equal(found.asnumpy(), every[:, rows])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, depth, width", [(1, 1, 1), (7, 300, 33), (67, 8, 16), (13, 513, 130), (521, 3, 5)])
+def test_weighted_rows_of_a_table_are_as_exact_as_numpys(dtype, rows, depth, width):
+    """Of its first rows: it has three more."""
+    weights, table = normal(rows, depth), Tensor(normal(depth + 3, width, seed=1), DTYPES[dtype])
+    used = wide(table)[:depth]
+    expected, plain = weights.astype(np.float64) @ used, weights @ used.astype(np.float32)
+    found = wide(weighted_rows_operator()(Tensor(weights), ms.Parameter(table)))
+    assert rms(found - expected) <= max(FLOOR * rms(plain - expected), 2**-23 * rms(expected))
+    cut = (weights.view(np.uint32) & 0xFFFFFF00).view(np.float32)  # a control: without the last bits
+    if depth > 100:
+        assert rms(cut @ used - expected) > FLOOR * rms(plain - expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_patches_are_embedded_from_weights_as_they_are(dtype, bias):
+    cell, x = PatchConvolution(24, (3, 2, 5), bias, DTYPES[dtype]), Tensor(normal(2, 7, 30))
+    cell.weight.set_data(Tensor(normal(24, 3, 2, 5, seed=1), DTYPES[dtype]))
+    if bias:
+        cell.bias.set_data(Tensor(normal(24, seed=2), DTYPES[dtype]))
+    plain = cell.set_train(False)(x).asnumpy()
+    found = with_kernels(cell)(x).asnumpy()
+    np.testing.assert_allclose(found, plain, atol=FLOOR * 30 * np.finfo(np.float32).eps)
+    assert np.abs(found).max() > 1
+
+
 def test_products_of_16_bits_are_rounded_once():
     cell, x = random_linear(300, 20, True, ms.float16), Tensor(normal(2, 3, 300), ms.float16)
     expected = wide(x) @ wide(cell.weight).T + wide(cell.bias)
@@ -129,6 +163,10 @@ def test_without_tiles_it_is_as_exact(tmp_path, monkeypatch, dtype):
     plain = Operator(f"{tmp_path}/linear.so:linear", lambda x, w: (*x[:-1], w[0]), lambda x, w: x, "aot")
     found = plain(x, cell.weight).asnumpy()
     size = np.abs(x.asnumpy()) @ np.abs(wide(cell.weight).T)
+    assert 0 < (np.abs(found - by_tiles) / size).max() <= FLOOR * np.finfo(np.float32).eps
+    plain = Operator(f"{tmp_path}/linear.so:weighted_rows", lambda x, w: (*x[:-1], w[1]), lambda x, w: x, "aot")
+    x, size = Tensor(normal(40, 60)), np.abs(normal(40, 60)) @ np.abs(wide(cell.weight)[:60])
+    found, by_tiles = plain(x, cell.weight).asnumpy(), weighted_rows_operator()(x, cell.weight).asnumpy()
     assert 0 < (np.abs(found - by_tiles) / size).max() <= FLOOR * np.finfo(np.float32).eps
 
 
