@@ -7,9 +7,9 @@ heads, and of Ovis2.5. Contestants: PyTorch eager in fp32 with a preallocated ca
 PyTorch's own attention, which copies no keys), the same in bf16 where the processor multiplies it or where asked for,
 and this package with fp32, bf16 and fp16 weights, and as compute_dtype bf16 has it (bf16 weights and cache); the same
 prompt (random keys and values), batch and threads. Nothing is reported where a step of fp32 differs from PyTorch's by
-more than 1e-4, or one of compute_dtype bf16 by more than PyTorch's own in bf16 does. The bandwidth is
-that of reading an array in order on the same threads, in the same rounds; a step's traffic is every weight once, and
-the keys and values of all columns.
+more than 1e-4, or one of compute_dtype bf16 by more than PyTorch's own in bf16 does. A step's traffic is every weight
+once, and the keys and values of all columns. The bandwidth is that of reading as much of an array in order, as often
+as there are steps, on the same threads and in the same rounds: of what is read again, a large third cache still has some.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ROUNDED = "compute_dtype bf16"
 GOALS = {"fp32": 1.4, "bf16": 2.4, "fp16": 2.4, ROUNDED: 2.4}
 AGAINST_BF16 = {8: 2.0}  # of compute_dtype bf16 against PyTorch in bf16, by batch size
 OF_BANDWIDTH = {1: 0.85}  # by batch size
-STEPS, ARRAY_BYTES, TOLERANCE = 8, 2**29, 1e-4
+STEPS, TOLERANCE = 16, 1e-4
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     parsed = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rows: list[Row] = []
-    read = partial(reader(), np.ones(ARRAY_BYTES // 4, np.float32))
+    read = reader()
     for shape, (theirs, made) in SHAPES.items():
         reference = theirs().eval()
         references = {"torch": reference}
@@ -75,7 +75,7 @@ def main() -> None:
         for batch in (1, 8):
             for prompt in (300,) if parsed.quick else (300, 1500):
                 contest = Contest(shape, references, models, batch, prompt)
-                rows += contest.rows(interleaved({**contest.runs, "read": read}, parsed.repeats))
+                rows += contest.rows(interleaved({**contest.runs, **contest.reads(read)}, parsed.repeats))
     report("decode", rows, parsed)
 
 
@@ -182,10 +182,19 @@ class Contest:
         cached = [parameter[:, :columns] for parameter in decoder.cache.get_parameters()]
         return sum(array.size * array.itemsize for array in (*parameters, *cached))
 
+    def reads(self, read: Callable[[np.ndarray], float]) -> dict[str, Callable[[], None]]:
+        """For each model what reads as much as its steps must."""
+        array = np.ones(max(map(self.traffic, self.decoders)) // 4, np.float32)
+
+        def repeated(part: np.ndarray) -> None:
+            for _ in range(STEPS):
+                read(part)
+
+        return {f"read as {name}": partial(repeated, array[: self.traffic(name) // 4]) for name in self.decoders}
+
     def rows(self, seconds: dict[str, list[float]]) -> Iterator[Row]:
         """Tokens a second against PyTorch, and bytes a second against reading memory."""
         spent = {name: median(times) for name, times in seconds.items()}
-        bandwidth = ARRAY_BYTES / spent["read"] / 1e9
         for name, goal in ((name, goal) for name, goal in GOALS.items() if name in spent):
             case = f"{self.shape}, batch {self.batch}, prompt {self.prompt}, {name}"
             rates = {contestant: self.batch * STEPS / seconds for contestant, seconds in spent.items()}
@@ -194,7 +203,7 @@ class Contest:
                 goal = AGAINST_BF16.get(self.batch) if name == ROUNDED else None
                 against = rates[name], rates["torch bf16"], "tokens/s", goal
                 yield row("decode against PyTorch in bf16", case, *against)
-            rate = self.traffic(name) * STEPS / spent[name] / 1e9
+            rate, bandwidth = (self.traffic(name) * STEPS / spent[each] / 1e9 for each in (name, f"read as {name}"))
             yield row("decode against reading memory", case, rate, bandwidth, "GB/s", OF_BANDWIDTH.get(self.batch))
 
 

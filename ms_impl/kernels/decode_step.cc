@@ -14,6 +14,8 @@
 
 namespace {
 
+constexpr int64_t kBegun = 128 << 10;  // bytes of a thread's share that are fetched ahead
+
 struct Array {
   void *data;    // null: absent
   int64_t type;  // 'f' (float32), 'h' (float16) or 'b' (bfloat16)
@@ -95,6 +97,16 @@ void share(const Thread &thread, const Array &weight, const Array &bias, int64_t
       products([&](int64_t o, int64_t b, float y) { put(o, b, y + element(bias, o)); });
     else
       products(put);  // a question less for every number
+  });
+}
+
+// Fetches the beginning of this thread's share of the rows of w [rows, n], which is multiplied after the next barrier:
+// memory would rest while threads wait for each other.
+void fetch(const Thread &thread, const Array &weight, int64_t rows, int64_t n) {
+  visit(weight, [&](auto *w) {
+    const auto *from = reinterpret_cast<const char *>(w + thread.first(rows) * n);
+    const int64_t share = (thread.last(rows) - thread.first(rows)) * n * sizeof *w;
+    for (int64_t i = 0; i < std::min(share, kBegun); i += kCacheLine) __builtin_prefetch(from + i, 0, 2);
   });
 }
 
@@ -202,7 +214,8 @@ void close_gates(const Thread &thread, const Step &m, State &s) {
   }
 }
 
-void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, State &s, float *normed,
+// `next` is the layer behind it; null: there is none.
+void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, const Layer *next, State &s, float *normed,
                    const Attending &attend, Factor &x) {
   normalise_rows(m, layer.ln_1, s.x.get(), normed);
   x.set(normed, m.width);
@@ -211,10 +224,12 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, Stat
   turn_heads(thread, m, layer, s, normed);
 #pragma omp barrier
   attend_heads(thread, m, layer, s, attend);
+  fetch(thread, layer.o, m.width, m.heads * m.dim);
 #pragma omp barrier
   const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
   x.set(s.mixed.get(), m.heads * m.dim);
   share(thread, layer.o, layer.o_b, m.width, x, add);
+  fetch(thread, layer.up, m.inner, m.width);
 #pragma omp barrier
   normalise_rows(m, layer.ln_2, s.x.get(), normed);
   x.set(normed, m.width);
@@ -222,10 +237,15 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, Stat
   share(thread, layer.gate, layer.gate_b, m.inner, x, [&](int64_t o, int64_t b, float y) {
     s.gate[b * m.inner + o] = y;
   });
+  fetch(thread, layer.down, m.width, m.inner);
   close_gates(thread, m, s);
 #pragma omp barrier
   x.set(s.inner.get(), m.inner);
   share(thread, layer.down, layer.down_b, m.width, x, add);
+  if (next)
+    fetch(thread, next->q, m.heads * m.dim, m.width);
+  else
+    fetch(thread, m.head, m.vocabulary, m.width);
 #pragma omp barrier
 }
 
@@ -248,7 +268,10 @@ void step(const Step &m) {
     Factor x(m.batch, std::max({m.width, m.inner, m.heads * m.dim}), m.rounded);
     embed(thread, m, s);
 #pragma omp barrier
-    for (int64_t i = 0; i < m.layers; ++i) decoder_layer(thread, m, m.layer[i], s, normed.get(), attend, x);
+    for (int64_t i = 0; i < m.layers; ++i) {
+      const Layer *next = i + 1 < m.layers ? &m.layer[i + 1] : nullptr;
+      decoder_layer(thread, m, m.layer[i], next, s, normed.get(), attend, x);
+    }
     normalise_rows(m, m.norm, s.x.get(), normed.get());
     x.set(normed.get(), m.width);
     share(thread, m.head, Array{}, m.vocabulary, x, [&](int64_t o, int64_t b, float y) {
