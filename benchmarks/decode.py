@@ -9,7 +9,7 @@ and this package with fp32, bf16 and fp16 weights, and as compute_dtype bf16 has
 prompt (random keys and values), batch and threads. Nothing is reported where a step of fp32 differs from PyTorch's by
 more than 1e-4, or one of compute_dtype bf16 by more than PyTorch's own in bf16 does. A step's traffic is every weight
 once, and the keys and values of all columns. The bandwidth is that of reading as much of an array in order, as often
-as there are steps, on the same threads and in the same rounds: of what is read again, a large third cache still has some.
+as there are steps, on the same threads and in the same rounds: a large third cache still has some of it.
 """
 
 from __future__ import annotations
