@@ -57,6 +57,7 @@ class CachedGraph(nn.Cell):
                 raise
             logger.info("the compiled graph of %s cannot be written: %s", type(self).__name__, error)
             super().compile(*inputs)
+        give_back()
         if not self.training:
             self._graphs[form(inputs)] = self.current_phase
 
@@ -64,6 +65,13 @@ class CachedGraph(nn.Cell):
     def _graphs(self) -> dict[Form, str]:
         """What MindSpore calls the graphs compiled in evaluation mode, by the forms of their inputs."""
         return vars(self).setdefault("_forms", {})
+
+
+def give_back() -> None:
+    """Return to the system what has been freed: the compiler's graphs, which the C library keeps for later else."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager
