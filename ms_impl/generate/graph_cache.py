@@ -42,13 +42,18 @@ class CachedGraph(nn.Cell):
     def __call__(self, *inputs: Tensor | None) -> Any:
         """As ``nn.Cell``'s, which asks itself, each time and for each cell within, what is known here in evaluation."""
         known = ms.get_context("mode") == ms.GRAPH_MODE and not self.training
-        if not known or (phase := self._graphs.get(form(inputs))) is None:
+        if not known or (phase := self._graphs.get((False, form(inputs)))) is None:
             return super().__call__(*inputs)
         given = tuple(each for each in inputs if each is not None)
         return _convert_python_data(_cell_graph_executor._graph_executor(given, phase))
 
     def compile(self, *inputs: Tensor | None) -> None:
-        """As ``nn.Cell.compile``, which the first call for inputs of each form in GRAPH_MODE begins with."""
+        """As ``nn.Cell.compile``, with which each call in GRAPH_MODE begins; of inputs of a form that is known it only
+        looks for its graph, which is not asked of the store again: in training that would be once a step."""
+        this = self.training, form(inputs)
+        if this in self._graphs:
+            super().compile(*inputs)
+            return
         try:
             with kept(self, inputs):
                 super().compile(*inputs)
@@ -58,12 +63,11 @@ class CachedGraph(nn.Cell):
             logger.info("the compiled graph of %s cannot be written: %s", type(self).__name__, error)
             super().compile(*inputs)
         give_back()
-        if not self.training:
-            self._graphs[form(inputs)] = self.current_phase
+        self._graphs[this] = self.current_phase
 
     @property
-    def _graphs(self) -> dict[Form, str]:
-        """What MindSpore calls the graphs compiled in evaluation mode, by the forms of their inputs."""
+    def _graphs(self) -> dict[tuple[bool, Form], str]:
+        """What MindSpore calls the compiled graphs, by whether in training and by the forms of their inputs."""
         return vars(self).setdefault("_forms", {})
 
 

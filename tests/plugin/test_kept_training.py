@@ -249,6 +249,13 @@ def test_a_kept_step_trains_as_a_compiled_one(graphs, written, monkeypatch):
     assert GraphStore(graphs).read(written[0])
 
 
+def test_the_store_is_asked_once_for_all_steps(graphs, monkeypatch):
+    asked, read = [], GraphStore.read
+    monkeypatch.setattr(GraphStore, "read", lambda self, key: (asked.append(key), read(self, key))[1])
+    trained(Quadratic())
+    assert len(asked) == 1
+
+
 def test_a_step_that_cannot_be_written_trains_and_the_next_graphs_are_kept(written, monkeypatch):
     """Without clipping there is no norm: a Python object in the graph."""
     monkeypatch.setenv(SWITCH, "off")
