@@ -90,7 +90,8 @@ class AttendByTiles {
     float highest = most[0];
     for (int lane = 1; lane < kLanes; ++lane) highest = std::max(highest, most[lane]);
     for (int64_t i = 0; i < count; i += kStep) {
-      const Vector low = exponential(load(scores + i) - highest), high = exponential(load(scores + i + kLanes) - highest);
+      const Vector low = exponential(load(scores + i) - highest);
+      const Vector high = exponential(load(scores + i + kLanes) - highest);
       total += low, total += high;
       const auto rounded = _mm512_cvtne2ps_pbh(high, low);
       std::memcpy(weights + i * heads, &rounded, sizeof rounded);
@@ -100,7 +101,8 @@ class AttendByTiles {
 
   // sums [dim / 16] tiles += the values of up to kPiece columns, weighted; `there` exist from here on. Meanwhile as much
   // from `ahead` on is fetched.
-  void mix(const BFloat16 *values, const BFloat16 *ahead, int64_t there, const BFloat16 *weights, int64_t heads) const {
+  void mix(const BFloat16 *values, const BFloat16 *ahead, int64_t there, const BFloat16 *weights,
+           int64_t heads) const {
     const int64_t steps = panels(std::min(kPiece, there), kStep), tiles = dim_ / kSide;
     for (int64_t step = 0; step < steps; ++step)
       lay(values + step * kStep * dim_, ahead + step * kStep * dim_, there - step * kStep,

@@ -30,8 +30,8 @@ struct AttentionByTiles {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t key = piece.first; key < piece.last; key += kStep)
         cut_transposed<1>(v + key * width + column * kSide, std::min(piece.last - key, kStep),
-                       std::max<int64_t>(width - column * kSide, 0), width,
-                       bytes(packed + keys_size) + column * value_bytes + key / kStep * 1024);
+                          std::max<int64_t>(width - column * kSide, 0), width,
+                          bytes(packed + keys_size) + column * value_bytes + key / kStep * 1024);
   }
 
   void pack_queries(const float *q, int64_t count, float *asked) const {

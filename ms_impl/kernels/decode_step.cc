@@ -1,8 +1,9 @@
 // One token more for each row of a batch, through all layers of a decoder that is described by its matrices.
 //
 // Every weight is read from memory once for all rows, every key and value once for all query heads that share it;
-// activations are fp32, and are rounded to bf16 as factors where that is asked for. Threads divide the rows of each matrix and the heads; what a thread computes does not depend on
-// how many there are, nor a row on its neighbours. Parity: tests/kernels/test_decode_step.py.
+// activations are fp32, and are rounded to bf16 as factors where that is asked for. Threads divide the rows of each
+// matrix and the heads; what a thread computes does not depend on how many there are, nor a row on its neighbours.
+// Parity: tests/kernels/test_decode_step.py, test_decoder_kinds.py.
 
 #include <omp.h>
 

@@ -2,7 +2,7 @@
 //
 // Each panel of w is widened once for all rows. A number of y is summed in the order of the depth, one piece of kDepth
 // after the other, whatever rows stand beside its own and however many threads there are. Parity:
-// tests/kernels/test_linear.py.
+// tests/kernels/test_operators.py.
 #include <omp.h>
 
 #include <memory>
@@ -258,7 +258,8 @@ int linear_rows_of(const Given &given) {
 
 }  // namespace
 
-// x [..., depth] fp32 or fp16, w [columns, depth] (or more dimensions that make the depth), perhaps bias [columns] → y [..., columns] of x's type.
+// x [..., depth] fp32 or fp16, w [columns, depth] (or more dimensions that make the depth), perhaps bias [columns]
+// → y [..., columns] of x's type.
 OPERATOR(linear) { return linear_of<3, kSingle>({count, data, dimensions, shapes, types}); }
 
 // The same of x and w rounded to bf16, where the processor multiplies it.
