@@ -85,6 +85,18 @@ inline Vector in_register(Vector v) {
   return v;
 }
 
+inline float square_root(float x) { return std::sqrt(x); }
+inline Vector square_root(Vector v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(v);
+#else
+  for (int lane = 0; lane < kLanes; ++lane) v[lane] = std::sqrt(v[lane]);
+  return v;
+#endif
+}
+
 inline void store(Vector v, float *to) { std::memcpy(to, &v, sizeof v); }
 
 inline float widen(float x) { return x; }

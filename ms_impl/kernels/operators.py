@@ -86,6 +86,29 @@ def multiply_in_bf16(model: nn.Cell) -> None:
             cell.of_bf16 = True
 
 
+def in_training(make: Callable[[], Operator | None]) -> Operator | None:
+    """What ``make`` gives for graphs that train; None on Ascend, and where MindSpore cuts graphs among the ranks.
+
+    It knows no way to cut these.
+    """
+    cutting = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
+    return None if on_ascend() or ms.get_auto_parallel_context("parallel_mode") in cutting else make()
+
+
+def adamw_operator() -> Operator | None:
+    """(parameter, exp_avg, exp_avg_sq, gradient, factors [6]) → [1], which says nothing; all fp32.
+
+    The first three are parameters, which are written to. Factors: what the parameter is multiplied by, the rate of the
+    mean's share, what is added to the root, 1 − β₁, β₂, 1 − β₂.
+    """
+    return _operator("adamw", "adamw", _one_number, _first_dtype)
+
+
+def squares_operator() -> Operator | None:
+    """x fp32 of any shape → [1]: the sum of its squares."""
+    return _operator("adamw", "squares", _one_number, _first_dtype)
+
+
 def activation_operator(name: str) -> Operator | None:
     """``gelu`` or ``gelu_tanh``: x → y; ``gated_silu``: (gate, up) → silu(gate)·up; ``add``: (x, y) → x + y.
 
@@ -174,6 +197,10 @@ def _to_heads_shape(x: Shape, columns: Shape, *_: Shape) -> Shape:
 
 def _from_heads_shape(x: Shape) -> Shape:
     return x[0], x[2], x[1] * x[3]
+
+
+def _one_number(*_: Shape) -> Shape:
+    return (1,)
 
 
 def _first_shape(x: Shape, *_: Shape) -> Shape:

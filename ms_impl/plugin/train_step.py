@@ -18,7 +18,7 @@ from ms_impl.train.grad_accumulation import (
     gradients_are_averaged,
     sums_in_order,
 )  # fmt: skip
-from ms_impl.train.gradient_norm import ClipByGlobalNorm, any_overflow
+from ms_impl.train.gradient_norm import ClipByGlobalNorm
 
 _LABELS, _LOSS_WEIGHTS = (AFTER_MEDIA.index(name) - len(AFTER_MEDIA) for name in ("labels", "loss_weights"))
 
@@ -64,6 +64,7 @@ class TrainStep(CachedGraph, MFTrainOneStepCell):
         self.on_ascend = on_ascend()
         if not self.on_ascend:
             self.clip_grad_norm = ClipByGlobalNorm(max_grad_norm)
+            self.squared_norm = self.clip_grad_norm.squared_norm
 
     def grads_for_legacy(self, scaling_sens: Tensor, *inputs: Tensor):
         """What ``GlobalBatchLoss`` gives, and the divisor of gradients (1)."""
@@ -75,4 +76,4 @@ class TrainStep(CachedGraph, MFTrainOneStepCell):
         """Whether a gradient is not finite."""
         if self.on_ascend:
             return super().get_overflow_status(status, compute_output)
-        return any_overflow(compute_output)
+        return ops.logical_not(ops.isfinite(self.squared_norm(compute_output)))

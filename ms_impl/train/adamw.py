@@ -10,6 +10,7 @@ from mindspore.common.initializer import initializer
 from mindspore.communication import get_rank
 
 from ms_impl.errors import InputError
+from ms_impl.kernels.operators import adamw_operator, in_training
 from ms_impl.train.grad_accumulation import data_parallel_ranks
 from ms_impl.train.zero1 import Partition
 
@@ -26,6 +27,7 @@ class ParameterState(nn.Cell):
         self.parameter = parameter
         self.partition = partition
         self.rounded = parameter.dtype != ms.float32
+        self.divided = partition.ranks > 1
         self.exp_avg = _zeros_like(parameter, partition, "exp_avg")
         self.exp_avg_sq = _zeros_like(parameter, partition, "exp_avg_sq")
         self.remainder = _zeros_like(parameter, partition, "remainder") if self.rounded else None
@@ -75,6 +77,8 @@ class AdamW(nn.Optimizer):
         # x / y where y > 0. MindSpore 2.9.0's RealDiv on CPU keeps 16 bytes of tables for each element, and is slower.
         self.divide = ops.Xdivy()
         self.after = ops.Depend()
+        self.kernel = in_training(adamw_operator)
+        self.kept = Tensor([self.gain1, self.beta2, self.gain2], ms.float32)
         ranks = data_parallel_ranks() if self.sharded else 1
         rank = get_rank() if ranks > 1 else 0
         states = [ParameterState(p, Partition(p.shape, ranks, rank)) for p in self.parameters]
@@ -109,6 +113,10 @@ class AdamW(nn.Optimizer):
         Dividing exp_avg and √exp_avg_sq by ``unbiased`` undoes their bias towards their start at 0. Here they divide
         the scalars instead, which spares passes over the parameter.
         """
+        if self.kernel is not None and not state.divided and not state.rounded:
+            factors = (shrink, lr * unbiased[1] / unbiased[0], self.eps * unbiased[1])
+            factors = ops.concat((*[factor.reshape(1) for factor in factors], self.kept))
+            return self.kernel(state.parameter, state.exp_avg, state.exp_avg_sq, gradient, factors)
         gradient = state.partition.take(gradient.astype(ms.float32))
         exp_avg = state.exp_avg + (gradient - state.exp_avg) * self.gain1
         exp_avg_sq = state.exp_avg_sq * self.beta2 + gradient * gradient * self.gain2

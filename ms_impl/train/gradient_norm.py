@@ -5,17 +5,10 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from ms_impl.kernels.operators import in_training, squares_operator
+
 _hyper_map = ops.HyperMap()
-_sum = ops.ReduceSum()
-_squares = ops.MultitypeFuncGraph("squares")
 _scaled = ops.MultitypeFuncGraph("scaled")
-
-
-@_squares.register("Tensor")
-def _sum_of_squares(gradient: Tensor) -> Tensor:
-    # Rows first: on CPU one sum over all axes takes twelve times as long.
-    squares = ops.square(gradient.astype(ms.float32)).reshape(-1, gradient.shape[-1])
-    return _sum(_sum(squares, 1), 0)
 
 
 @_scaled.register("Tensor", "Tensor")
@@ -23,14 +16,28 @@ def _scale(factor: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.astype(ms.float32) * factor).astype(gradient.dtype)
 
 
-def squared_norm(gradients: tuple[Tensor, ...]) -> Tensor:
-    """The sum of the squares of all elements: an fp32 scalar."""
-    return ops.addn(_hyper_map(_squares, gradients))
+class SquaredNorm(nn.Cell):
+    """The sum of the squares of all elements, which is not finite where one of them, or the sum itself, is not."""
 
+    def __init__(self):
+        super().__init__()
+        self.kernel = in_training(squares_operator)
+        self.square = ops.Square()
+        self.sum = ops.ReduceSum()
 
-def any_overflow(gradients: tuple[Tensor, ...]) -> Tensor:
-    """Whether an element, or the norm that clipping would need, is infinite or NaN: a bool scalar."""
-    return ops.logical_not(ops.isfinite(squared_norm(gradients)))
+    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """An fp32 scalar."""
+        parts = ()
+        for gradient in gradients:
+            parts += (self.of_one(gradient.astype(ms.float32)),)
+        return ops.addn(parts)
+
+    def of_one(self, gradient: Tensor) -> Tensor:
+        """The same of one of them."""
+        if self.kernel is not None:
+            return self.kernel(gradient).reshape(())
+        # Rows first: on CPU one sum over all axes takes twelve times as long.
+        return self.sum(self.sum(self.square(gradient).reshape(-1, gradient.shape[-1]), 1), 0)
 
 
 class ClipByGlobalNorm(nn.Cell):
@@ -39,9 +46,10 @@ class ClipByGlobalNorm(nn.Cell):
     def __init__(self, max_norm: float):
         super().__init__()
         self.max_norm = max_norm
+        self.squared_norm = SquaredNorm()
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
         """The gradients, clipped and in their own dtypes, and their norm before: fp32 [1]."""
-        norm = ops.sqrt(squared_norm(gradients)).reshape(1)
+        norm = ops.sqrt(self.squared_norm(gradients)).reshape(1)
         factor = ops.minimum(self.max_norm / (norm + 1e-6), ops.ones_like(norm))
         return _hyper_map(ops.partial(_scaled, factor), gradients), norm
