@@ -70,6 +70,11 @@ class MaskedAttention(nn.Cell):
     """
 
     kernel = None  # see ``use_kernels``
+    trains = False  # whether by the kernel: see ``train_by_kernels``
+
+    def by_kernel(self) -> bool:
+        """Whether the kernel computes."""
+        return self.kernel is not None and (self.trains or not self.training)
 
     def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """For T queries that see what ``visible_keys`` says."""
@@ -86,7 +91,7 @@ class MaskedAttention(nn.Cell):
 
 
 class ComposedAttention(MaskedAttention):
-    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype; or by a kernel where nothing is trained.
+    """softmax(q·kᵀ/√d + mask)·v from plain operators, softmax in q's dtype; or by a kernel.
 
     Where several query heads share a key head (GQA) they are taken as more queries of it: keys are not copied.
     """
@@ -104,13 +109,13 @@ class ComposedAttention(MaskedAttention):
 
     def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """For T queries that see what ``visible_keys`` says."""
-        if self.kernel is not None and not self.training:
+        if self.by_kernel():
             return sight(segment_ids, columns)
         return self.mask(visible_keys(segment_ids, columns), heads, dtype)
 
     def segment_mask(self, segment_ids: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """For T queries that see what ``same_segment`` says."""
-        if self.kernel is not None and not self.training:
+        if self.by_kernel():
             return sight_of_segments(segment_ids)
         return self.mask(same_segment(segment_ids), heads, dtype)
 
@@ -131,7 +136,7 @@ class ComposedAttention(MaskedAttention):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q [B, H, T, d], k and v [B, KV, S, d], mask of one of the methods → [B, H, T, d]; KV divides H."""
-        if self.kernel is not None and not self.training and (mask is None or mask.ndim == 2):
+        if self.by_kernel() and (mask is None or mask.ndim == 2):
             if mask is None:
                 mask = ops.full((q.shape[0], k.shape[2] + 2 * q.shape[2]), k.shape[2], dtype=ms.int32)
             return self.kernel(q, k, v, mask)

@@ -32,8 +32,7 @@ class EncoderAttention(nn.Cell):
 
     def takes_blocks(self, length: int) -> bool:
         """Whether rows are so long that their scores are not held, and no kernel does without them."""
-        by_kernel = self.attention.kernel is not None and not self.training
-        return self.by_blocks is not None and length > LONGEST and not by_kernel
+        return self.by_blocks is not None and length > LONGEST and not self.attention.by_kernel()
 
     def within(self, segments: Tensor, dtype: ms.Type) -> Tensor:
         """What ``construct`` takes as mask for attention within the segments int [N, L], 0 is hidden.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif

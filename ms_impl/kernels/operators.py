@@ -1,7 +1,8 @@
-"""Kernels of our own as operators of MindSpore's graphs: for inference on a CPU, where a compiler is.
+"""Kernels of our own as operators of MindSpore's graphs: on a CPU, where a compiler is.
 
-A cell that has one beside its plain path takes it in evaluation mode, once ``use_kernels`` has said so. They have no
-gradient. What a row gives does not depend on the rows beside it, nor on how many threads there are.
+A cell that has one beside its plain path takes it in evaluation mode, once ``use_kernels`` has said so; where it has a
+gradient, in training, too, if that is wanted. What a row gives does not depend on the rows beside it, nor on how many
+threads there are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.errors import InputError
@@ -30,6 +31,19 @@ def use_kernels(model: nn.Cell) -> None:
     for _, cell in model.cells_and_names():
         if hasattr(cell, "use_kernel"):
             cell.use_kernel()
+
+
+def train_by_kernels(model: nn.Cell) -> None:
+    """The same, also in training where kernels have a gradient: those cells have an attribute ``trains``.
+
+    Not where MindSpore cuts graphs among the ranks: it knows no way to cut these.
+    """
+    if on_ascend() or _graphs_are_cut():
+        return
+    use_kernels(model)
+    for _, cell in model.cells_and_names():
+        if hasattr(cell, "trains"):
+            cell.trains = True
 
 
 def linear_operator(of_bf16: bool = False) -> Operator | None:
@@ -87,12 +101,8 @@ def multiply_in_bf16(model: nn.Cell) -> None:
 
 
 def in_training(make: Callable[[], Operator | None]) -> Operator | None:
-    """What ``make`` gives for graphs that train; None on Ascend, and where MindSpore cuts graphs among the ranks.
-
-    It knows no way to cut these.
-    """
-    cutting = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
-    return None if on_ascend() or ms.get_auto_parallel_context("parallel_mode") in cutting else make()
+    """What ``make`` gives for graphs that train: None on Ascend, and where MindSpore cuts graphs among the ranks."""
+    return None if on_ascend() or _graphs_are_cut() else make()
 
 
 def adamw_operator() -> Operator | None:
@@ -132,10 +142,11 @@ def attention_operator(of_bf16: bool = False) -> Operator | None:
 
     ``sight`` has the segments of the keys and of the queries, 0 for none, and each query's last column: it sees the
     keys of its segment up to there. ``of_bf16`` rounds the factors of both products to bf16, where the processor has
-    tiles of it (AMX).
+    tiles of it (AMX); that one has no gradient.
     """
-    name = "segment_attention_of_bf16" if of_bf16 else "segment_attention"
-    return _operator("segment_attention", name, _first_shape, _first_dtype)
+    if of_bf16:
+        return _operator("segment_attention", "segment_attention_of_bf16", _first_shape, _first_dtype)
+    return _operator("segment_attention", "segment_attention", _first_shape, _first_dtype, _attention_gradient)
 
 
 def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
@@ -168,15 +179,52 @@ class Operator(ops.Custom):
         return self
 
 
-def _operator(name: str, function: str, shape: Callable[..., Shape], dtype: Callable[..., ms.Type]) -> Operator | None:
+def _graphs_are_cut() -> bool:
+    cutting = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
+    return ms.get_auto_parallel_context("parallel_mode") in cutting
+
+
+def _operator(
+    name: str,
+    function: str,
+    shape: Callable[..., Shape],
+    dtype: Callable[..., ms.Type],
+    gradient: Callable[[], Callable | None] | None = None,
+) -> Operator | None:
     path = library(name)
-    return path and _made(f"{path}:{function}", shape, dtype)
+    return path and _made(f"{path}:{function}", shape, dtype, gradient)
 
 
 @cache
-def _made(function: str, shape: Callable[..., Shape], dtype: Callable[..., ms.Type]) -> Operator:
+def _made(
+    function: str,
+    shape: Callable[..., Shape],
+    dtype: Callable[..., ms.Type],
+    gradient: Callable[[], Callable | None] | None,
+) -> Operator:
     """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
-    return Operator(function, shape, dtype, "aot")
+    return Operator(function, shape, dtype, "aot", gradient and gradient())
+
+
+def _attention_gradient() -> Callable | None:
+    """What MindSpore takes for the gradients by q, k and v."""
+    kernel = _operator("attention_gradient", "attention_gradient", _attention_shapes, _attention_dtypes)
+    if kernel is None:
+        return None
+
+    def gradient(q: Tensor, k: Tensor, v: Tensor, sight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        by_q, by_k, by_v = kernel(q, k, v, sight, out, dout)
+        return by_q, by_k, by_v, ops.zeros_like(sight)
+
+    return gradient
+
+
+def _attention_shapes(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
+    return q, k, v
+
+
+def _attention_dtypes(q: ms.Type, k: ms.Type, v: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
+    return q, k, v
 
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:

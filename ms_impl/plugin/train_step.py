@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.loss import total_weight
 from ms_impl.generate.graph_cache import CachedGraph
+from ms_impl.kernels.operators import train_by_kernels
 from ms_impl.train.feed import AFTER_MEDIA
 from ms_impl.train.grad_accumulation import (
     Columns,
@@ -54,6 +55,7 @@ class TrainStep(CachedGraph, MFTrainOneStepCell):
     """
 
     def __init__(self, network, optimizer, accumulation: int = 1, max_grad_norm: float = 1.0, **kwargs):
+        train_by_kernels(network)
         super().__init__(network, optimizer, max_grad_norm=max_grad_norm, **kwargs)
         self.learning_rate = optimizer.learning_rate  # a copy would have MindSpore rename every parameter
         self.global_batch = GlobalBatchLoss(self.network, self.weights, weight_of, accumulation)
