@@ -87,6 +87,7 @@ class GatedMLP(nn.Cell):
     """down(silu(gate(x)) · up(x)), with or without biases (``mlp``)."""
 
     kernel = None  # of the gate: see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, inner: int, dtype: ms.Type, bias: bool = False):
         super().__init__()
@@ -102,7 +103,7 @@ class GatedMLP(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., D] → [..., D]."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.down_proj(self.kernel(self.gate_proj(x), self.up_proj(x)))
         return self.down_proj(self.mul(self.silu(self.gate_proj(x)), self.up_proj(x)))
 

@@ -56,6 +56,7 @@ class SplitHeads(nn.Cell):
     """
 
     kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, heads: int, width: int, rotary: bool = True):
         super().__init__()
@@ -63,16 +64,17 @@ class SplitHeads(nn.Cell):
         self.transpose = ops.Transpose()
         self.swap = unless_on_ascend(SwapAxes)
         self.rotate = rotation() if rotary else None
-        self.columns = Tensor(np.arange(heads * width, dtype=np.int32).reshape(heads, width))
+        self.columns = Tensor(np.arange(heads * width, dtype=np.int32).reshape(1, heads, width))
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = to_heads_operator()
+        self.kernel = to_heads_operator(packed=False, rotary=False)
+        self.rotating_kernel = to_heads_operator(packed=False, rotary=True)
 
     def construct(self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
         """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
-        if self.kernel is not None and not self.training:
-            return self.kernel(x, self.columns) if cos is None else self.kernel(x, self.columns, cos, sin)
+        if self.kernel is not None and (self.trains or not self.training):
+            return self.kernel(x, self.columns) if cos is None else self.rotating_kernel(x, self.columns, cos, sin)
         x = x.reshape(*x.shape[:2], self.heads, self.width)
         x = swap_axes(x, self.transpose, self.swap)
         return x if cos is None else self.rotate(x, cos, sin)
@@ -87,6 +89,7 @@ class SplitPacked(nn.Cell):
     """
 
     kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, heads: int, width: int, by_head: bool, rotary: bool):
         super().__init__()
@@ -97,20 +100,20 @@ class SplitPacked(nn.Cell):
         self.rotate = rotation() if rotary else None
         numbers = np.arange(3 * heads * width, dtype=np.int32)
         shape, axis = ((heads, 3, width), 1) if by_head else ((3, heads, width), 0)
-        self.columns = [Tensor(part.copy()) for part in np.moveaxis(numbers.reshape(shape), axis, 0)]
+        self.rotary = rotary
+        self.columns = Tensor(np.moveaxis(numbers.reshape(shape), axis, 0).copy())
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = to_heads_operator()
+        self.kernel = to_heads_operator(packed=True, rotary=self.rotary)
 
     def construct(
         self, qkv: Tensor, cos: Tensor | None = None, sin: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
-        if self.kernel is not None and not self.training:
-            turns = () if cos is None else (cos, sin)
-            q, k, v = self.columns
-            return self.kernel(qkv, q, *turns), self.kernel(qkv, k, *turns), self.kernel(qkv, v)
+        if self.kernel is not None and (self.trains or not self.training):
+            q, k, v = self.kernel(qkv, self.columns) if cos is None else self.kernel(qkv, self.columns, cos, sin)
+            return q, k, v
         batch, length, _ = qkv.shape
         if self.by_head:
             qkv = qkv.reshape(batch, length, self.heads, 3 * self.width)
@@ -123,6 +126,7 @@ class JoinHeads(nn.Cell):
     """[B, heads, T, width] → [B, T, heads · width]."""
 
     kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self):
         super().__init__()
@@ -135,6 +139,6 @@ class JoinHeads(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Of the same dtype."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.kernel(x)
         return swap_axes(x, self.transpose, self.swap).reshape(x.shape[0], x.shape[2], -1)

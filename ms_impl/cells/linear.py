@@ -39,7 +39,8 @@ class Linear(nn.Cell):
     """y = x·Wᵀ + b with ``weight`` [out, in] and ``bias`` [out]. Parameters are cast to x's dtype."""
 
     adapted = None  # the layer that an adapter in its place adapts
-    kernel = None  # computes the same in evaluation mode, from weights as they are: see ``use_kernels``
+    kernel = None  # computes the same from weights as they are: see ``use_kernels``
+    trains = False  # whether also in training: see ``train_by_kernels``
     of_bf16 = False  # whether the kernel rounds both factors to bf16
 
     def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
@@ -51,11 +52,11 @@ class Linear(nn.Cell):
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = linear_operator(self.of_bf16)
+        self.kernel = linear_operator(self.bias is not None, self.of_bf16)
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.kernel(x, self.weight) if self.bias is None else self.kernel(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias, self.matmul, self.bias_add)
 

@@ -57,6 +57,7 @@ class RMSNorm(nn.Cell):
     """
 
     kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -71,7 +72,7 @@ class RMSNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.kernel(x, self.weight, self.epsilon)
         if self.composed is not None:
             return self.composed(x, self.weight)
@@ -82,6 +83,7 @@ class LayerNorm(nn.Cell):
     """Layer norm over the last axis with ``weight`` and ``bias`` named as in PyTorch."""
 
     kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -96,6 +98,6 @@ class LayerNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.kernel(x, self.weight, self.bias, self.epsilon)
         return self.norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype))[0]

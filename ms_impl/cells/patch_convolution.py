@@ -14,6 +14,7 @@ class PatchConvolution(nn.Cell):
     """Flattened patches times PyTorch's ``weight`` [width, *shape], plus ``bias`` [width] where there is one."""
 
     kernel = None  # as of ``Linear``
+    trains = False
     of_bf16 = False
 
     def __init__(self, width: int, shape: tuple[int, ...], bias: bool, dtype: ms.Type):
@@ -23,7 +24,7 @@ class PatchConvolution(nn.Cell):
 
     def use_kernel(self) -> None:
         """Compute by a kernel where nothing is trained."""
-        self.kernel = linear_operator(self.of_bf16)
+        self.kernel = linear_operator(self.bias is not None, self.of_bf16)
 
     def construct(self, patches: Tensor) -> Tensor:
         """As ``embed``."""
@@ -31,7 +32,7 @@ class PatchConvolution(nn.Cell):
 
     def embed(self, patches: Tensor) -> Tensor:
         """[N, L, numbers of ``shape``] → [N, L, width], in the type of the patches."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             given = (patches, self.weight) if self.bias is None else (patches, self.weight, self.bias)
             return self.kernel(*given)
         # Cast first: on CPU there is no Reshape of bfloat16.

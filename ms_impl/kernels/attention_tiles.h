@@ -49,8 +49,8 @@ struct AttentionByTiles {
   void mix(const float *packed, Span span, const float *weights, float *space, float *sums) const {
     const int64_t first = span.first / kStep, count = panels(span.last, kStep) - first, tile_bytes = count * 1024;
     for (int64_t tile = 0; tile < 2; ++tile)
-      cut_pairs(weights + span.first * kTileColumns + tile * kSide, kTileColumns, count,
-                bytes(space) + tile * tile_bytes);
+      cut_pairs<1>(weights + span.first * kTileColumns + tile * kSide, kSide, kTileColumns, count * kStep,
+                   bytes(space) + tile * tile_bytes);
     const char *values = bytes(packed + keys_size) + first * 1024;
     for (int64_t column = 0; column < columns; column += 2)
       multiply_tiles<1, 1>(values + column * value_bytes, value_bytes, bytes(space), tile_bytes, count, false,

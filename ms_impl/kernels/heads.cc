@@ -23,27 +23,90 @@ struct Heads {
   }
 };
 
+// What `rotate` did to the gradient by its result, undone.
+template <class X>
+void turn_back(const X *x, const float *cos, const float *sin, int64_t dim, X *y) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float low = widen(x[i]), high = widen(x[i + half]);
+    narrow(low * cos[i] + high * sin[i + half], y + i);
+    narrow(high * cos[i + half] - low * sin[i], y + i + half);
+  }
+}
+
+// The heads that a row of a projection holds: one part, or queries, keys and values, of which the values are not rotated.
+struct Parts {
+  int64_t count;
+  Heads all;
+  int64_t row;           // numbers of a row of the projection
+  const int32_t *first;  // [count, heads, width]
+  const float *cos = nullptr, *sin = nullptr;
+  int64_t turns = 0;     // rows of angles
+
+  // Where there are two inputs of `given` from `angles` to `end`, these are cos and sin.
+  Parts(const Tensor &columns, int64_t batch, int64_t length, int64_t row, const Given &given, int angles, int end)
+      : count(columns.shape[0]), all{batch, columns.shape[1], length, columns.shape[2]}, row(row),
+        first(static_cast<int32_t *>(columns.data)) {
+    if (end - angles < 2) return;
+    cos = static_cast<float *>(given[angles].data), sin = static_cast<float *>(given[angles + 1].data);
+    turns = given[angles].shape[0] * length;
+  }
+
+  // one(turn, where a head lies in the rows of the projection, where in the part); turn(from, to, rotation) copies a head,
+  // or lets the rotation do it.
+  template <class Do>
+  void each(int64_t part, Do one) const {
+    const bool turned = cos && part < 2;
+    all.each([&](int64_t line, int64_t head, int64_t at) {
+      const auto turn = [&](auto *from, auto *to, auto rotation) {
+        const int64_t angle = turned ? line % turns * all.width : 0;
+        if (turned)
+          rotation(from, cos + angle, sin + angle, to);
+        else
+          std::copy_n(from, all.width, to);
+      };
+      one(turn, line * row + first[(part * all.heads + head) * all.width], at);
+    });
+  }
+};
+
 }  // namespace
 
-// x [B, T, C] fp32 or fp16, columns int32 [heads, width]: which numbers of a row of x make each head, the first of so many
-// beside each other; perhaps cos and sin fp32 [B or 1, 1, T, width] → y [B, heads, T, width] of x's type.
+// x [B, T, C] fp32 or fp16, columns int32 [parts, heads, width]: which numbers of a row of x make each head, the first of so
+// many beside each other; perhaps cos and sin fp32 [B or 1, 1, T, width] → each part's y [B, heads, T, width] of x's type.
 OPERATOR(to_heads) {
   const Given given{count, data, dimensions, shapes, types};
   const Tensor x = given[0], columns = given[1];
-  const Heads all{x.shape[0], columns.shape[0], x.shape[1], columns.shape[1]};
-  const int32_t *first = static_cast<int32_t *>(columns.data);
+  const Parts parts(columns, x.shape[0], x.shape[1], x.last(), given, 2, count - static_cast<int>(columns.shape[0]));
   visit_activations(x, [&](auto *from) {
-    auto *to = static_cast<decltype(from)>(given[count - 1].data);
-    const auto head_of = [&](int64_t row, int64_t head) { return from + row * x.last() + first[head * all.width]; };
-    if (count == 3) return all.each([&](int64_t row, int64_t head, int64_t at) {
-      std::copy_n(head_of(row, head), all.width, to + at);
-    });
-    const float *cos = static_cast<float *>(given[2].data), *sin = static_cast<float *>(given[3].data);
-    const int64_t turns = given[2].shape[0] * all.length;
-    all.each([&](int64_t row, int64_t head, int64_t at) {
-      const int64_t turn = row % turns * all.width;
-      rotate(head_of(row, head), cos + turn, sin + turn, all.width, 1, to + at);
-    });
+    for (int64_t part = 0; part < parts.count; ++part) {
+      auto *to = static_cast<decltype(from)>(given[count - parts.count + part].data);
+      parts.each(part, [&](auto turn, int64_t in_row, int64_t at) {
+        turn(from + in_row, to + at, [&](auto *head, const float *cos, const float *sin, auto *y) {
+          rotate(head, cos, sin, parts.all.width, 1, y);
+        });
+      });
+    }
+  });
+  return 0;
+}
+
+// The gradients by each part's y, the columns and perhaps cos and sin → that by x; the columns are all of a row of x.
+OPERATOR(to_heads_gradient) {
+  const Given given{count, data, dimensions, shapes, types};
+  const Tensor x = given[count - 1];
+  const int outs = count - 2 - (given[count - 2].dimensions == 4 ? 2 : 0);
+  const Tensor columns = given[outs];
+  const Parts parts(columns, x.shape[0], x.shape[1], x.last(), given, outs + 1, count - 1);
+  visit_activations(x, [&](auto *to) {
+    for (int64_t part = 0; part < parts.count; ++part) {
+      const auto *from = static_cast<decltype(to)>(given[part].data);
+      parts.each(part, [&](auto turn, int64_t in_row, int64_t at) {
+        turn(from + at, to + in_row, [&](auto *head, const float *cos, const float *sin, auto *y) {
+          turn_back(head, cos, sin, parts.all.width, y);
+        });
+      });
+    }
   });
   return 0;
 }
@@ -57,6 +120,20 @@ OPERATOR(from_heads) {
     auto *to = static_cast<decltype(from)>(given[1].data);
     all.each([&](int64_t row, int64_t head, int64_t at) {
       std::copy_n(from + at, all.width, to + (row * all.heads + head) * all.width);
+    });
+  });
+  return 0;
+}
+
+// x as above, whose shape alone counts, and the gradient [B, T, heads · width] by y → that by x.
+OPERATOR(from_heads_gradient) {
+  const Given given{count, data, dimensions, shapes, types};
+  const int64_t *of = shapes[0];
+  const Heads all{of[0], of[1], of[2], of[3]};
+  visit_activations(given[1], [&](auto *from) {
+    auto *to = static_cast<decltype(from)>(given[2].data);
+    all.each([&](int64_t row, int64_t head, int64_t at) {
+      std::copy_n(from + (row * all.heads + head) * all.width, all.width, to + at);
     });
   });
   return 0;

@@ -1,4 +1,5 @@
-// y = x · wᵀ + bias, or x · w, for many rows of x, with weights as they lie in memory: fp32, fp16 or bf16; sums are fp32.
+// y = x · wᵀ + bias, or x · w, or xᵀ · w, for many rows, with weights as they lie in memory: fp32, fp16 or bf16; sums are
+// fp32.
 //
 // Each panel of w is widened once for all rows. A number of y is summed in the order of the depth, one piece of kDepth
 // after the other, whatever rows stand beside its own and however many threads there are. Parity:
@@ -21,14 +22,14 @@ constexpr int64_t kTurns = 4;                 // that each thread should have at
 constexpr int64_t kFewTurns = 2;              // the same of tiles, which read all rows of x once a turn
 constexpr int64_t kNear = 5 << 18;            // bytes of x that stay in the second cache: turns cost nothing then
 
-// How a matrix w lies: [columns, depth], or [depth, columns].
-enum class Lying { kByColumns, kByDepth };
+// How a matrix lies: [rows or columns, depth], or [depth, rows or columns].
+enum class Lying { kDepthLast, kDepthFirst };
 
 // `Per` of its numbers stand in the place of one; a piece of the depth, `Per · kDepth` numbers, has kDepth such slots.
-template <int Per, Lying lying>
+template <int Per, Lying w_lies, Lying x_lies>
 struct Product {
-  static_assert(Per == kSingle || lying == Lying::kByColumns);
-  Tensor x, w, y;     // [rows, depth], w as it is said to lie, [rows, columns]
+  static_assert(Per == kSingle || (w_lies == Lying::kDepthLast && x_lies == Lying::kDepthLast));
+  Tensor x, w, y;     // of rows and of columns as they are said to lie, [rows, columns]
   const float *bias;  // [columns], or null
   int64_t rows, columns, depth;
   const int64_t slots = panels(depth, Per);
@@ -54,7 +55,10 @@ struct Product {
 
   void pack(int64_t row, int64_t count, float *panel) const {
     visit_activations(x, [&](auto *from) {
-      pack_rows<Per>(from + row * depth, std::min<int64_t>(count, kTileRows), depth, depth, panel);
+      if constexpr (x_lies == Lying::kDepthFirst)
+        copy_rows(from + row, std::min<int64_t>(count, kTileRows), rows, depth, panel);
+      else
+        pack_rows<Per>(from + row * depth, std::min<int64_t>(count, kTileRows), depth, depth, panel);
     });
   }
 
@@ -69,7 +73,7 @@ struct Product {
         for (int64_t c = 0, column = panel * kTileColumns; c < wide; ++c, column += kTileColumns) {
           const int64_t there = std::min<int64_t>(columns - column, kTileColumns);
           float *to = weights + c * kTileColumns * deep;
-          if constexpr (lying == Lying::kByDepth)
+          if constexpr (w_lies == Lying::kDepthFirst)
             copy_columns(from + k * columns + column, there, columns, deep, to);
           else
             pack_columns<Per>(from + column * depth + k * Per, there, depth, std::min(deep * Per, depth - k * Per), to);
@@ -102,11 +106,12 @@ struct Product {
 
 #ifdef KERNEL_TILES
 // The same by tiles, from at most so many pieces of each number. Sums lie in tiles [columns, rows].
-template <int Most, Lying lying>
+template <int Most, Lying w_lies, Lying x_lies>
 struct TileProduct {
   Tensor x, w, y;
   const float *bias;
   int64_t rows, columns, depth;
+  bool turned = false;  // whether y is [columns, rows]
 
   void compute() {
     visit_activations(x, [&](auto *from) { visit_weights(w, [&](auto *weights) { compute(from, weights); }); });
@@ -131,10 +136,13 @@ struct TileProduct {
       {
         const Tiles tiles;
 #pragma omp for
-        for (int64_t tile = 0; tile < row_tiles; ++tile)
-          cut_rows<kPieces<X, Most>>(from + (first + tile * kSide) * depth,
-                                     std::clamp<int64_t>(count - tile * kSide, 0, kSide), depth, depth,
-                                     cuts + tile * row_bytes);
+        for (int64_t tile = 0; tile < row_tiles; ++tile) {
+          const int64_t row = first + tile * kSide, there = std::clamp<int64_t>(count - tile * kSide, 0, kSide);
+          if constexpr (x_lies == Lying::kDepthFirst)
+            cut_pairs<kPieces<X, Most>>(from + row, there, rows, depth, cuts + tile * row_bytes);
+          else
+            cut_rows<kPieces<X, Most>>(from + row * depth, there, depth, depth, cuts + tile * row_bytes);
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t pair = 0; pair < pairs; pair += wide) {
           float *sums = rooms[omp_get_thread_num()].get();
@@ -155,7 +163,7 @@ struct TileProduct {
       const int64_t deep = std::min(kChunk<Most>, depth - k), steps = panels(deep, kStep);
       for (int64_t c = 0; c < wide; ++c) {
         const int64_t first = column + c * kSide, there = std::clamp<int64_t>(columns - first, 0, kSide);
-        if constexpr (lying == Lying::kByDepth) {
+        if constexpr (w_lies == Lying::kDepthFirst) {
           for (int64_t step = 0; step < steps; ++step)
             cut_transposed<kPieces<W, Most>>(weights + (k + step * kStep) * columns + first, deep - step * kStep, there,
                                              columns, cut + c * kColumnBytes + step * kPieces<W, Most> * 1024);
@@ -181,12 +189,29 @@ struct TileProduct {
     for (int64_t j = 0; j < columns - column; ++j) narrow(sums[j] + (bias ? bias[column + j] : 0), to + j);
   }
 
+  // A tile of sums, from a column and a row on.
+  template <class Y>
+  void put_turned(const float *sums, int64_t column, int64_t row, Y *to) const {
+    for (int64_t i = 0; i < std::min(kSide, columns - column); ++i) {
+      const Vector sum = load(sums + i * kSide);
+      Y *at = to + (column + i) * rows + row;
+      if (rows - row >= kSide)
+        narrow_all(sum, at);
+      else
+        for (int64_t j = 0; j < rows - row; ++j) narrow(sum[j], at + j);
+    }
+  }
+
   template <class Y>
   void put(const float *sums, const Y *, int64_t first, int64_t count, int64_t row_tiles, int64_t column,
            int64_t wide) const {
     auto *to = static_cast<Y *>(y.data);
     for (int64_t r = 0; r < row_tiles; ++r)
       for (int64_t c = 0; c < wide; ++c) {
+        if (turned) {
+          put_turned(sums + (c * row_tiles + r) * kTile, column + c * kSide, first + r * kSide, to);
+          continue;
+        }
         Vector tile[kLanes];  // of which each row is one of x's after this
         for (int64_t i = 0; i < kSide; ++i) tile[i] = load(sums + (c * row_tiles + r) * kTile + i * kLanes);
         transpose(tile);
@@ -220,16 +245,16 @@ constexpr int kRounded = kPaired;
 constexpr int kRounded = kSingle;  // Python does not ask for it: see multiplies_bf16
 #endif
 
-template <int Most, int Per, Lying lying = Lying::kByColumns>
+template <int Most, int Per, Lying w_lies = Lying::kDepthLast>
 int linear_of(const Tensor &x, const Tensor &w, const Tensor *bias, const Tensor &y) {
   return status([&] {
     const std::vector<float> numbers = bias ? widened(*bias) : std::vector<float>();
     const float *added = bias ? numbers.data() : nullptr;
     const int64_t rows = x.size() / x.last(), columns = y.last(), depth = x.last();
 #ifdef KERNEL_TILES
-    if (by_tiles()) return TileProduct<Most, lying>{x, w, y, added, rows, columns, depth}.compute();
+    if (by_tiles()) return TileProduct<Most, w_lies, Lying::kDepthLast>{x, w, y, added, rows, columns, depth}.compute();
 #endif
-    Product<Per, lying>{x, w, y, added, rows, columns, depth}.compute();
+    Product<Per, w_lies, Lying::kDepthLast>{x, w, y, added, rows, columns, depth}.compute();
   });
 }
 
@@ -237,6 +262,18 @@ template <int Most, int Per>
 int linear_of(const Given &given) {
   const Tensor bias = given[2];
   return linear_of<Most, Per>(given[0], given[1], given.count == 4 ? &bias : nullptr, given[given.count - 1]);
+}
+
+// y [n, m] = xᵀ · w, where both have the depth first: the sums over all rows. By tiles the narrower one is held.
+void sum_products(const Tensor &x, const Tensor &w, const Tensor &y) {
+  constexpr Lying kFirst = Lying::kDepthFirst;
+  const int64_t rows = x.last(), columns = w.last(), depth = x.size() / rows;
+#ifdef KERNEL_TILES
+  if (by_tiles() && columns < rows)
+    return TileProduct<3, kFirst, kFirst>{w, x, y, nullptr, columns, rows, depth, true}.compute();
+  if (by_tiles()) return TileProduct<3, kFirst, kFirst>{x, w, y, nullptr, rows, columns, depth}.compute();
+#endif
+  Product<kSingle, kFirst, kFirst>{x, w, y, nullptr, rows, columns, depth}.compute();
 }
 
 // Some rows of a weight or bias, from the first of `rows` [count] on.
@@ -273,7 +310,13 @@ OPERATOR(linear_rows_of_bf16) { return linear_rows_of<1, kRounded>({count, data,
 // x [..., depth] fp32 or fp16, w [depth or more, columns] → y [..., columns] of x's type: x · w.
 OPERATOR(weighted_rows) {
   const Given given{count, data, dimensions, shapes, types};
-  return linear_of<3, kSingle, Lying::kByDepth>(given[0], given[1], nullptr, given[2]);
+  return linear_of<3, kSingle, Lying::kDepthFirst>(given[0], given[1], nullptr, given[2]);
+}
+
+// x [..., n] and w [..., m], fp32 or fp16, of as many rows → y [n, m] of x's type: xᵀ · w.
+OPERATOR(summed_products) {
+  const Given given{count, data, dimensions, shapes, types};
+  return status([&] { sum_products(given[0], given[1], given[2]); });
 }
 
 extern "C" bool multiplies_bf16() { return by_tiles() || kRounded == kPaired; }

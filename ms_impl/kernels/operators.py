@@ -8,6 +8,7 @@ threads there are.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -46,14 +47,17 @@ def train_by_kernels(model: nn.Cell) -> None:
             cell.trains = True
 
 
-def linear_operator(of_bf16: bool = False) -> Operator | None:
-    """(x [..., in], weight [out, in]) → [..., out] in x's dtype, and the same with a bias [out] as third.
+def linear_operator(bias: bool, of_bf16: bool = False) -> Operator | None:
+    """(x [..., in], weight [out, in]) → [..., out] in x's dtype; with a ``bias``, that [out] is given as third.
 
     x is fp32 or fp16; weight and bias may be bf16, too. ``of_bf16`` rounds both factors to bf16, where
-    the processor multiplies it (``multiplies_bf16``).
+    the processor multiplies it (``multiplies_bf16``); that one has no gradient.
     None where there is no kernel.
     """
-    return _operator("linear", "linear_of_bf16" if of_bf16 else "linear", _linear_shape, _first_dtype)
+    if of_bf16:
+        return _operator("linear", "linear_of_bf16", _linear_shape, _first_dtype)
+    gradient = _affine_gradient if bias else _linear_gradient
+    return _operator("linear", "linear", _linear_shape, _first_dtype, gradient)
 
 
 def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
@@ -67,9 +71,19 @@ def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
 def weighted_rows_operator() -> Operator | None:
     """(weights [..., n] fp32 or fp16, table [n or more, width]) → [..., width]: sums of the table's first rows.
 
-    The table may be bf16, too. Sums are fp32.
+    The table may be bf16, too, and may have more dimensions that make the width. Sums are fp32.
     """
     return _operator("linear", "weighted_rows", _weighted_shape, _first_dtype)
+
+
+def summed_products_operator() -> Operator | None:
+    """(x [..., n], y [..., m]) → [n, m] in x's dtype: xᵀ·y, all rows one after the other; both fp32 or fp16."""
+    return _operator("linear", "summed_products", _products_shape, _first_dtype)
+
+
+def column_sums_operator() -> Operator | None:
+    """x [..., n], fp32 or fp16 → [n]: the sums over all rows; as x."""
+    return _operator("rows", "column_sums", _last_shape, _first_dtype)
 
 
 @cache
@@ -124,17 +138,17 @@ def activation_operator(name: str) -> Operator | None:
 
     All of one shape, fp32 or fp16.
     """
-    return _operator("rows", name, _first_shape, _first_dtype)
+    return _operator("rows", name, _first_shape, _first_dtype, _ACTIVATION_GRADIENTS[name])
 
 
 def layer_norm_operator() -> Operator | None:
     """(x [..., width], weight, bias [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
-    return _operator("rows", "layer_norm", _first_shape, _first_dtype)
+    return _operator("rows", "layer_norm", _first_shape, _first_dtype, _layer_norm_gradient)
 
 
 def rms_norm_operator() -> Operator | None:
     """(x [..., width], weight [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
-    return _operator("rows", "rms_norm", _first_shape, _first_dtype)
+    return _operator("rows", "rms_norm", _first_shape, _first_dtype, _rms_norm_gradient)
 
 
 def attention_operator(of_bf16: bool = False) -> Operator | None:
@@ -159,17 +173,20 @@ def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
     return _operator("segment_attention", name, _first_shape, _first_dtype)
 
 
-def to_heads_operator() -> Operator | None:
-    """(x [B, T, C], columns int32 [H, d] of its heads; perhaps cos and sin fp32 [B or 1, 1, T, d]) → [B, H, T, d].
+def to_heads_operator(packed: bool, rotary: bool) -> Operator | None:
+    """(x [B, T, C], columns int32 [1, H, d]; if ``rotary``, cos and sin fp32 [B or 1, 1, T, d]) → [B, H, T, d].
 
-    x is fp32 or fp16. A head's columns stand beside each other; it is rotated where there are cos and sin.
+    x is fp32 or fp16. ``columns`` of x make the heads, those of one beside each other; it is rotated where there are
+    cos and sin. ``packed``: of columns [3, H, d], three of them, of which the last is not rotated.
     """
-    return _operator("heads", "to_heads", _to_heads_shape, _first_dtype)
+    gradient = _HEADS_GRADIENTS[packed, rotary]
+    shape, dtype = (_packed_shapes, _packed_dtypes) if packed else (_to_heads_shape, _first_dtype)
+    return _operator("heads", "to_heads", shape, dtype, gradient)
 
 
 def from_heads_operator() -> Operator | None:
     """x [B, H, T, d], fp32 or fp16 → [B, T, H · d]."""
-    return _operator("heads", "from_heads", _from_heads_shape, _first_dtype)
+    return _operator("heads", "from_heads", _from_heads_shape, _first_dtype, _from_heads_gradient)
 
 
 class Operator(ops.Custom):
@@ -203,20 +220,222 @@ def _made(
     gradient: Callable[[], Callable | None] | None,
 ) -> Operator:
     """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
-    return Operator(function, shape, dtype, "aot", gradient and gradient())
+    operator = Operator(function, shape, dtype, "aot", gradient and gradient())
+    # Two of one function and equal attributes MindSpore takes for one, with one gradient and one rule for shapes.
+    operator.add_prim_attr("rules", f"{shape.__name__} {gradient and gradient.__name__}")
+    return operator
 
 
-def _attention_gradient() -> Callable | None:
-    """What MindSpore takes for the gradients by q, k and v."""
-    kernel = _operator("attention_gradient", "attention_gradient", _attention_shapes, _attention_dtypes)
-    if kernel is None:
-        return None
+# What MindSpore takes for the gradients of an operator by its inputs: from these, what it gave, and the gradient by that.
+
+
+def _linear_gradient() -> Callable:
+    by_rows, summed = weighted_rows_operator(), summed_products_operator()
+
+    def gradient(x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return by_rows(dout, weight), summed(dout, x).reshape(weight.shape).astype(weight.dtype)
+
+    return gradient
+
+
+def _affine_gradient() -> Callable:
+    by_rows, summed, sums = weighted_rows_operator(), summed_products_operator(), column_sums_operator()
+
+    def gradient(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        by_weight = summed(dout, x).reshape(weight.shape).astype(weight.dtype)
+        return by_rows(dout, weight), by_weight, sums(dout).astype(bias.dtype)
+
+    return gradient
+
+
+def _gelu_gradient() -> Callable:
+    slopes = _operator("rows", "gelu_gradient", _first_shape, _first_dtype)
+
+    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (slopes(x, dout),)
+
+    return gradient
+
+
+def _gelu_tanh_gradient() -> Callable:
+    slopes = _operator("rows", "gelu_tanh_gradient", _first_shape, _first_dtype)
+
+    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (slopes(x, dout),)
+
+    return gradient
+
+
+def _gated_silu_gradient() -> Callable:
+    slopes = _operator("rows", "gated_silu_gradient", _two_shapes, _two_dtypes)
+
+    def gradient(gate: Tensor, up: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        by_gate, by_up = slopes(gate, up, dout)
+        return by_gate, by_up
+
+    return gradient
+
+
+def _add_gradient() -> Callable:
+    def gradient(x: Tensor, y: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return dout, dout
+
+    return gradient
+
+
+_ACTIVATION_GRADIENTS = {
+    "gelu": _gelu_gradient,
+    "gelu_tanh": _gelu_tanh_gradient,
+    "gated_silu": _gated_silu_gradient,
+    "add": _add_gradient,
+}
+
+
+def _rms_norm_gradient() -> Callable:
+    slopes = _operator("rows", "rms_norm_gradient", _two_shapes, _two_dtypes)
+
+    def gradient(x: Tensor, weight: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        by_x, by_weight = slopes(x, weight, epsilon, dout)
+        return by_x, by_weight, ops.zeros_like(epsilon)
+
+    return gradient
+
+
+def _layer_norm_gradient() -> Callable:
+    slopes = _operator("rows", "layer_norm_gradient", _norm_shapes, _norm_dtypes)
+
+    def gradient(
+        x: Tensor, weight: Tensor, bias: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
+        by_x, by_weight, by_bias = slopes(x, weight, epsilon, dout)
+        return by_x, by_weight, by_bias, ops.zeros_like(epsilon)
+
+    return gradient
+
+
+def _attention_gradient() -> Callable:
+    slopes = _operator("attention_gradient", "attention_gradient", _attention_shapes, _attention_dtypes)
 
     def gradient(q: Tensor, k: Tensor, v: Tensor, sight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        by_q, by_k, by_v = kernel(q, k, v, sight, out, dout)
+        by_q, by_k, by_v = slopes(q, k, v, sight, out, dout)
         return by_q, by_k, by_v, ops.zeros_like(sight)
 
     return gradient
+
+
+def _heads_gradient() -> Callable:
+    turned = _operator("heads", "to_heads_gradient", _rows_of_heads, _first_dtype)
+
+    def gradient(x: Tensor, columns: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return turned(dout, columns), ops.zeros_like(columns)
+
+    return gradient
+
+
+def _turned_heads_gradient() -> Callable:
+    turned = _operator("heads", "to_heads_gradient", _rows_of_heads, _first_dtype)
+
+    def gradient(
+        x: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
+        return turned(dout, columns, cos, sin), ops.zeros_like(columns), ops.zeros_like(cos), ops.zeros_like(sin)
+
+    return gradient
+
+
+def _packed_heads_gradient() -> Callable:
+    turned = _operator("heads", "to_heads_gradient", _rows_of_packed_heads, _first_dtype)
+
+    def gradient(x: Tensor, columns: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
+        return turned(dout[0], dout[1], dout[2], columns), ops.zeros_like(columns)
+
+    return gradient
+
+
+def _packed_turned_heads_gradient() -> Callable:
+    turned = _operator("heads", "to_heads_gradient", _rows_of_packed_heads, _first_dtype)
+
+    def gradient(
+        x: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, ...]:
+        by_x = turned(dout[0], dout[1], dout[2], columns, cos, sin)
+        return by_x, ops.zeros_like(columns), ops.zeros_like(cos), ops.zeros_like(sin)
+
+    return gradient
+
+
+_HEADS_GRADIENTS = {  # by whether packed, and whether rotated
+    (False, False): _heads_gradient,
+    (False, True): _turned_heads_gradient,
+    (True, False): _packed_heads_gradient,
+    (True, True): _packed_turned_heads_gradient,
+}
+
+
+def _from_heads_gradient() -> Callable:
+    apart = _operator("heads", "from_heads_gradient", _first_shape, _first_dtype)
+
+    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (apart(x, dout),)
+
+    return gradient
+
+
+def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
+    return (*x[:-1], weight[0])
+
+
+def _products_shape(x: Shape, y: Shape) -> Shape:
+    return x[-1], y[-1]
+
+
+def _last_shape(x: Shape) -> Shape:
+    return (x[-1],)
+
+
+def _weighted_shape(weights: Shape, table: Shape) -> Shape:
+    return (*weights[:-1], math.prod(table[1:]))
+
+
+def _rows_shape(x: Shape, weight: Shape, bias: Shape, which: Shape) -> Shape:
+    return (*x[:-1], which[0])
+
+
+def _to_heads_shape(x: Shape, columns: Shape, *_: Shape) -> Shape:
+    return x[0], columns[1], x[1], columns[2]
+
+
+def _packed_shapes(x: Shape, columns: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
+    shape = _to_heads_shape(x, columns)
+    return shape, shape, shape
+
+
+def _packed_dtypes(x: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
+    return x, x, x
+
+
+def _rows_of_heads(dout: Shape, columns: Shape, *_: Shape) -> Shape:
+    return dout[0], dout[2], math.prod(columns)
+
+
+def _rows_of_packed_heads(q: Shape, k: Shape, v: Shape, columns: Shape, *_: Shape) -> Shape:
+    return _rows_of_heads(q, columns)
+
+
+def _two_shapes(x: Shape, y: Shape, *_: Shape) -> tuple[Shape, Shape]:
+    return x, y
+
+
+def _two_dtypes(x: ms.Type, y: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type]:
+    return x, y
+
+
+def _norm_shapes(x: Shape, weight: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
+    return x, weight, weight
+
+
+def _norm_dtypes(x: ms.Type, weight: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
+    return x, weight, weight
 
 
 def _attention_shapes(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
@@ -225,22 +444,6 @@ def _attention_shapes(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, S
 
 def _attention_dtypes(q: ms.Type, k: ms.Type, v: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
     return q, k, v
-
-
-def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
-    return (*x[:-1], weight[0])
-
-
-def _weighted_shape(weights: Shape, table: Shape) -> Shape:
-    return (*weights[:-1], table[1])
-
-
-def _rows_shape(x: Shape, weight: Shape, bias: Shape, which: Shape) -> Shape:
-    return (*x[:-1], which[0])
-
-
-def _to_heads_shape(x: Shape, columns: Shape, *_: Shape) -> Shape:
-    return x[0], columns[0], x[1], columns[1]
 
 
 def _from_heads_shape(x: Shape) -> Shape:

@@ -109,6 +109,13 @@ inline void pack_rows(const X *x, int64_t count, int64_t n, int64_t depth, float
     }
 }
 
+// panel [depth, kTileRows] = `count` columns of `depth` rows of x [·, n]; zeros for columns that are missing.
+template <class X>
+inline void copy_rows(const X *x, int64_t count, int64_t n, int64_t depth, float *panel) {
+  for (int64_t k = 0; k < depth; ++k, panel += kTileRows)
+    for (int64_t i = 0; i < kTileRows; ++i) panel[i] = i < count ? widen(x[k * n + i]) : 0;
+}
+
 // c + a · b; of pairs c + a₁ · b₁ + a₀ · b₀, where numbers under 2^-126 count as zero.
 template <int Per>
 inline Vector multiply_add_slots(const float *a, Vector b, Vector c) {

@@ -132,13 +132,18 @@ inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, 
   }
 }
 
-// 16 columns of x [steps · 32, n] as `cut_rows` lays rows: tiles [step], a row of each holding two numbers of each; rounded.
-inline void cut_pairs(const float *x, int64_t n, int64_t steps, char *to) {
-  for (int64_t step = 0; step < steps; ++step)
+// 16 columns of x [depth, n], `there` of which exist, as `cut_rows` lays rows.
+template <int P, class X>
+inline void cut_pairs(const X *x, int64_t there, int64_t n, int64_t depth, char *to) {
+  const auto row = [=](int64_t k) {
+    if (k >= depth) return Vector{};
+    return there < kSide ? load_slots<kSingle>(x + k * n, there) : load(x + k * n);
+  };
+  for (int64_t k = 0; k < depth; k += kStep)
     for (int64_t i = 0; i < kSide; ++i) {
-      const float *from = x + (step * kStep + 2 * i) * n;
-      Vector v[2] = {load(from), load(from + n)};
-      _mm512_store_si512(to + (step * kSide + i) * 64, paired(take_piece(v)));
+      Vector v[2] = {row(k + 2 * i), row(k + 2 * i + 1)};
+      for (int p = 0; p < P; ++p)
+        _mm512_store_si512(to + ((k / kStep * P + p) * kSide + i) * 64, paired(take_piece(v)));
     }
 }
 

@@ -63,6 +63,7 @@ class MLP(nn.Cell):
     """Gated feed-forward layer; **w2** is the gate."""
 
     kernel = None  # of the gate: see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
 
     def __init__(self, config: QwenVLConfig, dtype: ms.Type):
         super().__init__()
@@ -78,7 +79,7 @@ class MLP(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[B, T, D] → [B, T, D]."""
-        if self.kernel is not None and not self.training:
+        if self.kernel is not None and (self.trains or not self.training):
             return self.c_proj(self.kernel(self.w2(x), self.w1(x)))
         return self.c_proj(self.mul(self.w1(x), self.silu(self.w2(x))))
 
