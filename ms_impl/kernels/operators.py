@@ -8,18 +8,27 @@ threads there are.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
 from functools import cache
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import nn
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.errors import InputError
+from ms_impl.kernels import gradients
 from ms_impl.kernels.build import library
-
-Shape = tuple[int, ...]
+from ms_impl.kernels.operator import (
+    Operator,
+    Shape,
+    first_dtype,
+    first_shape,
+    last_shape,
+    one_number,
+    operator,
+    products_shape,
+    weighted_shape,
+)
 
 
 def use_kernels(model: nn.Cell) -> None:
@@ -55,9 +64,9 @@ def linear_operator(bias: bool, of_bf16: bool = False) -> Operator | None:
     None where there is no kernel.
     """
     if of_bf16:
-        return _operator("linear", "linear_of_bf16", _linear_shape, _first_dtype)
-    gradient = _affine_gradient if bias else _linear_gradient
-    return _operator("linear", "linear", _linear_shape, _first_dtype, gradient)
+        return operator("linear", "linear_of_bf16", _linear_shape, first_dtype)
+    gradient = gradients.affine_gradient if bias else gradients.linear_gradient
+    return operator("linear", "linear", _linear_shape, first_dtype, gradient)
 
 
 def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
@@ -65,7 +74,7 @@ def linear_rows_operator(of_bf16: bool = False) -> Operator | None:
 
     ``which`` follow each other.
     """
-    return _operator("linear", "linear_rows_of_bf16" if of_bf16 else "linear_rows", _rows_shape, _first_dtype)
+    return operator("linear", "linear_rows_of_bf16" if of_bf16 else "linear_rows", _rows_shape, first_dtype)
 
 
 def weighted_rows_operator() -> Operator | None:
@@ -73,17 +82,17 @@ def weighted_rows_operator() -> Operator | None:
 
     The table may be bf16, too, and may have more dimensions that make the width. Sums are fp32.
     """
-    return _operator("linear", "weighted_rows", _weighted_shape, _first_dtype)
+    return operator("linear", "weighted_rows", weighted_shape, first_dtype)
 
 
 def summed_products_operator() -> Operator | None:
     """(x [..., n], y [..., m]) → [n, m] in x's dtype: xᵀ·y, all rows one after the other; both fp32 or fp16."""
-    return _operator("linear", "summed_products", _products_shape, _first_dtype)
+    return operator("linear", "summed_products", products_shape, first_dtype)
 
 
 def column_sums_operator() -> Operator | None:
     """x [..., n], fp32 or fp16 → [n]: the sums over all rows; as x."""
-    return _operator("rows", "column_sums", _last_shape, _first_dtype)
+    return operator("rows", "column_sums", last_shape, first_dtype)
 
 
 @cache
@@ -125,12 +134,12 @@ def adamw_operator() -> Operator | None:
     The first three are parameters, which are written to. Factors: what the parameter is multiplied by, the rate of the
     mean's share, what is added to the root, 1 − β₁, β₂, 1 − β₂.
     """
-    return _operator("adamw", "adamw", _one_number, _first_dtype)
+    return operator("adamw", "adamw", one_number, first_dtype)
 
 
 def squares_operator() -> Operator | None:
     """x fp32 of any shape → [1]: the sum of its squares."""
-    return _operator("adamw", "squares", _one_number, _first_dtype)
+    return operator("adamw", "squares", one_number, first_dtype)
 
 
 def activation_operator(name: str) -> Operator | None:
@@ -138,17 +147,17 @@ def activation_operator(name: str) -> Operator | None:
 
     All of one shape, fp32 or fp16.
     """
-    return _operator("rows", name, _first_shape, _first_dtype, _ACTIVATION_GRADIENTS[name])
+    return operator("rows", name, first_shape, first_dtype, gradients.ACTIVATION_GRADIENTS[name])
 
 
 def layer_norm_operator() -> Operator | None:
     """(x [..., width], weight, bias [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
-    return _operator("rows", "layer_norm", _first_shape, _first_dtype, _layer_norm_gradient)
+    return operator("rows", "layer_norm", first_shape, first_dtype, gradients.layer_norm_gradient)
 
 
 def rms_norm_operator() -> Operator | None:
     """(x [..., width], weight [width], epsilon fp32 [1]) → as x, which is fp32 or fp16."""
-    return _operator("rows", "rms_norm", _first_shape, _first_dtype, _rms_norm_gradient)
+    return operator("rows", "rms_norm", first_shape, first_dtype, gradients.rms_norm_gradient)
 
 
 def attention_operator(of_bf16: bool = False) -> Operator | None:
@@ -159,8 +168,8 @@ def attention_operator(of_bf16: bool = False) -> Operator | None:
     tiles of it (AMX); that one has no gradient.
     """
     if of_bf16:
-        return _operator("segment_attention", "segment_attention_of_bf16", _first_shape, _first_dtype)
-    return _operator("segment_attention", "segment_attention", _first_shape, _first_dtype, _attention_gradient)
+        return operator("segment_attention", "segment_attention_of_bf16", first_shape, first_dtype)
+    return operator("segment_attention", "segment_attention", first_shape, first_dtype, gradients.attention_gradient)
 
 
 def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
@@ -170,7 +179,7 @@ def cached_attention_operator(of_bf16: bool = False) -> Operator | None:
     as above.
     """
     name = "cached_attention_of_bf16" if of_bf16 else "cached_attention"
-    return _operator("segment_attention", name, _first_shape, _first_dtype)
+    return operator("segment_attention", name, first_shape, first_dtype)
 
 
 def to_heads_operator(packed: bool, rotary: bool) -> Operator | None:
@@ -179,21 +188,14 @@ def to_heads_operator(packed: bool, rotary: bool) -> Operator | None:
     x is fp32 or fp16. ``columns`` of x make the heads, those of one beside each other; it is rotated where there are
     cos and sin. ``packed``: of columns [3, H, d], three of them, of which the last is not rotated.
     """
-    gradient = _HEADS_GRADIENTS[packed, rotary]
-    shape, dtype = (_packed_shapes, _packed_dtypes) if packed else (_to_heads_shape, _first_dtype)
-    return _operator("heads", "to_heads", shape, dtype, gradient)
+    gradient = gradients.HEADS_GRADIENTS[packed, rotary]
+    shape, dtype = (_packed_shapes, _packed_dtypes) if packed else (_to_heads_shape, first_dtype)
+    return operator("heads", "to_heads", shape, dtype, gradient)
 
 
 def from_heads_operator() -> Operator | None:
     """x [B, H, T, d], fp32 or fp16 → [B, T, H · d]."""
-    return _operator("heads", "from_heads", _from_heads_shape, _first_dtype, _from_heads_gradient)
-
-
-class Operator(ops.Custom):
-    """An operator that a copied cell shares with the cell; ``ops.Custom`` itself cannot be copied."""
-
-    def __deepcopy__(self, memo: dict) -> Operator:
-        return self
+    return operator("heads", "from_heads", _from_heads_shape, first_dtype, gradients.from_heads_gradient)
 
 
 def _graphs_are_cut() -> bool:
@@ -201,200 +203,8 @@ def _graphs_are_cut() -> bool:
     return ms.get_auto_parallel_context("parallel_mode") in cutting
 
 
-def _operator(
-    name: str,
-    function: str,
-    shape: Callable[..., Shape],
-    dtype: Callable[..., ms.Type],
-    gradient: Callable[[], Callable | None] | None = None,
-) -> Operator | None:
-    path = library(name)
-    return path and _made(f"{path}:{function}", shape, dtype, gradient)
-
-
-@cache
-def _made(
-    function: str,
-    shape: Callable[..., Shape],
-    dtype: Callable[..., ms.Type],
-    gradient: Callable[[], Callable | None] | None,
-) -> Operator:
-    """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
-    operator = Operator(function, shape, dtype, "aot", gradient and gradient())
-    # Two of one function and equal attributes MindSpore takes for one, with one gradient and one rule for shapes.
-    operator.add_prim_attr("rules", f"{shape.__name__} {gradient and gradient.__name__}")
-    return operator
-
-
-# What MindSpore takes for the gradients of an operator by its inputs: from these, what it gave, and the gradient by that.
-
-
-def _linear_gradient() -> Callable:
-    by_rows, summed = weighted_rows_operator(), summed_products_operator()
-
-    def gradient(x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return by_rows(dout, weight), summed(dout, x).reshape(weight.shape).astype(weight.dtype)
-
-    return gradient
-
-
-def _affine_gradient() -> Callable:
-    by_rows, summed, sums = weighted_rows_operator(), summed_products_operator(), column_sums_operator()
-
-    def gradient(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        by_weight = summed(dout, x).reshape(weight.shape).astype(weight.dtype)
-        return by_rows(dout, weight), by_weight, sums(dout).astype(bias.dtype)
-
-    return gradient
-
-
-def _gelu_gradient() -> Callable:
-    slopes = _operator("rows", "gelu_gradient", _first_shape, _first_dtype)
-
-    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        return (slopes(x, dout),)
-
-    return gradient
-
-
-def _gelu_tanh_gradient() -> Callable:
-    slopes = _operator("rows", "gelu_tanh_gradient", _first_shape, _first_dtype)
-
-    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        return (slopes(x, dout),)
-
-    return gradient
-
-
-def _gated_silu_gradient() -> Callable:
-    slopes = _operator("rows", "gated_silu_gradient", _two_shapes, _two_dtypes)
-
-    def gradient(gate: Tensor, up: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        by_gate, by_up = slopes(gate, up, dout)
-        return by_gate, by_up
-
-    return gradient
-
-
-def _add_gradient() -> Callable:
-    def gradient(x: Tensor, y: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return dout, dout
-
-    return gradient
-
-
-_ACTIVATION_GRADIENTS = {
-    "gelu": _gelu_gradient,
-    "gelu_tanh": _gelu_tanh_gradient,
-    "gated_silu": _gated_silu_gradient,
-    "add": _add_gradient,
-}
-
-
-def _rms_norm_gradient() -> Callable:
-    slopes = _operator("rows", "rms_norm_gradient", _two_shapes, _two_dtypes)
-
-    def gradient(x: Tensor, weight: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        by_x, by_weight = slopes(x, weight, epsilon, dout)
-        return by_x, by_weight, ops.zeros_like(epsilon)
-
-    return gradient
-
-
-def _layer_norm_gradient() -> Callable:
-    slopes = _operator("rows", "layer_norm_gradient", _norm_shapes, _norm_dtypes)
-
-    def gradient(
-        x: Tensor, weight: Tensor, bias: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor
-    ) -> tuple[Tensor, ...]:
-        by_x, by_weight, by_bias = slopes(x, weight, epsilon, dout)
-        return by_x, by_weight, by_bias, ops.zeros_like(epsilon)
-
-    return gradient
-
-
-def _attention_gradient() -> Callable:
-    slopes = _operator("attention_gradient", "attention_gradient", _attention_shapes, _attention_dtypes)
-
-    def gradient(q: Tensor, k: Tensor, v: Tensor, sight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        by_q, by_k, by_v = slopes(q, k, v, sight, out, dout)
-        return by_q, by_k, by_v, ops.zeros_like(sight)
-
-    return gradient
-
-
-def _heads_gradient() -> Callable:
-    turned = _operator("heads", "to_heads_gradient", _rows_of_heads, _first_dtype)
-
-    def gradient(x: Tensor, columns: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return turned(dout, columns), ops.zeros_like(columns)
-
-    return gradient
-
-
-def _turned_heads_gradient() -> Callable:
-    turned = _operator("heads", "to_heads_gradient", _rows_of_heads, _first_dtype)
-
-    def gradient(
-        x: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, out: Tensor, dout: Tensor
-    ) -> tuple[Tensor, ...]:
-        return turned(dout, columns, cos, sin), ops.zeros_like(columns), ops.zeros_like(cos), ops.zeros_like(sin)
-
-    return gradient
-
-
-def _packed_heads_gradient() -> Callable:
-    turned = _operator("heads", "to_heads_gradient", _rows_of_packed_heads, _first_dtype)
-
-    def gradient(x: Tensor, columns: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
-        return turned(dout[0], dout[1], dout[2], columns), ops.zeros_like(columns)
-
-    return gradient
-
-
-def _packed_turned_heads_gradient() -> Callable:
-    turned = _operator("heads", "to_heads_gradient", _rows_of_packed_heads, _first_dtype)
-
-    def gradient(
-        x: Tensor, columns: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple
-    ) -> tuple[Tensor, ...]:
-        by_x = turned(dout[0], dout[1], dout[2], columns, cos, sin)
-        return by_x, ops.zeros_like(columns), ops.zeros_like(cos), ops.zeros_like(sin)
-
-    return gradient
-
-
-_HEADS_GRADIENTS = {  # by whether packed, and whether rotated
-    (False, False): _heads_gradient,
-    (False, True): _turned_heads_gradient,
-    (True, False): _packed_heads_gradient,
-    (True, True): _packed_turned_heads_gradient,
-}
-
-
-def _from_heads_gradient() -> Callable:
-    apart = _operator("heads", "from_heads_gradient", _first_shape, _first_dtype)
-
-    def gradient(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        return (apart(x, dout),)
-
-    return gradient
-
-
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
     return (*x[:-1], weight[0])
-
-
-def _products_shape(x: Shape, y: Shape) -> Shape:
-    return x[-1], y[-1]
-
-
-def _last_shape(x: Shape) -> Shape:
-    return (x[-1],)
-
-
-def _weighted_shape(weights: Shape, table: Shape) -> Shape:
-    return (*weights[:-1], math.prod(table[1:]))
 
 
 def _rows_shape(x: Shape, weight: Shape, bias: Shape, which: Shape) -> Shape:
@@ -414,49 +224,5 @@ def _packed_dtypes(x: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
     return x, x, x
 
 
-def _rows_of_heads(dout: Shape, columns: Shape, *_: Shape) -> Shape:
-    return dout[0], dout[2], math.prod(columns)
-
-
-def _rows_of_packed_heads(q: Shape, k: Shape, v: Shape, columns: Shape, *_: Shape) -> Shape:
-    return _rows_of_heads(q, columns)
-
-
-def _two_shapes(x: Shape, y: Shape, *_: Shape) -> tuple[Shape, Shape]:
-    return x, y
-
-
-def _two_dtypes(x: ms.Type, y: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type]:
-    return x, y
-
-
-def _norm_shapes(x: Shape, weight: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
-    return x, weight, weight
-
-
-def _norm_dtypes(x: ms.Type, weight: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
-    return x, weight, weight
-
-
-def _attention_shapes(q: Shape, k: Shape, v: Shape, *_: Shape) -> tuple[Shape, Shape, Shape]:
-    return q, k, v
-
-
-def _attention_dtypes(q: ms.Type, k: ms.Type, v: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
-    return q, k, v
-
-
 def _from_heads_shape(x: Shape) -> Shape:
     return x[0], x[2], x[1] * x[3]
-
-
-def _one_number(*_: Shape) -> Shape:
-    return (1,)
-
-
-def _first_shape(x: Shape, *_: Shape) -> Shape:
-    return x
-
-
-def _first_dtype(x: ms.Type, *_: ms.Type) -> ms.Type:
-    return x

@@ -53,10 +53,14 @@ CASES = {
     "linear of many rows": Case(lambda: Linear(24, 600), F.linear, (1030, 24)),
     "linear to few": Case(lambda: Linear(600, 24), F.linear, (530, 600)),
     "patches": Case(
-        lambda: PatchConvolution(20, (3, 2, 2), True, ms.float32), lambda x, w, b: F.linear(x, w.flatten(1), b), (2, 9, 12)
+        lambda: PatchConvolution(20, (3, 2, 2), True, ms.float32),
+        lambda x, w, b: F.linear(x, w.flatten(1), b),
+        (2, 9, 12),
     ),
     "rms norm": Case(lambda: RMSNorm(101, 1e-6), rms_norm, (3, 50, 101)),
-    "layer norm": Case(lambda: LayerNorm(101, 1e-6), lambda x, w, b: F.layer_norm(x, (101,), w, b, 1e-6), (3, 500, 101)),
+    "layer norm": Case(
+        lambda: LayerNorm(101, 1e-6), lambda x, w, b: F.layer_norm(x, (101,), w, b, 1e-6), (3, 500, 101)
+    ),
     "gelu": Case(Gelu, F.gelu, (3, 4001)),
     "gelu_tanh": Case(GeluTanh, lambda x: F.gelu(x, approximate="tanh"), (40, 5001)),
     "gated": Case(lambda: GatedMLP(20, 33, ms.float32), mlp, (50, 20)),

@@ -81,7 +81,13 @@ def test_the_kernel_rounds_as_plain_operators_do(mode):
     ends = {}
     for way in ("kernel", "plain", "another rate"):
         parameters = [Parameter(Tensor(start), name=str(number)) for number, start in enumerate(starts)]
-        optimizer = AdamW(parameters, learning_rate=1e-3 * (1 + 1e-4 * (way == "another rate")), betas=BETAS, eps=EPS, weight_decay=0.1)
+        optimizer = AdamW(
+            parameters,
+            learning_rate=1e-3 * (1 + 1e-4 * (way == "another rate")),
+            betas=BETAS,
+            eps=EPS,
+            weight_decay=0.1,
+        )
         assert optimizer.kernel is not None
         if way == "plain":
             optimizer.kernel = None

@@ -1,0 +1,75 @@
+"""A function of a compiled library as an operator of MindSpore's graphs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import mindspore as ms
+from mindspore import ops
+
+from ms_impl.kernels.build import library
+
+Shape = tuple[int, ...]
+Gradient = Callable[[], Callable]
+
+
+class Operator(ops.Custom):
+    """An operator that a copied cell shares with the cell; ``ops.Custom`` itself cannot be copied."""
+
+    def __deepcopy__(self, memo: dict) -> Operator:
+        return self
+
+
+def operator(
+    name: str,
+    function: str,
+    shape: Callable[..., Shape],
+    dtype: Callable[..., ms.Type],
+    gradient: Gradient | None = None,
+) -> Operator | None:
+    """``function`` of the library ``name``, with the rules for the shapes and types of what it gives.
+
+    None where there is no library. ``gradient`` makes what MindSpore takes for its gradients (gradients.py).
+    """
+    path = library(name)
+    return path and _made(f"{path}:{function}", shape, dtype, gradient)
+
+
+@cache
+def _made(
+    function: str,
+    shape: Callable[..., Shape],
+    dtype: Callable[..., ms.Type],
+    gradient: Gradient | None,
+) -> Operator:
+    """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
+    made = Operator(function, shape, dtype, "aot", gradient and gradient())
+    # Two of one function and equal attributes MindSpore takes for one, with one gradient and one rule for shapes.
+    made.add_prim_attr("rules", f"{shape.__name__} {gradient and gradient.__name__}")
+    return made
+
+
+def first_shape(x: Shape, *_: Shape) -> Shape:
+    return x
+
+
+def first_dtype(x: ms.Type, *_: ms.Type) -> ms.Type:
+    return x
+
+
+def one_number(*_: Shape) -> Shape:
+    return (1,)
+
+
+def weighted_shape(weights: Shape, table: Shape) -> Shape:
+    return (*weights[:-1], math.prod(table[1:]))
+
+
+def products_shape(x: Shape, y: Shape) -> Shape:
+    return x[-1], y[-1]
+
+
+def last_shape(x: Shape) -> Shape:
+    return (x[-1],)
