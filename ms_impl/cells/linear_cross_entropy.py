@@ -7,6 +7,12 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.expand import expand
 from ms_impl.cells.loss import prediction_weights, share, shift_labels
+from ms_impl.kernels.operators import (
+    cross_entropy_operator,
+    linear_operator,
+    summed_products_operator,
+    weighted_rows_operator,
+)
 
 CHUNK = 256  # rows: enough for a matrix product at full speed
 
@@ -53,12 +59,14 @@ class _SumOverChunks(nn.Cell):
     again, and is not compiled where W is frozen.
     """
 
+    kernel = None  # see ``use_kernels``
+    trains = False  # see ``train_by_kernels``
+
     def __init__(self):
         super().__init__()
-        self.logits = ops.MatMul(transpose_b=True)
+        self.products, self.by_rows = ops.MatMul(transpose_b=True), ops.MatMul()
+        self.summed_products = ops.MatMul(transpose_a=True)
         self.log_softmax = ops.LogSoftmax(-1)
-        self.to_hidden = ops.MatMul()
-        self.to_weight = ops.MatMul(transpose_a=True)
         self.gather = ops.Gather()
         self.pick = ops.GatherD()
         self.exp = ops.Exp()
@@ -69,6 +77,12 @@ class _SumOverChunks(nn.Cell):
         self.ones = Tensor([1.0] * CHUNK, ms.float32)
         self.first = Tensor(0, ms.int32)
 
+    def use_kernel(self) -> None:
+        """Compute by kernels where nothing is trained."""
+        self.kernel = cross_entropy_operator()
+        self.products_kernel = linear_operator(bias=False)
+        self.rows_kernel, self.summed_kernel = weighted_rows_operator(), summed_products_operator()
+
     def construct(
         self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, rows: Tensor, chunks: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -77,16 +91,17 @@ class _SumOverChunks(nn.Cell):
         number = self.first
         while number < chunks:
             at = self.gather(rows, number, 0)
-            target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
-            log_probs = self.log_softmax(self.logits(self.gather(hidden, at, 0), weight))
-            total = total - (self.pick(log_probs, 1, target).reshape(-1) * row_weight).sum()
-            slope = self.to_hidden(self.slope(log_probs, target), weight)
+            row_weight = self.gather(weights, at, 0)
+            slopes, losses = self.entropy(self.gather(hidden, at, 0), weight, self.gather(targets, at, 0))
+            total = total + (losses * row_weight).sum()
+            slope = self.rows_kernel(slopes, weight) if self.by_kernel() else self.by_rows(slopes, weight)
             gradient = self.put(gradient, at.reshape(-1, 1), slope * expand(row_weight.reshape(-1, 1), slope.shape))
             number = number + 1
         return total, gradient
 
     def bprop(self, hidden, weight, targets, weights, rows, chunks, out, dout):
         """Gradients by hidden and weight; the others have none."""
+        weights = weights * dout[0]
         # The first chunk comes before the loop, whose start would be a constant of the graph in the shape of W: zeros.
         gradient = self.by_weight(hidden, weight, targets, weights, self.gather(rows, self.first, 0))
         number = self.first + 1
@@ -94,16 +109,25 @@ class _SumOverChunks(nn.Cell):
             at = self.gather(rows, number, 0)
             gradient = gradient + self.by_weight(hidden, weight, targets, weights, at)
             number = number + 1
-        return out[1] * dout[0], gradient * dout[0], targets * 0, weights * 0, rows * 0, chunks * 0
+        return out[1] * dout[0], gradient, targets * 0, weights * 0, rows * 0, chunks * 0
 
     def by_weight(self, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, at: Tensor) -> Tensor:
         """What the rows ``at`` add to the gradient of W."""
-        target, row_weight = self.gather(targets, at, 0).reshape(-1, 1), self.gather(weights, at, 0)
-        chunk = self.gather(hidden, at, 0)
-        slope = self.slope(self.log_softmax(self.logits(chunk, weight)), target)
-        return self.to_weight(slope, chunk * expand(row_weight.reshape(-1, 1), chunk.shape))
+        row_weight, chunk = self.gather(weights, at, 0), self.gather(hidden, at, 0)
+        slopes, _ = self.entropy(chunk, weight, self.gather(targets, at, 0))
+        chunk = chunk * expand(row_weight.reshape(-1, 1), chunk.shape)
+        return self.summed_kernel(slopes, chunk) if self.by_kernel() else self.summed_products(slopes, chunk)
 
-    def slope(self, log_probs: Tensor, targets: Tensor) -> Tensor:
-        """The gradient of each row's cross entropy by its logits: [CHUNK, vocab]."""
-        index = ops.concat((self.places, targets), 1)
-        return self.subtract(self.exp(log_probs), index, self.ones)
+    def entropy(self, chunk: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Of hidden states [CHUNK, D]: each row's gradient by its logits [CHUNK, vocab], and its cross entropy."""
+        if self.by_kernel():
+            slopes, losses = self.kernel(self.products_kernel(chunk, weight), target)
+            return slopes, losses
+        target = target.reshape(-1, 1)
+        log_probs = self.log_softmax(self.products(chunk, weight))
+        slopes = self.subtract(self.exp(log_probs), ops.concat((self.places, target), 1), self.ones)
+        return slopes, -self.pick(log_probs, 1, target).reshape(-1)
+
+    def by_kernel(self) -> bool:
+        """Whether kernels compute."""
+        return self.kernel is not None and (self.trains or not self.training)

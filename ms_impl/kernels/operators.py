@@ -142,6 +142,11 @@ def squares_operator() -> Operator | None:
     return operator("adamw", "squares", one_number, first_dtype)
 
 
+def cross_entropy_operator() -> Operator | None:
+    """(logits fp32 [N, V], targets int32 [N]) → each row's gradient of its cross entropy by them [N, V], and that [N]."""
+    return operator("cross_entropy", "cross_entropy", _entropy_shapes, _entropy_dtypes)
+
+
 def activation_operator(name: str) -> Operator | None:
     """``gelu`` or ``gelu_tanh``: x → y; ``gated_silu``: (gate, up) → silu(gate)·up; ``add``: (x, y) → x + y.
 
@@ -226,3 +231,11 @@ def _packed_dtypes(x: ms.Type, *_: ms.Type) -> tuple[ms.Type, ms.Type, ms.Type]:
 
 def _from_heads_shape(x: Shape) -> Shape:
     return x[0], x[2], x[1] * x[3]
+
+
+def _entropy_shapes(logits: Shape, targets: Shape) -> tuple[Shape, Shape]:
+    return logits, targets
+
+
+def _entropy_dtypes(logits: ms.Type, targets: ms.Type) -> tuple[ms.Type, ms.Type]:
+    return logits, logits
