@@ -143,7 +143,7 @@ def squares_operator() -> Operator | None:
 
 
 def cross_entropy_operator() -> Operator | None:
-    """(logits fp32 [N, V], targets int32 [N]) → each row's gradient of its cross entropy by them [N, V], and that [N]."""
+    """(logits fp32 [N, V], targets int32 [N]) → each row's gradient of its cross entropy by them, and that [N]."""
     return operator("cross_entropy", "cross_entropy", _entropy_shapes, _entropy_dtypes)
 
 
