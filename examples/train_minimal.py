@@ -24,6 +24,7 @@ from ms_impl.data.packing import pack
 from ms_impl.data.sample_reader import read_sample
 from ms_impl.data.template import Template
 from ms_impl.io.json_files import read_json
+from ms_impl.kernels.operators import train_by_kernels
 from ms_impl.train.adamw import AdamW
 from ms_impl.train.feed import step_columns
 from ms_impl.train.gradient_norm import ClipByGlobalNorm
@@ -58,6 +59,7 @@ class TrainStep(nn.Cell):
 
     def __init__(self, model: nn.Cell, learning_rate: float):
         super().__init__(auto_prefix=False)
+        train_by_kernels(model)  # on a CPU; without, plain operators do it
         self.optimizer = AdamW(model.trainable_params(), learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
         self.loss_and_gradients = ms.value_and_grad(model, None, self.optimizer.parameters)
         self.clip = ClipByGlobalNorm(1.0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import mindspore as ms
 from mindspore import ops
+from mindspore.ops.signature import make_sig, sig_dtype, sig_rw
 
 from ms_impl.kernels.build import library
 
@@ -22,19 +24,36 @@ class Operator(ops.Custom):
         return self
 
 
+class Update(Operator):
+    """One that writes to its first three inputs, parameters. MindSpore would give it a copy of one that others read."""
+
+    __mindspore_signature__ = (
+        make_sig("parameter", sig_rw.RW_WRITE, dtype=sig_dtype.T),
+        make_sig("exp_avg", sig_rw.RW_WRITE, dtype=sig_dtype.T),
+        make_sig("exp_avg_sq", sig_rw.RW_WRITE, dtype=sig_dtype.T),
+        make_sig("gradient", dtype=sig_dtype.T),
+        make_sig("factors", dtype=sig_dtype.T),
+    )
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.add_prim_attr("side_effect_mem", True)
+
+
 def operator(
     name: str,
     function: str,
     shape: Callable[..., Shape],
     dtype: Callable[..., ms.Type],
     gradient: Gradient | None = None,
+    kind: type[Operator] = Operator,
 ) -> Operator | None:
     """``function`` of the library ``name``, with the rules for the shapes and types of what it gives.
 
     None where there is no library. ``gradient`` makes what MindSpore takes for its gradients (gradients.py).
     """
     path = library(name)
-    return path and _made(f"{path}:{function}", shape, dtype, gradient)
+    return path and _made(f"{path}:{function}", shape, dtype, gradient, kind)
 
 
 @cache
@@ -43,9 +62,10 @@ def _made(
     shape: Callable[..., Shape],
     dtype: Callable[..., ms.Type],
     gradient: Gradient | None,
+    kind: type[Operator],
 ) -> Operator:
     """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
-    made = Operator(function, shape, dtype, "aot", gradient and gradient())
+    made = kind(function, shape, dtype, "aot", gradient and gradient())
     # Two of one function and equal attributes MindSpore takes for one, with one gradient and one rule for shapes.
     made.add_prim_attr("rules", f"{shape.__name__} {gradient and gradient.__name__}")
     return made

@@ -21,6 +21,7 @@ from ms_impl.kernels.build import library
 from ms_impl.kernels.operator import (
     Operator,
     Shape,
+    Update,
     first_dtype,
     first_shape,
     last_shape,
@@ -134,7 +135,7 @@ def adamw_operator() -> Operator | None:
     The first three are parameters, which are written to. Factors: what the parameter is multiplied by, the rate of the
     mean's share, what is added to the root, 1 − β₁, β₂, 1 − β₂.
     """
-    return operator("adamw", "adamw", one_number, first_dtype)
+    return operator("adamw", "adamw", one_number, first_dtype, kind=Update)
 
 
 def squares_operator() -> Operator | None:

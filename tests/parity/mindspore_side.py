@@ -12,6 +12,7 @@ from stages import LOSS_SCALE
 
 from ms_impl import families
 from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.kernels.operators import train_by_kernels
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.model import QwenVL
 
@@ -47,6 +48,7 @@ class ScaledLoss(nn.Cell):
 class MindSporeSide:
     """A Qwen-VL in MindSpore with the converted weights of a checkpoint directory.
 
+    ``mode``: "graph", "pynative", or "kernels", which computes by them what has one, in training, too, like "pynative".
     ``alter`` changes the weights on their way: negative controls.
     """
 
@@ -61,6 +63,8 @@ class MindSporeSide:
         self.load(alter(converted(directory)))
         self.probe = Probe(self.model)
         self.model.set_train(False)
+        if mode == "kernels":
+            train_by_kernels(self.model)
 
     def load(self, weights: Weights) -> None:
         """Set every parameter; names must agree to the last one."""

@@ -15,7 +15,7 @@ from test_torch_against_golden import tensors
 
 from ms_impl.qwenvl.template import QwenVLTemplate
 
-MODES = [("graph", "fp32"), ("pynative", "fp32"), ("graph", "fp16"), ("pynative", "fp16")]
+MODES = [(mode, dtype) for dtype in ("fp32", "fp16") for mode in ("graph", "pynative", "kernels")]
 SLOW = ("graph", "fp16")
 
 

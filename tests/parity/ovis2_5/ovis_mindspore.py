@@ -13,6 +13,7 @@ from ovis_vectors import COLUMNS, MEDIA, Batch
 from safetensors.numpy import load_file
 from stages import LOSS_SCALE
 
+from ms_impl.kernels.operators import train_by_kernels
 from ms_impl.ovis2_5.config import Ovis2_5Config
 from ms_impl.ovis2_5.model import Ovis2_5
 from ms_impl.ovis2_5.train_modules import TrainModule, trained
@@ -67,7 +68,11 @@ class ScaledLoss(nn.Cell):
 
 
 class OvisSide:
-    """An Ovis2.5 in MindSpore with the weights of a checkpoint directory. ``alter`` changes them: negative controls."""
+    """An Ovis2.5 in MindSpore with the weights of a checkpoint directory.
+
+    ``mode``: "graph", "pynative", or "kernels", which computes by them what has one, in training, too, like "pynative".
+    ``alter`` changes the weights: negative controls.
+    """
 
     def __init__(
         self, directory: Path, mode: str, dtype: str, alter: Callable[[dict], Weights] = lambda weights: weights
@@ -80,6 +85,8 @@ class OvisSide:
         self.model = Ovis2_5(self.config, compute, param_dtype=ms.float32)
         self.weights = alter(load_file(directory / "model.safetensors"))
         self.restore()
+        if mode == "kernels":
+            train_by_kernels(self.model)
         self.logits_probe, self.tower_probes = LogitsProbe(self.model), {}
         self.parameters = ms.ParameterTuple(self.model.trainable_params())
         loss = ScaledLoss(self.model, LOSS_SCALE if self.half else 1.0).set_train(True)

@@ -55,7 +55,13 @@ def pynative(vectors) -> OmniSide:
     return OmniSide(vectors, "pynative")
 
 
-@pytest.fixture(scope="session", params=["graph", "pynative"])
+@pytest.fixture(scope="session")
+def kernels(vectors) -> OmniSide:
+    """The same by kernels."""
+    return OmniSide(vectors, "kernels")
+
+
+@pytest.fixture(scope="session", params=["graph", "pynative", "kernels"])
 def side(request) -> OmniSide:
     return request.getfixturevalue(request.param)
 

@@ -14,6 +14,7 @@ from stages import LOSS_SCALE
 from ms_impl import families
 from ms_impl.generate.decode import TokenStep
 from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.kernels.operators import train_by_kernels
 from ms_impl.qwen2_5_omni.config import Qwen2_5OmniConfig
 from ms_impl.qwen2_5_omni.model import Qwen2_5OmniThinker
 from ms_impl.qwen2_5_omni.template import kinds_of
@@ -73,6 +74,7 @@ class ScaledLoss(nn.Cell):
 class OmniSide:
     """A thinker in MindSpore with the weights of a folder.
 
+    ``mode``: "graph", "pynative", or "kernels", which computes by them what has one, in training, too, like "pynative".
     ``alter`` changes the weights on their way, ``config`` replaces the folder's: negative controls.
     """
 
@@ -89,6 +91,8 @@ class OmniSide:
         self.load(alter(converted(vectors)))
         self.probe = Probe(self.model)
         self.model.set_train(False)
+        if mode == "kernels":
+            train_by_kernels(self.model)
 
     def load(self, weights: Weights) -> None:
         """Set every parameter; names and shapes must agree to the last one."""
