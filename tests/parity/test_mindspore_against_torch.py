@@ -15,7 +15,8 @@ from test_torch_against_golden import tensors
 
 from ms_impl.qwenvl.template import QwenVLTemplate
 
-MODES = [(mode, dtype) for dtype in ("fp32", "fp16") for mode in ("graph", "pynative", "kernels")]
+# Kernels take weights as they are: in fp16 they have no counterpart of rounded ones.
+MODES = [("graph", "fp32"), ("pynative", "fp32"), ("kernels", "fp32"), ("graph", "fp16"), ("pynative", "fp16")]
 SLOW = ("graph", "fp16")
 
 

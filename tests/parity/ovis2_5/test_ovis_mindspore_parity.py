@@ -14,7 +14,8 @@ from test_ovis_torch_against_golden import check_steps
 from ms_impl.ovis2_5.config import INDICATORS
 from ms_impl.ovis2_5.train_modules import parse_train_modules
 
-MODES = [(mode, dtype) for dtype in ("fp32", "fp16") for mode in ("graph", "pynative", "kernels")]
+# Kernels take weights as they are: in fp16 they have no counterpart of rounded ones.
+MODES = [("graph", "fp32"), ("pynative", "fp32"), ("kernels", "fp32"), ("graph", "fp16"), ("pynative", "fp16")]
 
 
 @pytest.fixture(scope="module", params=MODES, ids=["-".join(mode) for mode in MODES])

@@ -43,7 +43,7 @@ def test_loss_and_every_gradient_by_single_operators(batch, vectors, original, o
     check_gradients(request.getfixturevalue(mode), batch, vectors, original, omni_floors, table)
 
 
-@pytest.mark.parametrize("mode", ["pynative", "kernels", pytest.param("graph", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["pynative", pytest.param("graph", marks=pytest.mark.slow)])
 def test_gradients_in_fp16(batch, vectors, original, omni_floors, table, mode):
     """All as one vector: single small ones (a bias that nearly cancels out) err more in fp16, in torch's as well."""
     side = OmniSide(vectors, mode, "fp16")
