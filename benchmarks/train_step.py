@@ -97,8 +97,8 @@ def memory(kind: dict[str, bool], given: argparse.Namespace) -> Iterator[Row]:
         goal = {"goal": f"≥ {MEMORY_GOAL}", "met": ratio >= MEMORY_GOAL} if kept else {}
         yield Row("train step, memory", case, *total, "MiB", ratio, **goal)
         for stage, size in ours.items():
-            anchor = theirs[stage]
-            yield Row("train step, memory", f"{case}: {stage}", size, anchor, "MiB", anchor / max(size, 1))
+            if size >= 1:  # else nothing grew: the peak came before
+                yield Row("train step, memory", f"{case}: {stage}", size, theirs[stage], "MiB", theirs[stage] / size)
 
 
 def stages(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
