@@ -1,7 +1,7 @@
 // The passes of an optimizer over whole parameters: AdamW's step, and the sum of a gradient's squares. All fp32.
 //
 // A step rounds as ms_impl/train/adamw.py does by plain operators, so that both have the same bits. Parity:
-// tests/kernels/test_adamw_kernel.py.
+// tests/train/test_adamw.py, test_gradient_norm.py.
 #include <algorithm>
 #include <vector>
 
@@ -34,7 +34,8 @@ void pieces(int64_t count, Piece piece) {
 
 }  // namespace
 
-// parameter, exp_avg, exp_avg_sq, which are written to, and gradient, of one shape; factors [6] → [1] that says nothing.
+// parameter, exp_avg, exp_avg_sq, which are written to, and gradient, of one shape; factors [6] → [1] that says
+// nothing.
 OPERATOR(adamw) {
   const Given given{count, data, dimensions, shapes, types};
   auto *parameter = static_cast<float *>(data[0]), *mean = static_cast<float *>(data[1]);

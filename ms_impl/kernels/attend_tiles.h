@@ -99,8 +99,8 @@ class AttendByTiles {
     return sum(total);
   }
 
-  // sums [dim / 16] tiles += the values of up to kPiece columns, weighted; `there` exist from here on. Meanwhile as much
-  // from `ahead` on is fetched.
+  // sums [dim / 16] tiles += the values of up to kPiece columns, weighted; `there` exist from here on. Meanwhile as
+  // much from `ahead` on is fetched.
   void mix(const BFloat16 *values, const BFloat16 *ahead, int64_t there, const BFloat16 *weights,
            int64_t heads) const {
     const int64_t steps = panels(std::min(kPiece, there), kStep), tiles = dim_ / kSide;

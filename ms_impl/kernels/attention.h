@@ -48,8 +48,8 @@ inline void mix(const C *values, const float *weights, int64_t dim, float *y) {
     for (int r = 0; r < R; ++r) y[i] = multiply_add(weights[r], widen(values[r * dim + i]), y[i]);
 }
 
-// y [heads, dim] = softmax(keys · queries [heads, dim]) · values over those of `count` columns whose segment is the last
-// one's. The queries come scaled; `scores` is room for heads · count numbers.
+// y [heads, dim] = softmax(keys · queries [heads, dim]) · values over those of `count` columns whose segment is the
+// last one's. The queries come scaled; `scores` is room for heads · count numbers.
 template <class C, class Heads>
 inline void attend_all(const C *keys, const C *values, const int32_t *segments, int64_t count, const float *queries,
                        Heads heads, int64_t dim, float *scores, float *y) {

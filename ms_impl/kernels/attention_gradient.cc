@@ -20,8 +20,8 @@ struct KeySums {
 
   void clear() { std::fill_n(sums.get(), width_panels * key_panels * kTileSize, 0.0f); }
 
-  // += rows, packed in panels [kTileColumns, kTileRows] of the width, by `weights` [key, kTileColumns] of a span of whole
-  // panels of keys; `space` has room for one of these.
+  // += rows, packed in panels [kTileColumns, kTileRows] of the width, by `weights` [key, kTileColumns] of a span of
+  // whole panels of keys; `space` has room for one of these.
   void add(const float *rows, const float *weights, Span span, float *space) {
     for (int64_t key = span.first; key < span.last; key += kTileColumns) {
       pack_columns<kSingle>(weights + key * kTileColumns, kTileColumns, kTileColumns, kTileColumns, space);
@@ -123,8 +123,8 @@ struct Gradient {
     put_rows(space.sums.get(), count, width, [&](Vector sum, int64_t) { return sum * scale; }, by_q + start);
   }
 
-  // Rows x [count, width], scaled, as columns of products [width, kTileColumns], and as their rows: panels [kTileColumns,
-  // kTileRows] of the width.
+  // Rows x [count, width], scaled, as columns of products [width, kTileColumns], and as their rows: panels
+  // [kTileColumns, kTileRows] of the width.
   void prepare(const X *x, int64_t count, float by, Space &space, float *columns, float *rows) const {
     float *scaled = space.scaled.get();
     for (int64_t i = 0; i < count * width; ++i) scaled[i] = widen(x[i]) * by;
@@ -162,8 +162,8 @@ struct Gradient {
 
 }  // namespace
 
-// q [batch, heads, queries, width], k and v [batch, kv_heads, keys, width], mask int32 [batch, keys + 2 · queries], y and
-// its slope as q, fp32 or fp16 → the gradients by q, k and v.
+// q [batch, heads, queries, width], k and v [batch, kv_heads, keys, width], mask int32 [batch, keys + 2 · queries], y
+// and its slope as q, fp32 or fp16 → the gradients by q, k and v.
 OPERATOR(attention_gradient) {
   const Given given{count, data, dimensions, shapes, types};
   const Tensor q = given[0], k = given[1];

@@ -7,8 +7,8 @@ struct Span {
   int64_t first, last;
 };
 
-// Of one head: `packed` holds its keys and behind them its values, `asked` kTileColumns of its queries. Scores and weights
-// are [key, kTileColumns], sums [sum_rows, kTileColumns].
+// Of one head: `packed` holds its keys and behind them its values, `asked` kTileColumns of its queries. Scores and
+// weights are [key, kTileColumns], sums [sum_rows, kTileColumns].
 template <class C>
 struct AttentionByVectors {
   struct Ready {};                       // what a thread holds while it multiplies

@@ -29,7 +29,8 @@ float row(const float *logits, int64_t count, int64_t target, float *slopes) {
 
 }  // namespace
 
-// logits fp32 [rows, count], targets int32 [rows] → each row's gradient of its cross entropy by the logits, and that [rows].
+// logits fp32 [rows, count], targets int32 [rows] → each row's gradient of its cross entropy by the logits, and that
+// [rows].
 OPERATOR(cross_entropy) {
   const Given given{count, data, dimensions, shapes, types};
   const int64_t rows = given[0].shape[0], width = given[0].last();

@@ -160,8 +160,8 @@ void turn_heads(const Thread &thread, const Step &m, const Layer &layer, State &
   });
 }
 
-// How a thread attends: by tiles, where factors are rounded and queries share keys in bf16. A single one takes longer by
-// tiles than memory does.
+// How a thread attends: by tiles, where factors are rounded and queries share keys in bf16. A single one takes longer
+// by tiles than memory does.
 class Attending {
  public:
   explicit Attending(const Step &m) : dim_(m.dim), scores_(room(m.heads / m.kv_heads * m.columns)) {

@@ -62,7 +62,8 @@ extern "C" bool resize_frame(const uint8_t *image, int64_t width, const int64_t 
                              int64_t rows, int64_t row_count, const int64_t *column_inputs, const float *column_weights,
                              int64_t columns, int64_t column_count, uint8_t *out) try {
   const int64_t size = width * kColours;
-  const Taps down{row_inputs, row_weights, rows, row_count}, across{column_inputs, column_weights, columns, column_count};
+  const Taps down{row_inputs, row_weights, rows, row_count};
+  const Taps across{column_inputs, column_weights, columns, column_count};
   std::vector<float> line(size + kLanes);
   for (int64_t y = 0; y < rows; ++y, out += columns * kColours) {
     if (row_count)

@@ -1,5 +1,6 @@
-// Rows of projections to heads and back: [B, T, C] → [B, heads, T, width], rotated on the way, and [B, T, heads · width].
-// What MindSpore's Split, Transpose and some more operators do, with the same bits. Parity: tests/kernels/test_operators.py.
+// Rows of projections to heads and back: [B, T, C] → [B, heads, T, width], rotated on the way, and [B, T, heads ·
+// width]. What MindSpore's Split, Transpose and some more operators do, with the same bits, and its gradient. Parity:
+// tests/kernels/test_operators.py, test_gradients.py.
 #include <algorithm>
 
 #include "attention.h"
@@ -7,15 +8,13 @@
 
 namespace {
 
-constexpr int64_t kFew = 1 << 17;  // numbers up to which one thread has done before another is awake
-
 // Heads of [batch, heads, length, width].
 struct Heads {
   int64_t batch, heads, length, width;
 
   template <class Do>
   void each(Do one) const {
-#pragma omp parallel for collapse(2) if (batch * heads * length * width > kFew)
+#pragma omp parallel for collapse(2) if (batch * heads * length * width > kAlone)
     for (int64_t row = 0; row < batch; ++row)
       for (int64_t at = 0; at < length; ++at)
         for (int64_t head = 0; head < heads; ++head)
@@ -34,7 +33,8 @@ void turn_back(const X *x, const float *cos, const float *sin, int64_t dim, X *y
   }
 }
 
-// The heads that a row of a projection holds: one part, or queries, keys and values, of which the values are not rotated.
+// The heads that a row of a projection holds: one part, or queries, keys and values, of which the values are not
+// rotated.
 struct Parts {
   int64_t count;
   Heads all;
@@ -52,8 +52,8 @@ struct Parts {
     turns = given[angles].shape[0] * length;
   }
 
-  // one(turn, where a head lies in the rows of the projection, where in the part); turn(from, to, rotation) copies a head,
-  // or lets the rotation do it.
+  // one(turn, where a head lies in the rows of the projection, where in the part); turn(from, to, rotation) copies a
+  // head, or lets the rotation do it.
   template <class Do>
   void each(int64_t part, Do one) const {
     const bool turned = cos && part < 2;
@@ -72,8 +72,9 @@ struct Parts {
 
 }  // namespace
 
-// x [B, T, C] fp32 or fp16, columns int32 [parts, heads, width]: which numbers of a row of x make each head, the first of so
-// many beside each other; perhaps cos and sin fp32 [B or 1, 1, T, width] → each part's y [B, heads, T, width] of x's type.
+// x [B, T, C] fp32 or fp16, columns int32 [parts, heads, width]: which numbers of a row of x make each head, the first
+// of so many beside each other; perhaps cos and sin fp32 [B or 1, 1, T, width] → each part's y [B, heads, T, width] of
+// x's type.
 OPERATOR(to_heads) {
   const Given given{count, data, dimensions, shapes, types};
   const Tensor x = given[0], columns = given[1];

@@ -1,9 +1,9 @@
-// y = x · wᵀ + bias, or x · w, or xᵀ · w, for many rows, with weights as they lie in memory: fp32, fp16 or bf16; sums are
-// fp32.
+// y = x · wᵀ + bias, or x · w, or xᵀ · w, for many rows, with weights as they lie in memory: fp32, fp16 or bf16.
+// Sums are fp32.
 //
 // Each panel of w is widened once for all rows. A number of y is summed in the order of the depth, one piece of kDepth
 // after the other, whatever rows stand beside its own and however many threads there are. Parity:
-// tests/kernels/test_operators.py.
+// tests/kernels/test_operators.py, test_gradients.py.
 #include <omp.h>
 
 #include <memory>

@@ -56,8 +56,8 @@ inline Vector load(const Float16 *from) {
 #endif
 }
 
-// a · b + c, rounded once where the processor can; the compiler is told to fuse nothing by itself (-ffp-contract=off), as
-// it would choose anew for each copy of the code, and a row would have other bits in a batch of another size.
+// a · b + c, rounded once where the processor can; the compiler is told to fuse nothing by itself (-ffp-contract=off),
+// as it would choose anew for each copy of the code, and a row would have other bits in a batch of another size.
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);

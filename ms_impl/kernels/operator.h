@@ -7,6 +7,8 @@
 
 #include "numbers.h"
 
+constexpr int64_t kAlone = 1 << 17;  // numbers up to which one thread has done before another is awake
+
 // An input or output: its memory, and how many numbers of which type it has.
 struct Tensor {
   void *data;

@@ -15,6 +15,7 @@ from ms_impl.kernels.build import library
 
 Shape = tuple[int, ...]
 Gradient = Callable[[], Callable]
+_GRADIENTS: dict[str, Gradient] = {}  # by name: an operator holds no function, for a graph is known by what it holds
 
 
 class Operator(ops.Custom):
@@ -22,6 +23,11 @@ class Operator(ops.Custom):
 
     def __deepcopy__(self, memo: dict) -> Operator:
         return self
+
+    def get_bprop(self) -> Callable | None:
+        """What MindSpore takes for its gradients, made when it asks: who only infers compiles no kernel of theirs."""
+        name = self.attrs["gradient"]
+        return _made_gradient(name) if name else None
 
 
 class Update(Operator):
@@ -65,10 +71,18 @@ def _made(
     kind: type[Operator],
 ) -> Operator:
     """One for all cells: a model has hundreds, and each takes its time to be made and to be described."""
-    made = kind(function, shape, dtype, "aot", gradient and gradient())
+    made = kind(function, shape, dtype, "aot")
     # Two of one function and equal attributes MindSpore takes for one, with one gradient and one rule for shapes.
-    made.add_prim_attr("rules", f"{shape.__name__} {gradient and gradient.__name__}")
+    made.add_prim_attr("shape", shape.__name__)
+    made.add_prim_attr("gradient", gradient.__name__ if gradient else "")
+    if gradient:
+        _GRADIENTS[gradient.__name__] = gradient
     return made
+
+
+@cache
+def _made_gradient(name: str) -> Callable:
+    return _GRADIENTS[name]()
 
 
 def first_shape(x: Shape, *_: Shape) -> Shape:

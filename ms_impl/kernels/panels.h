@@ -37,8 +37,8 @@ inline void transpose(Vector (&v)[kLanes]) {
   }
 }
 
-// What stands in the place of one fp32: a number widened, or two that are rounded to bf16 where the processor multiplies
-// such pairs.
+// What stands in the place of one fp32: a number widened, or two that are rounded to bf16 where the processor
+// multiplies such pairs.
 constexpr int kSingle = 1, kPaired = 2;
 
 #if defined(__AVX512BF16__)
@@ -68,7 +68,8 @@ inline Vector load_slots(const T *from, int64_t there) {
   return load_slots<Per>(few);
 }
 
-// panel [⌈depth / Per⌉, kTileColumns] = `depth` numbers of each of `count` rows of w [·, n]; zeros for rows that are missing.
+// panel [⌈depth / Per⌉, kTileColumns] = `depth` numbers of each of `count` rows of w [·, n]; zeros for rows that are
+// missing.
 template <int Per, class W>
 inline void pack_columns(const W *w, int64_t count, int64_t n, int64_t depth, float *panel) {
   const int64_t slots = panels(depth, Per);
@@ -97,7 +98,8 @@ inline void copy_columns(const W *w, int64_t count, int64_t n, int64_t depth, fl
             panel + lane);
 }
 
-// panel [⌈depth / Per⌉, kTileRows] = `depth` numbers of each of `count` rows of x [·, n]; zeros for rows that are missing.
+// panel [⌈depth / Per⌉, kTileRows] = `depth` numbers of each of `count` rows of x [·, n]; zeros for rows that are
+// missing.
 template <int Per, class X>
 inline void pack_rows(const X *x, int64_t count, int64_t n, int64_t depth, float *panel) {
   const int64_t slots = panels(depth, Per);

@@ -10,7 +10,8 @@ class FactorByTiles {
   // Room for up to `batch` vectors of up to `longest` numbers, which are `rounded` to bf16 or not.
   FactorByTiles(int64_t batch, int64_t longest, bool rounded)
       : batch_(batch), columns_(batch * (rounded ? 1 : kExact)), tiles_(panels(columns_, kSide)),
-        laid_(room(tiles_ * panels(longest, kStep) * kTile)), padded_(room(panels(longest, kStep) * kTile)), sums_(room(tiles_ * kTile)) {}
+        laid_(room(tiles_ * panels(longest, kStep) * kTile)), padded_(room(panels(longest, kStep) * kTile)),
+        sums_(room(tiles_ * kTile)) {}
 
   // What is multiplied from now on: x [batch, n]. All first pieces are columns of tiles, then all second, all third.
   void set(const float *x, int64_t n) {

@@ -1,4 +1,5 @@
-// Activations, norms and their gradients: each number, or each row, by itself, in fp32. Parity: tests/kernels/test_operators.py.
+// Activations, norms and their gradients: each number, or each row, by itself, in fp32.
+// Parity: tests/kernels/test_operators.py, test_gradients.py.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -10,7 +11,6 @@ namespace {
 
 constexpr int64_t kPiece = 4096;     // numbers that a thread takes at a time
 constexpr int64_t kBlocks = 64, kLeast = 16;  // of rows that are summed: how many at most, and of how many at least
-constexpr int64_t kAlone = 1 << 17;  // numbers up to which one thread has done before another is awake
 
 Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
@@ -120,8 +120,8 @@ void rms_norm_row(const X *x, const W *weight, int64_t width, float epsilon, X *
   }
 }
 
-// Sums [count, width] over rows, fp32, of up to kBlocks blocks of them, each in its rows' order; the blocks are added in
-// theirs, whatever the number of threads. add(block's first and last row, its sums [count, width]).
+// Sums [count, width] over rows, fp32, of up to kBlocks blocks of them, each in its rows' order; the blocks are added
+// in theirs, whatever the number of threads. add(block's first and last row, its sums [count, width]).
 template <class Add>
 std::vector<float> sums_of_blocks(int64_t rows, int64_t count, int64_t width, Add add) {
   const int64_t block = std::max((rows + kBlocks - 1) / kBlocks, kLeast), blocks = (rows + block - 1) / block;
@@ -133,9 +133,11 @@ std::vector<float> sums_of_blocks(int64_t rows, int64_t count, int64_t width, Ad
   return sums;
 }
 
-// The gradient of a row's norm by x; adds what the row adds to those by the weight, and by the bias [width] if there is one.
+// The gradient of a row's norm by x; adds what the row adds to those by the weight, and by the bias [width] if there is
+// one.
 template <bool centred, class X, class W>
-void norm_slopes_row(const X *x, const W *weight, const X *out, int64_t width, float epsilon, X *by_x, float *by_weight) {
+void norm_slopes_row(const X *x, const W *weight, const X *out, int64_t width, float epsilon, X *by_x,
+                     float *by_weight) {
   const float mean = centred ? total(width, [=](int64_t i, auto kind) { return numbers(x, i, kind); }) / width : 0;
   const float squares = total(width, [=](int64_t i, auto kind) {
     const auto away = numbers(x, i, kind) - mean;
@@ -155,8 +157,8 @@ void norm_slopes_row(const X *x, const W *weight, const X *out, int64_t width, f
   }
 }
 
-// x, weight, epsilon and the gradient by what the norm gave → the gradients by x, by the weight and, of a centred one, by the
-// bias.
+// x, weight, epsilon and the gradient by what the norm gave → the gradients by x, by the weight and, of a centred one,
+// by the bias.
 template <bool centred>
 int norm_slopes(const Given &given) {
   return status([&] {
@@ -172,7 +174,7 @@ int norm_slopes(const Given &given) {
             norm_slopes_row<centred>(from + at, by, out + at, width, epsilon, by_x + at, sums);
         };
         const auto sums = sums_of_blocks(x.size() / width, centred ? 2 : 1, width, add);
-        for (int64_t i = 0; i < static_cast<int64_t>(sums.size()) && i < (centred ? 2 : 1) * width; ++i)
+        for (int64_t i = 0; i < (centred ? 2 : 1) * width; ++i)
           narrow(sums[i], static_cast<decltype(by)>(given.data[5 + i / width]) + i % width);
       });
     });
@@ -291,7 +293,8 @@ OPERATOR(gated_silu_gradient) {
   return 0;
 }
 
-// x [..., width], weight [width], epsilon fp32 [1] and the gradient by what the norm gave → the gradients by x and weight.
+// x [..., width], weight [width], epsilon fp32 [1] and the gradient by what the norm gave → the gradients by x and
+// weight.
 OPERATOR(rms_norm_gradient) { return norm_slopes<false>({count, data, dimensions, shapes, types}); }
 
 // The same → the gradients by x, weight and bias.

@@ -1,8 +1,8 @@
 // y = softmax(q · kᵀ / √width) · v for many queries, each over the keys of its own segment up to a column of its own.
 //
 // Queries stand side by side in the lanes of vectors, kTileColumns at a time, and no more scores are held than theirs.
-// Keys and values are packed once for all, as the products take them. What is hidden from a query adds zeros: its result
-// does not depend on those beside it. Parity: tests/kernels/test_operators.py.
+// Keys and values are packed once for all, as the products take them. What is hidden from a query adds zeros: its
+// result does not depend on those beside it. Parity: tests/kernels/test_operators.py.
 #include <omp.h>
 
 #include <cmath>
@@ -156,8 +156,9 @@ OPERATOR(segment_attention_of_bf16) {
   return attention_of<true>(given[0], given[1], given[2], given[3], given[4]);
 }
 
-// q, k and v [batch, heads or kv_heads, queries, width], a cache's keys and values [batch · kv_heads, keys, width] of their
-// type or bf16, mask as above → y as q; k and v are first written into the cache, at the columns of their queries.
+// q, k and v [batch, heads or kv_heads, queries, width], a cache's keys and values [batch · kv_heads, keys, width] of
+// their type or bf16, mask as above → y as q; k and v are first written into the cache, at the columns of their
+// queries.
 OPERATOR(cached_attention) { return cached_attention_of<false>({count, data, dimensions, shapes, types}); }
 
 OPERATOR(cached_attention_of_bf16) { return cached_attention_of<true>({count, data, dimensions, shapes, types}); }

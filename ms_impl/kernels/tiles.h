@@ -24,7 +24,8 @@ constexpr int64_t kGroup = 512;                       // columns likewise
 
 constexpr int kExact = 3;                             // pieces at most, and products of pieces with one number
 
-// Of the depth: what is summed before it is added up. All pieces of as much of two tiles of columns stay in the first cache.
+// Of the depth: what is summed before it is added up. All pieces of as much of two tiles of columns stay in the first
+// cache.
 template <int Most>
 constexpr int64_t kChunk = Most == 1 ? 256 : 128;
 
@@ -83,8 +84,8 @@ inline __m512i take_piece(Vector (&v)[2]) {
   return piece;
 }
 
-// 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's. They
-// are read row by row, as they lie in memory; meanwhile those from `next` on are fetched.
+// 16 rows of w [·, n], zeros for missing ones: tiles [step][piece], a row of each holding 32 numbers of one of w's.
+// They are read row by row, as they lie in memory; meanwhile those from `next` on are fetched.
 template <int P, class W>
 inline void cut_columns(const W *w, const W *next, int64_t count, int64_t n, int64_t depth, char *to) {
   for (int64_t i = 0; i < kSide; ++i)
@@ -118,8 +119,8 @@ inline void cut_rows(const X *x, int64_t count, int64_t n, int64_t depth, char *
   }
 }
 
-// 16 columns of x [·, n], `there` of which exist, and 32 of its rows, `count` of which exist, likewise: tiles [piece], a row
-// of each holding the 32 numbers of a column.
+// 16 columns of x [·, n], `there` of which exist, and 32 of its rows, `count` of which exist, likewise: tiles [piece],
+// a row of each holding the 32 numbers of a column.
 template <int P, class X>
 inline void cut_transposed(const X *x, int64_t count, int64_t there, int64_t n, char *to) {
   Vector v[2][kLanes] = {};
@@ -152,8 +153,8 @@ struct SumsAt {
   int64_t columns, rows, next;
 };
 
-// sums [2][2] tiles += two tiles of columns by two of rows, whose tiles lie `w_next` and `x_next` bytes apart; or, where
-// they are the first, = these.
+// sums [2][2] tiles += two tiles of columns by two of rows, whose tiles lie `w_next` and `x_next` bytes apart; or,
+// where they are the first, = these.
 template <int PW, int PX>
 inline void multiply_tiles(const char *w, int64_t w_next, const char *x, int64_t x_next, int64_t steps, bool first,
                            float *sums, const SumsAt &at) {
