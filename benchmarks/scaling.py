@@ -63,13 +63,16 @@ def attention_seconds(sizes: Sequence[int], repeats: int) -> list[float]:
     import mindspore as ms
 
     from ms_impl.cells.attention import attention
+    from ms_impl.kernels.operators import train_by_kernels
 
     shape, steps = SMALL.shape, {}
     heads = shape.width // 64
     for size in sizes:
-        cell = attention(heads, 64)
+        cell = attention(heads, 64).set_train()
+        train_by_kernels(cell)
         tensors = [ms.Tensor(np.random.default_rng(0).normal(0, 1, (1, heads, size, 64)), ms.float32) for _ in range(3)]
-        mask = ms.ops.zeros((1, heads, size, size), ms.float32)
+        segments, places = ms.ops.ones((1, size), ms.int32), ms.ops.arange(size).astype(ms.int32)
+        mask = cell.causal_mask(segments, places, heads, ms.float32)
         gradients = ms.jit(ms.grad(cell, grad_position=(0, 1, 2)))
         steps[size] = lambda f=gradients, t=tensors, m=mask: [gradient.asnumpy() for gradient in f(*t, m)]
     seconds = interleaved(steps, repeats)
