@@ -45,6 +45,7 @@ def ours(options: dict[str, Any], folder: Path) -> None:
     import mindspore as ms
 
     from ms_impl.generate.load import load_model
+    from ms_impl.kernels.operators import train_by_kernels
     from ms_impl.train.feed import step_columns
 
     family = families.get(options["family"])
@@ -60,6 +61,7 @@ def ours(options: dict[str, Any], folder: Path) -> None:
     class Step(ms.nn.Cell):
         def __init__(self):
             super().__init__(auto_prefix=False)
+            train_by_kernels(model)  # as the Trainer's step does
             self.gradients = ms.value_and_grad(model, None, weights)
 
         def construct(self, *columns):
