@@ -25,6 +25,12 @@ def unless_on_ascend(make: Callable[..., T], *arguments: object) -> T | None:
     return None if on_ascend() else make(*arguments)
 
 
+def graphs_are_cut() -> bool:
+    """Whether MindSpore cuts the graphs that are compiled now among the ranks."""
+    cutting = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
+    return ms.get_auto_parallel_context("parallel_mode") in cutting
+
+
 def choose_device(name: str) -> None:
     """Run what is built from now on on ``cpu`` or ``ascend`` (also ``npu``), in upper case or lower.
 

@@ -22,6 +22,17 @@ struct Heads {
   }
 };
 
+// make(numbers of `from`)(where a head lies in [batch, length, heads, width], where in [batch, heads, length, width],
+// width) for every head of that `shape`.
+template <class Make>
+void copy_heads(const Tensor &from, const int64_t *shape, Make make) {
+  const Heads all{shape[0], shape[1], shape[2], shape[3]};
+  visit_activations(from, [&](auto *numbers) {
+    const auto copy = make(numbers);
+    all.each([&](int64_t row, int64_t head, int64_t at) { copy((row * all.heads + head) * all.width, at, all.width); });
+  });
+}
+
 // What `rotate` did to the gradient by its result, undone.
 template <class X>
 void turn_back(const X *x, const float *cos, const float *sin, int64_t dim, X *y) {
@@ -114,28 +125,20 @@ OPERATOR(to_heads_gradient) {
 
 // x [B, heads, T, width] fp32 or fp16 → y [B, T, heads · width].
 OPERATOR(from_heads) {
-  const Given given{count, data, dimensions, shapes, types};
-  const int64_t *of = shapes[0];
-  const Heads all{of[0], of[1], of[2], of[3]};
-  visit_activations(given[0], [&](auto *from) {
-    auto *to = static_cast<decltype(from)>(given[1].data);
-    all.each([&](int64_t row, int64_t head, int64_t at) {
-      std::copy_n(from + at, all.width, to + (row * all.heads + head) * all.width);
-    });
+  copy_heads({data[0], dimensions[0], shapes[0], types[0]}, shapes[0], [=](auto *x) {
+    return [x, y = static_cast<decltype(x)>(data[1])](int64_t in_row, int64_t at, int64_t width) {
+      std::copy_n(x + at, width, y + in_row);
+    };
   });
   return 0;
 }
 
 // x as above, whose shape alone counts, and the gradient [B, T, heads · width] by y → that by x.
 OPERATOR(from_heads_gradient) {
-  const Given given{count, data, dimensions, shapes, types};
-  const int64_t *of = shapes[0];
-  const Heads all{of[0], of[1], of[2], of[3]};
-  visit_activations(given[1], [&](auto *from) {
-    auto *to = static_cast<decltype(from)>(given[2].data);
-    all.each([&](int64_t row, int64_t head, int64_t at) {
-      std::copy_n(from + (row * all.heads + head) * all.width, all.width, to + at);
-    });
+  copy_heads({data[1], dimensions[1], shapes[1], types[1]}, shapes[0], [=](auto *by_y) {
+    return [by_y, by_x = static_cast<decltype(by_y)>(data[2])](int64_t in_row, int64_t at, int64_t width) {
+      std::copy_n(by_y + in_row, width, by_x + at);
+    };
   });
   return 0;
 }

@@ -14,7 +14,7 @@ from functools import cache
 import mindspore as ms
 from mindspore import nn
 
-from ms_impl.cells.device import on_ascend
+from ms_impl.cells.device import graphs_are_cut, on_ascend
 from ms_impl.errors import InputError
 from ms_impl.kernels import gradients
 from ms_impl.kernels.build import library
@@ -24,7 +24,6 @@ from ms_impl.kernels.operator import (
     Update,
     first_dtype,
     first_shape,
-    last_shape,
     one_number,
     operator,
     products_shape,
@@ -49,7 +48,7 @@ def train_by_kernels(model: nn.Cell) -> None:
 
     Not where MindSpore cuts graphs among the ranks: it knows no way to cut these.
     """
-    if on_ascend() or _graphs_are_cut():
+    if on_ascend() or graphs_are_cut():
         return
     use_kernels(model)
     for _, cell in model.cells_and_names():
@@ -91,11 +90,6 @@ def summed_products_operator() -> Operator | None:
     return operator("linear", "summed_products", products_shape, first_dtype)
 
 
-def column_sums_operator() -> Operator | None:
-    """x [..., n], fp32 or fp16 → [n]: the sums over all rows; as x."""
-    return operator("rows", "column_sums", last_shape, first_dtype)
-
-
 @cache
 def multiplies_bf16() -> bool:
     """Whether this processor multiplies bf16 (AMX or AVX512-BF16), and there is a kernel that does."""
@@ -126,7 +120,7 @@ def multiply_in_bf16(model: nn.Cell) -> None:
 
 def in_training(make: Callable[[], Operator | None]) -> Operator | None:
     """What ``make`` gives for graphs that train: None on Ascend, and where MindSpore cuts graphs among the ranks."""
-    return None if on_ascend() or _graphs_are_cut() else make()
+    return None if on_ascend() or graphs_are_cut() else make()
 
 
 def adamw_operator() -> Operator | None:
@@ -202,11 +196,6 @@ def to_heads_operator(packed: bool, rotary: bool) -> Operator | None:
 def from_heads_operator() -> Operator | None:
     """x [B, H, T, d], fp32 or fp16 → [B, T, H · d]."""
     return operator("heads", "from_heads", _from_heads_shape, first_dtype, gradients.from_heads_gradient)
-
-
-def _graphs_are_cut() -> bool:
-    cutting = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
-    return ms.get_auto_parallel_context("parallel_mode") in cutting
 
 
 def _linear_shape(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:

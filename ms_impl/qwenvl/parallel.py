@@ -27,12 +27,11 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn
 
+from ms_impl.cells.device import graphs_are_cut
 from ms_impl.qwenvl.config import QwenVLConfig
 from ms_impl.qwenvl.parallel_plan import ParallelPlan
 
 Strategy = tuple[tuple[int, ...], ...]  # for each input of an operator, into how many parts each of its axes is cut
-
-_CUTTING_MODES = (ms.ParallelMode.SEMI_AUTO_PARALLEL, ms.ParallelMode.AUTO_PARALLEL)
 
 
 def shard(model: nn.Cell, parallel_config: Any) -> None:
@@ -41,7 +40,7 @@ def shard(model: nn.Cell, parallel_config: Any) -> None:
     Raises:
         InputError: the model cannot be cut in that way; every reason is listed.
     """
-    if ms.get_auto_parallel_context("parallel_mode") not in _CUTTING_MODES:
+    if not graphs_are_cut():
         return
     plan = ParallelPlan.of(parallel_config)
     plan.check(model.config, ms.get_auto_parallel_context("device_num"))
