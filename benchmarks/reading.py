@@ -1,4 +1,4 @@
-"""Reading memory in order on all threads: what a step that reads every weight once is held against."""
+"""Reading memory as fast as it goes on all threads: what a step that reads every weight once is held against."""
 
 from __future__ import annotations
 

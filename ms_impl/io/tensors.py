@@ -22,6 +22,7 @@ BLOCK_BYTES = 1 << 20  # enough for full disk speed, little enough for the cache
 
 
 _MAX_DIMENSIONS = 32  # of a numpy array
+_LINE = 64  # bytes of a cache's line
 _MAX_BYTES = (1 << 63) - 1
 
 
@@ -128,6 +129,16 @@ def map_piece(piece: Piece, dtype: DType) -> np.ndarray:
     return array
 
 
+def aligned(count: int, dtype: DType) -> np.ndarray:
+    """A flat array, its values undefined, that begins with a line of the processor's cache.
+
+    Kernels load rows of weights line by line; of one that begins elsewhere each load takes two.
+    """
+    room = np.empty(count * dtype.itemsize + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + count * dtype.itemsize].view(dtype.carrier)
+
+
 @dataclass(frozen=True)
 class CastTensor(CheckpointTensor):
     """Another tensor in another floating type; what is lost is added to ``loss`` as the values are read."""
@@ -145,7 +156,7 @@ class CastTensor(CheckpointTensor):
         return self.source.shape
 
     def array(self) -> np.ndarray:
-        values, start = np.empty(self.size, self.dtype.carrier), 0
+        values, start = aligned(self.size, self.dtype), 0
         several = self.source.nbytes > BLOCK_BYTES
         for block in read_ahead(self.blocks()) if several else self.blocks():
             values[start : start + block.size] = block

@@ -32,11 +32,17 @@ void visit(const Array &array, Use use) {
   }
 }
 
-float element(const Array &array, int64_t i) {
-  float x;
-  visit(array, [&](auto *elements) { x = widen(elements[i]); });
-  return x;
+// A number, or as many as a vector holds.
+template <class X>
+float like(float, const X *from) {
+  return widen(*from);
 }
+template <class X>
+Vector like(Vector, const X *from) {
+  return load(from);
+}
+void put_at(float x, float *to) { *to = x; }
+void put_at(Vector x, float *to) { store(x, to); }
 
 // Weights [out, in], biases [out]; ms_impl/kernels/decode_step.py has the same fields.
 struct Layer {
@@ -89,16 +95,19 @@ void normalise_rows(const Step &m, const Array &weight, const float *x, float *y
   for (int64_t b = 0; b < m.batch; ++b) normalise(weight, x + b * m.width, m.width, m.epsilon, y + b * m.width);
 }
 
-// put(row of w, row of x, dot product plus bias) for this thread's share of the rows of w.
+// put(row of w, row of x, dot product plus bias) for this thread's share of the rows of w; or of sixteen rows at once.
 template <class Put>
 void share(const Thread &thread, const Array &weight, const Array &bias, int64_t rows, Factor &x, Put put) {
   visit(weight, [&](auto *w) {
     const auto products = [&](auto each) { x.times(w, thread.first(rows), thread.last(rows), each); };
-    if (bias.data)
-      products([&](int64_t o, int64_t b, float y) { put(o, b, y + element(bias, o)); });
-    else
-      products(put);  // a question less for every number
+    if (!bias.data) return products(put);
+    visit(bias, [&](auto *added) { products([&](int64_t o, int64_t b, auto y) { put(o, b, y + like(y, added + o)); }); });
   });
+}
+
+// What `share` puts into y [batch, rows].
+auto into(float *y, int64_t rows) {
+  return [=](int64_t o, int64_t b, auto x) { put_at(x, y + b * rows + o); };
 }
 
 // Fetches the beginning of this thread's share of the rows of w [rows, n], which is multiplied after the next barrier:
@@ -119,19 +128,10 @@ void embed(const Thread &thread, const Step &m, State &s) {
 }
 
 void queries_keys_values(const Thread &thread, const Step &m, const Layer &layer, Factor &x, State &s) {
-  const auto project = [&](const Array &weight, const Array &bias, int64_t rows, float *y) {
-    const auto store = [=](int64_t o, int64_t b, float value) { y[b * rows + o] = value; };
-    share(thread, weight, Array{}, rows, x, store);
-    if (!bias.data) return;
-    visit(bias, [&](auto *added) {  // all at once: asking for the type of each takes a hundredth of the step
-      for (int64_t b = 0; b < m.batch; ++b)
-        for (int64_t o = thread.first(rows); o < thread.last(rows); ++o) y[b * rows + o] += widen(added[o]);
-    });
-  };
-  const int64_t keys = m.kv_heads * m.dim;
-  project(layer.q, layer.q_b, m.heads * m.dim, s.q.get());
-  project(layer.k, layer.k_b, keys, s.k.get());
-  project(layer.v, layer.v_b, keys, s.v.get());
+  const int64_t queries = m.heads * m.dim, keys = m.kv_heads * m.dim;
+  share(thread, layer.q, layer.q_b, queries, x, into(s.q.get(), queries));
+  share(thread, layer.k, layer.k_b, keys, x, into(s.k.get(), keys));
+  share(thread, layer.v, layer.v_b, keys, x, into(s.v.get(), keys));
 }
 
 // Normalises, rotates and scales a head [dim] of row b in place; `room` for as many numbers.
@@ -227,17 +227,18 @@ void decoder_layer(const Thread &thread, const Step &m, const Layer &layer, cons
   attend_heads(thread, m, layer, s, attend);
   fetch(thread, layer.o, m.width, m.heads * m.dim);
 #pragma omp barrier
-  const auto add = [&](int64_t o, int64_t b, float y) { s.x[b * m.width + o] += y; };
+  const auto add = [&](int64_t o, int64_t b, auto y) {
+    float *x = &s.x[b * m.width + o];
+    put_at(like(y, x) + y, x);
+  };
   x.set(s.mixed.get(), m.heads * m.dim);
   share(thread, layer.o, layer.o_b, m.width, x, add);
   fetch(thread, layer.up, m.inner, m.width);
 #pragma omp barrier
   normalise_rows(m, layer.ln_2, s.x.get(), normed);
   x.set(normed, m.width);
-  share(thread, layer.up, layer.up_b, m.inner, x, [&](int64_t o, int64_t b, float y) { s.inner[b * m.inner + o] = y; });
-  share(thread, layer.gate, layer.gate_b, m.inner, x, [&](int64_t o, int64_t b, float y) {
-    s.gate[b * m.inner + o] = y;
-  });
+  share(thread, layer.up, layer.up_b, m.inner, x, into(s.inner.get(), m.inner));
+  share(thread, layer.gate, layer.gate_b, m.inner, x, into(s.gate.get(), m.inner));
   fetch(thread, layer.down, m.width, m.inner);
   close_gates(thread, m, s);
 #pragma omp barrier
@@ -275,9 +276,7 @@ void step(const Step &m) {
     }
     normalise_rows(m, m.norm, s.x.get(), normed.get());
     x.set(normed.get(), m.width);
-    share(thread, m.head, Array{}, m.vocabulary, x, [&](int64_t o, int64_t b, float y) {
-      m.logits[b * m.vocabulary + o] = y;
-    });
+    share(thread, m.head, Array{}, m.vocabulary, x, into(m.logits, m.vocabulary));
   }
 }
 

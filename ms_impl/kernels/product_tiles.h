@@ -10,8 +10,8 @@ class FactorByTiles {
   // Room for up to `batch` vectors of up to `longest` numbers, which are `rounded` to bf16 or not.
   FactorByTiles(int64_t batch, int64_t longest, bool rounded)
       : batch_(batch), columns_(batch * (rounded ? 1 : kExact)), tiles_(panels(columns_, kSide)),
-        laid_(room(tiles_ * panels(longest, kStep) * kTile)), padded_(room(panels(longest, kStep) * kTile)),
-        sums_(room(tiles_ * kTile)) {}
+        apart_(together(columns_)), laid_(room(tiles_ * panels(longest, kStep) * kSide * apart_ + kSide)),
+        padded_(room(panels(longest, kStep) * kTile)), sums_(room(tiles_ * kTile)) {}
 
   // What is multiplied from now on: x [batch, n]. All first pieces are columns of tiles, then all second, all third.
   void set(const float *x, int64_t n) {
@@ -22,14 +22,16 @@ class FactorByTiles {
         columns[i % kSide] = piece(x + i % batch_ * n + step * kStep, n - step * kStep, i / batch_);
         if (i % kSide == kSide - 1 || i == columns_ - 1) {
           transpose(columns);
-          std::memcpy(laid_.get() + (i / kSide * steps_ + step) * kTile, columns, sizeof columns);
+          float *to = laid_.get() + (i / kSide * steps_ + step) * kSide * apart_;
+          for (int64_t pair = 0; pair < kSide; ++pair) store(columns[pair], to + pair * apart_);
           std::fill_n(columns, kSide, Vector{});
         }
       }
     }
   }
 
-  // put(row of w, row of x, dot product) for rows [first, last) of w [·, n].
+  // put(row of w, row of x, dot product) for rows [first, last) of w [·, n]; sixteen rows at once where there are as
+  // many: put(first row of w, row of x, dot products).
   template <class Put>
   void times(const BFloat16 *w, int64_t first, int64_t last, Put put) const {
     for (int64_t row = first; row < last; row += kSide) {
@@ -38,19 +40,33 @@ class FactorByTiles {
         multiply(w + row * n_, n_);
       else
         multiply(padded(w + row * n_, count), steps_ * kStep);
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t b = 0; b < batch_; ++b) {
-          const auto sum = [&](int64_t column) { return sums_[(column / kSide * kSide + i) * kSide + column % kSide]; };
-          put(row + i, b, columns_ == batch_ ? sum(b) : sum(b) + (sum(batch_ + b) + sum(2 * batch_ + b)));
-        }
+      auto *tiles = reinterpret_cast<Vector(*)[kSide]>(sums_.get());
+      for (int64_t tile = 0; tile < tiles_; ++tile) transpose(tiles[tile]);
+      const Vector *sums = tiles[0];  // of each column those of 16 rows
+      for (int64_t b = 0; b < batch_; ++b) {
+        const Vector products = columns_ == batch_ ? sums[b] : sums[b] + (sums[batch_ + b] + sums[2 * batch_ + b]);
+        if (count == kSide)
+          put(row, b, products);
+        else
+          for (int64_t i = 0; i < count; ++i) put(row + i, b, products[i]);
+      }
     }
   }
 
  private:
   static constexpr int64_t kTogether = 4;  // tiles of columns that are multiplied with one of rows
-  static constexpr int64_t kSpan = 4;      // steps that are summed before they are added up
-  static constexpr int64_t kFetch = 8;     // steps that each row of w is fetched ahead
+  static constexpr int64_t kSpan = 16;     // steps that are summed before they are added up: with fewer or more both
+                                           // the error and the time grow
+  static constexpr int64_t kFetch = 24;    // steps that each row of w is fetched ahead
   static_assert(kExact == 3);
+
+  // How far apart the rows of a tile of columns lie: no further than they are long, as caches have less to hold. A tile
+  // with fewer than 16 columns has those of the next row behind its own, which come to sums that nobody asks for.
+  static int64_t together(int64_t columns) {
+    int64_t apart = 1;
+    while (apart < std::min(columns, kSide)) apart *= 2;
+    return apart;
+  }
 
   static Vector piece(const float *x, int64_t there, int64_t number) {
     Vector v[2];
@@ -85,7 +101,8 @@ class FactorByTiles {
   template <int64_t T>
   void add(const BFloat16 *w, int64_t next, int64_t tile, int64_t first) const {
     asm volatile("" ::: "memory");  // what the tiles are loaded from has been written: the compiler does not see it
-    const float *x = laid_.get() + tile * steps_ * kTile;
+    const int64_t bytes = apart_ * sizeof(float), tile_size = kSide * apart_;
+    const float *x = laid_.get() + tile * steps_ * tile_size;
     // clang-format off
     _tile_zero(0);
     if (T > 1) _tile_zero(1);
@@ -96,10 +113,10 @@ class FactorByTiles {
       const BFloat16 *ahead = w + (later < steps_ ? later * kStep : kSide * next + (later - steps_) * kStep);
       for (int64_t i = 0; i < kSide; ++i) __builtin_prefetch(ahead + i * next, 0, 2);
       _tile_loadd(4, w + step * kStep, next * sizeof *w);
-      _tile_loadd(5, x + step * kTile, 64); _tile_dpbf16ps(0, 4, 5);
-      if (T > 1) { _tile_loadd(6, x + (steps_ + step) * kTile, 64); _tile_dpbf16ps(1, 4, 6); }
-      if (T > 2) { _tile_loadd(7, x + (2 * steps_ + step) * kTile, 64); _tile_dpbf16ps(2, 4, 7); }
-      if (T > 3) { _tile_loadd(5, x + (3 * steps_ + step) * kTile, 64); _tile_dpbf16ps(3, 4, 5); }
+      _tile_loadd(5, x + step * tile_size, bytes); _tile_dpbf16ps(0, 4, 5);
+      if (T > 1) { _tile_loadd(6, x + (steps_ + step) * tile_size, bytes); _tile_dpbf16ps(1, 4, 6); }
+      if (T > 2) { _tile_loadd(7, x + (2 * steps_ + step) * tile_size, bytes); _tile_dpbf16ps(2, 4, 7); }
+      if (T > 3) { _tile_loadd(5, x + (3 * steps_ + step) * tile_size, bytes); _tile_dpbf16ps(3, 4, 5); }
     }
     alignas(64) float found[T][kTile];
     _tile_stored(0, found[0], 64);
@@ -111,9 +128,9 @@ class FactorByTiles {
     for (int64_t i = 0; i < T * kTile; i += kLanes) store(load(sums + i) + load(found[0] + i), sums + i);
   }
 
-  const int64_t batch_, columns_, tiles_;  // columns: pieces of vectors; tiles of these
-  Tiles configured_;                       // while this lives
+  const int64_t batch_, columns_, tiles_, apart_;  // columns: pieces of vectors; tiles of these
+  Tiles configured_;                               // while this lives
   Room laid_, padded_, sums_;
-  int64_t n_ = 0, steps_ = 0;              // numbers of a row, and steps of their depth
+  int64_t n_ = 0, steps_ = 0;                      // numbers of a row, and steps of their depth
 };
 #endif

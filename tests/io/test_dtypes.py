@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ms_impl.io.dtypes import BF16, FLOATS, FP16, FP32, CastLoss, cast
+from ms_impl.io.tensors import ArrayTensor, CastTensor
 
 TORCH = {FP32: torch.float32, FP16: torch.float16, BF16: torch.bfloat16}
 
@@ -54,3 +55,10 @@ def test_loss_counts_what_became_infinite_or_zero(source, target):
     assert loss.underflow == int(((after == 0) & (before != 0)).sum())
     if source is not FP16:
         assert loss.overflow > 0
+
+
+def test_what_was_cast_begins_with_a_line_of_the_cache():
+    kept = [CastTensor(ArrayTensor("x", np.ones((size, 3), np.float32), FP32), BF16, CastLoss()).array()
+            for size in range(1, 40)]  # fmt: skip
+    assert {array.ctypes.data % 64 for array in kept} == {0}
+    assert all((array == 0x3F80).all() and array.shape == (size, 3) for size, array in enumerate(kept, 1))
