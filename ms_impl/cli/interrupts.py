@@ -1,7 +1,8 @@
 """Ctrl-C that is told to Python and to nobody else.
 
 While it runs a graph, MindSpore puts a handler of its own in the place of Python's, which ends the process by SIGTERM
-(2.9, utils/signal_util.cc). So SIGINT is blocked in all threads but one, which waits for it.
+(2.9, utils/signal_util.cc), and its threads leave it there at times. So SIGINT has no handler that counts: it is
+blocked in every thread but for one, which waits for it and tells the main thread by SIGUSR1.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ms_impl.cli.main import INTERRUPTED
 
 _SIGINT = {signal.SIGINT}
+_TOLD_BY = signal.SIGUSR1
 
 
 class Interrupts:
@@ -27,10 +30,9 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._noted: list[bool] | None = None
-        self._raised = False
-        self._active = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        if self._active:
-            signal.signal(signal.SIGINT, self._interrupt)
+        self._raised = self._waits = False
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(_TOLD_BY, self._interrupt)
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGINT)
             threading.Thread(target=self._watch, name="Ctrl-C", daemon=True).start()
 
@@ -46,15 +48,11 @@ class Interrupts:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, it interrupts what waits for input."""
-        if not self._active:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._interrupt)  # once more: MindSpore does not always put Python's back
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGINT)
+        self._waits = True
         try:
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGINT)
+            self._waits = False
 
     def _watch(self) -> None:
         while True:
@@ -65,8 +63,20 @@ class Interrupts:
                 os._exit(INTERRUPTED)
             else:
                 self._raised = True
-                _thread.interrupt_main()
+                self._tell()
+
+    def _tell(self) -> None:
+        """A real signal ends a system call, which not everything that computes goes on with.
+
+        It is sent again until it is heard: CPython hears none between writing the prompt and waiting for a key.
+        """
+        if not self._waits:
+            _thread.interrupt_main(_TOLD_BY)
+        while self._waits and self._raised:
+            signal.pthread_kill(threading.main_thread().ident, _TOLD_BY)
+            time.sleep(0.1)
 
     def _interrupt(self, number: int, frame: object) -> None:
-        self._raised = False
-        raise KeyboardInterrupt
+        if self._raised:
+            self._raised = False
+            raise KeyboardInterrupt
