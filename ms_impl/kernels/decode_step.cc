@@ -101,7 +101,9 @@ void share(const Thread &thread, const Array &weight, const Array &bias, int64_t
   visit(weight, [&](auto *w) {
     const auto products = [&](auto each) { x.times(w, thread.first(rows), thread.last(rows), each); };
     if (!bias.data) return products(put);
-    visit(bias, [&](auto *added) { products([&](int64_t o, int64_t b, auto y) { put(o, b, y + like(y, added + o)); }); });
+    visit(bias, [&](auto *added) {
+      products([&](int64_t o, int64_t b, auto y) { put(o, b, y + like(y, added + o)); });
+    });
   });
 }
 
@@ -160,8 +162,8 @@ void turn_heads(const Thread &thread, const Step &m, const Layer &layer, State &
   });
 }
 
-// How a thread attends: by tiles, where factors are rounded and queries share keys in bf16. A single one takes longer
-// by tiles than memory does.
+// How a thread attends: by tiles, where factors are rounded and queries share keys in bf16. One alone waits for memory
+// either way.
 class Attending {
  public:
   explicit Attending(const Step &m) : dim_(m.dim), scores_(room(m.heads / m.kv_heads * m.columns)) {

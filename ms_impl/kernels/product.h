@@ -5,21 +5,16 @@
 #include <memory>
 #include <type_traits>
 
+#include "memory.h"
 #include "panels.h"
 #include "product_tiles.h"
 
-constexpr int64_t kCacheLine = 64;
 constexpr int kSums = 2;  // vectors that each dot product is summed in
 
-// Fetches a line into the second cache for each that is read in order: those of the next window of memory, of eight
-// pages, page beside page. Memory gives half as much again as it does to who asks for one page after the other.
+// Fetches the next window for what is read in order, a line for each.
 inline void prefetch(const void *from) {
-  constexpr int kLine = 6, kPage = 12, kWindow = 15;  // bits of an address below each
   const auto at = reinterpret_cast<uintptr_t>(from);
-  const uintptr_t page = at >> kLine & ((1 << (kWindow - kPage)) - 1);
-  const uintptr_t line = at >> (kLine + kWindow - kPage) & ((1 << (kPage - kLine)) - 1);
-  const uintptr_t window = (at >> kWindow) + 1;
-  __builtin_prefetch(reinterpret_cast<const void *>(window << kWindow | page << kPage | line << kLine), 0, 2);
+  __builtin_prefetch(reinterpret_cast<const void *>(side_by_side(at) + kWindow), 0, 2);
 }
 
 // Dot products of R rows of w [R, n] with B vectors x [B, n].

@@ -39,14 +39,29 @@ inline bool tiles_allowed() {
   return allowed;
 }
 
-// Eight tiles of this thread, of 16 rows of 64 bytes, while one such object of it lives.
+// The shapes of this thread's eight tiles: 16 rows of 64 bytes, unless others are set.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+
+  // Of tiles [first, last).
+  TileShapes &set(int first, int last, int64_t their_rows, int64_t row_bytes) {
+    for (int i = first; i < last; ++i) rows[i] = their_rows, bytes[i] = row_bytes;
+    return *this;
+  }
+  // From now on; what was in the tiles is lost.
+  void load() const {
+    asm volatile("" ::"r"(this) : "memory");  // GCC takes but eight bytes of it for read
+    _tile_loadconfig(this);
+  }
+};
+
+// This thread has tiles while one such object of it lives.
 class Tiles {
  public:
   Tiles() {
-    if (held()++) return;
-    const Configuration configuration;
-    asm volatile("" ::"r"(&configuration) : "memory");  // GCC takes but eight bytes of it for read
-    _tile_loadconfig(&configuration);
+    if (!held()++) TileShapes().load();
   }
   Tiles(const Tiles &) = delete;
   ~Tiles() {
@@ -54,11 +69,6 @@ class Tiles {
   }
 
  private:
-  struct alignas(64) Configuration {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
   static int &held() {
     static thread_local int count = 0;
     return count;
