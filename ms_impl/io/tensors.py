@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ BLOCK_BYTES = 1 << 20  # enough for full disk speed, little enough for the cache
 
 _MAX_DIMENSIONS = 32  # of a numpy array
 _LINE = 64  # bytes of a cache's line
+_HUGE = 1 << 21  # bytes of a huge page
 _MAX_BYTES = (1 << 63) - 1
 
 
@@ -118,15 +120,20 @@ class StoredTensor(CheckpointTensor):
 
 
 def map_piece(piece: Piece, dtype: DType) -> np.ndarray:
-    """A piece of a file as a flat array, mapped copy-on-write; in huge pages where the file system has them."""
-    count = piece.nbytes // dtype.itemsize
+    """A piece of a file as a flat array, mapped copy-on-write; in huge pages where the file system has them.
+
+    What is mapped begins and ends with one, or not all of the piece would lie in them.
+    """
+    count, begin = piece.nbytes // dtype.itemsize, piece.offset // _HUGE * _HUGE
     if count == 0:  # nothing cannot be mapped
         return np.empty(0, dtype.carrier)
-    array = np.memmap(piece.path, dtype.carrier, "c", piece.offset, (count,))
-    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; a kernel without them says so
+    with open(piece.path, "rb") as file:
+        end = min(-(-(piece.offset + piece.nbytes) // _HUGE) * _HUGE, os.fstat(file.fileno()).st_size)
+        mapped = mmap.mmap(file.fileno(), end - begin, access=mmap.ACCESS_COPY, offset=begin)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; a kernel without them says so
         with suppress(OSError):
-            array.base.madvise(mmap.MADV_HUGEPAGE)
-    return array
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapped, dtype.carrier, count, piece.offset - begin)
 
 
 def aligned(count: int, dtype: DType) -> np.ndarray:

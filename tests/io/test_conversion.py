@@ -1,5 +1,7 @@
 """What does not fit is listed in full; what fits is given lazily, as MindSpore needs it."""
 
+import mmap
+
 import mindspore
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from ms_impl import families
 from ms_impl.errors import InputError
 from ms_impl.io.conversion import load_for_mindspore
+from ms_impl.io.dtypes import FP32
 from ms_impl.io.rules import HUGGING_FACE, MINDSPORE
+from ms_impl.io.tensors import Piece, map_piece
 from ms_impl.qwenvl.config import QwenVLConfig
 
 QWENVL = families.get("qwenvl")
@@ -39,6 +43,14 @@ def test_every_fault_is_listed(tiny, config):
     ]
 
 
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether its numbers lie in pages of a file."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap)
+
+
 def test_parameters_of_mindspore_take_the_mapped_file(tiny, config):
     tensors = load_for_mindspore(tiny, QWENVL, config)
     expected = load_file(tiny / "model.safetensors")
@@ -46,7 +58,7 @@ def test_parameters_of_mindspore_take_the_mapped_file(tiny, config):
     for tensor in tensors:
         parameter = mindspore.Parameter(mindspore.ops.zeros(tensor.shape, mindspore.float32), name=tensor.name)
         array = tensor.array()
-        assert isinstance(array, np.memmap)
+        assert is_mapped(array)
         parameter.set_data(mindspore.Tensor.from_numpy(array))
         assert np.array_equal(parameter.asnumpy(), expected[tensor.name].numpy())
 
@@ -95,3 +107,14 @@ def test_no_weight_is_called_harmless(config):
     for table in (QWENVL.resolve("weights"), *map(QWENVL.source_weights, QWENVL.sources)):
         for layout in (HUGGING_FACE, table.layout):
             assert [name for name in table.shapes(config, layout) if table.is_harmless(name)] == []
+
+
+def test_a_mapping_begins_and_ends_with_a_huge_page(tmp_path):
+    huge, numbers = 1 << 21, np.arange(5 << 18, dtype=np.float32)  # five MiB
+    numbers.tofile(tmp_path / "x")
+    for begin, size, mapped in ((huge + 8, huge // 2, huge), (huge // 2, huge, 2 * huge), (2 * huge, 64, huge // 2)):
+        array = map_piece(Piece(tmp_path / "x", begin, size), FP32)
+        assert np.array_equal(array, numbers[begin // 4 : (begin + size) // 4])
+        assert array.base.nbytes == mapped
+        array += 1  # and the file stays as it is
+    assert np.array_equal(np.fromfile(tmp_path / "x", np.float32), numbers)
