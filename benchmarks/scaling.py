@@ -20,7 +20,7 @@ import numpy as np
 from harness import Row, arguments, interleaved, report
 from training import Case, Shape, columns, our_step, use_cores
 
-SMALL = Case(Shape(width=256, layers=2, vocab=4096, vision_width=128, vision_layers=2, queries=16), length=256)
+SMALL = Case(Shape(layers=2, vocab=8192, vision_layers=2, queries=16), length=1024)
 LIMIT, DOUBLINGS, QUICK_DOUBLINGS = 1.1, 4, 3
 Curve = tuple[list[int], list[float]]  # sizes, seconds
 
@@ -33,7 +33,9 @@ def main() -> None:
     use_cores(given.cores)
     powers = [2**power for power in range(QUICK_DOUBLINGS if given.quick else DOUBLINGS)]
     curves = {
-        "sequence": curve(lambda size: SMALL.changed(length=size), [256 * power for power in powers], given.repeats),
+        "sequence": curve(
+            lambda size: SMALL.changed(length=size), [SMALL.length * power for power in powers], given.repeats
+        ),
         "images": curve(lambda size: SMALL.changed(images=size), powers, given.repeats),
         "layers": curve(lambda size: SMALL.changed(shape=replace(SMALL.shape, layers=size)), powers, given.repeats),
         "batch": curve(lambda size: SMALL.changed(rows=size), powers, given.repeats),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.kernels.operators import activation_operator
 
 
-class Add(nn.Cell):
+class Add(KernelCell):
     """x + y of one shape and dtype.
 
     By a kernel where there is one: MindSpore's operator has threads of its own, and between two kernels each pool
     waits for the other's, which still look for work.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self):
         super().__init__()
@@ -27,6 +25,6 @@ class Add(nn.Cell):
 
     def construct(self, x: Tensor, y: Tensor) -> Tensor:
         """Of any shape."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x, y)
         return self.add(x, y)

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import FlashAttentionScore
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.kernels.operators import attention_operator, cached_attention_operator
 
@@ -63,18 +64,11 @@ def sight_of_segments(segment_ids: Tensor) -> Tensor:
     return ops.concat((segment_ids, segment_ids, ops.full(segment_ids.shape, segment_ids.shape[1], dtype=ms.int32)), 1)
 
 
-class MaskedAttention(nn.Cell):
+class MaskedAttention(KernelCell):
     """What all attention cells have: masks of two kinds, which their ``construct`` takes.
 
     A mask is made once for all layers, by a cell of one kind with those that take it.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # whether by the kernel: see ``train_by_kernels``
-
-    def by_kernel(self) -> bool:
-        """Whether the kernel computes."""
-        return self.kernel is not None and (self.trains or not self.training)
 
     def causal_mask(self, segment_ids: Tensor, columns: Tensor, heads: int, dtype: ms.Type) -> Tensor:
         """For T queries that see what ``visible_keys`` says."""

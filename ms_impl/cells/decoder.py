@@ -11,6 +11,7 @@ from mindspore.ops.auto_generate import SiLU
 from ms_impl.cells.add import Add
 from ms_impl.cells.attention import attention
 from ms_impl.cells.heads import JoinHeads, SplitHeads
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
@@ -83,11 +84,8 @@ class DecoderAttention(nn.Cell):
         return self.o_proj(self.join_heads(mixed))
 
 
-class GatedMLP(nn.Cell):
+class GatedMLP(KernelCell):
     """down(silu(gate(x)) · up(x)), with or without biases (``mlp``)."""
-
-    kernel = None  # of the gate: see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, inner: int, dtype: ms.Type, bias: bool = False):
         super().__init__()
@@ -103,7 +101,7 @@ class GatedMLP(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., D] → [..., D]."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.down_proj(self.kernel(self.gate_proj(x), self.up_proj(x)))
         return self.down_proj(self.mul(self.silu(self.gate_proj(x)), self.up_proj(x)))
 

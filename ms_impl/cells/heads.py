@@ -6,6 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import unless_on_ascend
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.rotary import rotation
 from ms_impl.kernels.operators import from_heads_operator, to_heads_operator
 
@@ -48,15 +49,12 @@ def swap_axes(x: Tensor, transpose: ops.Transpose, swap: SwapAxes | None) -> Ten
     return transpose(x, (0, 2, 1, 3)) if swap is None else swap(x)
 
 
-class SplitHeads(nn.Cell):
+class SplitHeads(KernelCell):
     """[B, T, heads · width] → [B, heads, T, width], rotated where there are angles.
 
     Args:
         rotary: whether there are.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, heads: int, width: int, rotary: bool = True):
         super().__init__()
@@ -73,23 +71,20 @@ class SplitHeads(nn.Cell):
 
     def construct(self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
         """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x, self.columns) if cos is None else self.rotating_kernel(x, self.columns, cos, sin)
         x = x.reshape(*x.shape[:2], self.heads, self.width)
         x = swap_axes(x, self.transpose, self.swap)
         return x if cos is None else self.rotate(x, cos, sin)
 
 
-class SplitPacked(nn.Cell):
+class SplitPacked(KernelCell):
     """q, k and v of one projection [B, T, 3 · heads · width] → three of [B, heads, T, width], q and k rotated.
 
     Args:
         by_head: whether the three of a head lie beside each other; else all of q, all of k, all of v.
         rotary: whether there are angles.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, heads: int, width: int, by_head: bool, rotary: bool):
         super().__init__()
@@ -111,7 +106,7 @@ class SplitPacked(nn.Cell):
         self, qkv: Tensor, cos: Tensor | None = None, sin: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """cos and sin fp32 [B or 1, 1, T, width], or None for no rotation."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             q, k, v = self.kernel(qkv, self.columns) if cos is None else self.kernel(qkv, self.columns, cos, sin)
             return q, k, v
         batch, length, _ = qkv.shape
@@ -122,11 +117,8 @@ class SplitPacked(nn.Cell):
         return (q, k, v) if cos is None else (self.rotate(q, cos, sin), self.rotate(k, cos, sin), v)
 
 
-class JoinHeads(nn.Cell):
+class JoinHeads(KernelCell):
     """[B, heads, T, width] → [B, T, heads · width]."""
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self):
         super().__init__()
@@ -139,6 +131,6 @@ class JoinHeads(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Of the same dtype."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x)
         return swap_axes(x, self.transpose, self.swap).reshape(x.shape[0], x.shape[2], -1)

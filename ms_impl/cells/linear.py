@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from ms_impl.cells.device import on_ascend
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.kernels.operators import linear_operator
 
 INIT_SIGMA = 0.02  # initializer_range of the original
@@ -35,12 +36,10 @@ def linear(
     return y.reshape(*x.shape[:-1], -1)
 
 
-class Linear(nn.Cell):
+class Linear(KernelCell):
     """y = x·Wᵀ + b with ``weight`` [out, in] and ``bias`` [out]. Parameters are cast to x's dtype."""
 
     adapted = None  # the layer that an adapter in its place adapts
-    kernel = None  # computes the same from weights as they are: see ``use_kernels``
-    trains = False  # whether also in training: see ``train_by_kernels``
     of_bf16 = False  # whether the kernel rounds both factors to bf16
 
     def __init__(self, in_size: int, out_size: int, bias: bool = True, dtype: ms.Type = ms.float32):
@@ -56,7 +55,7 @@ class Linear(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x, self.weight) if self.bias is None else self.kernel(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias, self.matmul, self.bias_add)
 

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.expand import expand
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.loss import prediction_weights, share, shift_labels
 from ms_impl.kernels.operators import (
     cross_entropy_operator,
@@ -52,15 +53,12 @@ def weighing_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
     return rows[:-1].reshape(chunks, CHUNK), (places[-1] + (CHUNK - 1)) // CHUNK
 
 
-class _SumOverChunks(nn.Cell):
+class _SumOverChunks(KernelCell):
     """Σ weight · cross entropy, and its own gradient.
 
     The forward pass also makes the gradient of the hidden states, which needs the same logits. That of W makes them
     again, and is not compiled where W is frozen.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self):
         super().__init__()
@@ -127,7 +125,3 @@ class _SumOverChunks(nn.Cell):
         log_probs = self.log_softmax(self.products(chunk, weight))
         slopes = self.subtract(self.exp(log_probs), ops.concat((self.places, target), 1), self.ones)
         return slopes, -self.pick(log_probs, 1, target).reshape(-1)
-
-    def by_kernel(self) -> bool:
-        """Whether kernels compute."""
-        return self.kernel is not None and (self.trains or not self.training)

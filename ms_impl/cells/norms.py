@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_impl.cells.device import on_ascend
 from ms_impl.cells.expand import expand
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.linear import parameter
 from ms_impl.kernels.operators import layer_norm_operator, rms_norm_operator
 
@@ -50,14 +51,11 @@ class ComposedRMSNorm(nn.Cell):
         return rows * factor, factor
 
 
-class RMSNorm(nn.Cell):
+class RMSNorm(KernelCell):
     """Root mean square norm: normalised in fp32, cast back, then scaled.
 
     On Ascend one operator does it, ``rms_norm``. Never run on Ascend yet.
     """
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -72,18 +70,15 @@ class RMSNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x, self.weight, self.epsilon)
         if self.composed is not None:
             return self.composed(x, self.weight)
         return self.rms_norm(x, self.weight.astype(x.dtype))[0]
 
 
-class LayerNorm(nn.Cell):
+class LayerNorm(KernelCell):
     """Layer norm over the last axis with ``weight`` and ``bias`` named as in PyTorch."""
-
-    kernel = None  # see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, width: int, eps: float, dtype: ms.Type = ms.float32):
         super().__init__()
@@ -98,6 +93,6 @@ class LayerNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[..., width] → [..., width], in x's dtype."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.kernel(x, self.weight, self.bias, self.epsilon)
         return self.norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype))[0]

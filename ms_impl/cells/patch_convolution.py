@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from mindspore.common.initializer import Normal
 
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.linear import INIT_SIGMA, linear, parameter
 from ms_impl.kernels.operators import linear_operator
 
 
-class PatchConvolution(nn.Cell):
+class PatchConvolution(KernelCell):
     """Flattened patches times PyTorch's ``weight`` [width, *shape], plus ``bias`` [width] where there is one."""
 
-    kernel = None  # as of ``Linear``
-    trains = False
     of_bf16 = False
 
     def __init__(self, width: int, shape: tuple[int, ...], bias: bool, dtype: ms.Type):
@@ -32,7 +31,7 @@ class PatchConvolution(nn.Cell):
 
     def embed(self, patches: Tensor) -> Tensor:
         """[N, L, numbers of ``shape``] → [N, L, width], in the type of the patches."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             given = (patches, self.weight) if self.bias is None else (patches, self.weight, self.bias)
             return self.kernel(*given)
         # Cast first: on CPU there is no Reshape of bfloat16.

@@ -44,7 +44,7 @@ def use_kernels(model: nn.Cell) -> None:
 
 
 def train_by_kernels(model: nn.Cell) -> None:
-    """The same, also in training where kernels have a gradient: those cells have an attribute ``trains``.
+    """The same, also in training where kernels have a gradient: those cells are of ``KernelCell``.
 
     Not where MindSpore cuts graphs among the ranks: it knows no way to cut these.
     """

@@ -9,6 +9,7 @@ from mindspore.ops.auto_generate import SiLU
 from ms_impl.cells.add import Add
 from ms_impl.cells.attention import attention
 from ms_impl.cells.heads import JoinHeads, SplitPacked
+from ms_impl.cells.kernel_cell import KernelCell
 from ms_impl.cells.kv_cache import LayerCache
 from ms_impl.cells.linear import Linear
 from ms_impl.cells.norms import RMSNorm
@@ -59,11 +60,8 @@ class Attention(nn.Cell):
         return self.c_proj(self.join_heads(mixed))
 
 
-class MLP(nn.Cell):
+class MLP(KernelCell):
     """Gated feed-forward layer; **w2** is the gate."""
-
-    kernel = None  # of the gate: see ``use_kernels``
-    trains = False  # see ``train_by_kernels``
 
     def __init__(self, config: QwenVLConfig, dtype: ms.Type):
         super().__init__()
@@ -79,7 +77,7 @@ class MLP(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """[B, T, D] → [B, T, D]."""
-        if self.kernel is not None and (self.trains or not self.training):
+        if self.by_kernel():
             return self.c_proj(self.kernel(self.w2(x), self.w1(x)))
         return self.c_proj(self.mul(self.w1(x), self.silu(self.w2(x))))
 
