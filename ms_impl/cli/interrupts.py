@@ -31,6 +31,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._noted: list[bool] | None = None
         self._raised = self._waits = False
+        self._main = threading.get_ident()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(_TOLD_BY, self._interrupt)
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGINT)
@@ -73,7 +74,7 @@ class Interrupts:
         if not self._waits:
             _thread.interrupt_main(_TOLD_BY)
         while self._waits and self._raised:
-            signal.pthread_kill(threading.main_thread().ident, _TOLD_BY)
+            signal.pthread_kill(self._main, _TOLD_BY)
             time.sleep(0.1)
 
     def _interrupt(self, number: int, frame: object) -> None:
